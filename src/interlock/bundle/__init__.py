@@ -1,0 +1,1 @@
+"""A model directory with a contract: digests of every file, signatures, thresholds, vectors."""

@@ -1,0 +1,90 @@
+"""The `interlock` command: finds the verb's file, and turns errors into messages and exit codes.
+
+Exit codes: 0 done, 1 finished with refusals or failures, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from interlock.cli.output import print_json, wants_json
+from interlock.errors import InterlockError, InterruptedRunError, UsageError
+
+# verb -> (module, what it does); the module holds a click command named `command`.
+VERBS: dict[str, tuple[str, str]] = {
+    "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
+    "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
+    "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
+}
+
+
+class _VerbGroup(click.Group):
+    """Knows every verb's name and summary without importing its file."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(VERBS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="interlock")
+def interlock() -> None:
+    """Run models whose silent mistakes cost money.
+
+    Every model answer is accepted, flagged, routed or refused, never silently replaced, and
+    leaves evidence that someone else can check.
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; the user's mistakes print one message."""
+    try:
+        result = interlock.main(args=arguments, prog_name="interlock", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        return _fail(arguments, "usage", error.format_message(), "see `interlock --help`", 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(arguments, "interrupted", "interrupted", "", 130)
+    except InterruptedRunError as error:
+        return _fail(arguments, error.code, error.message, error.hint, 130)
+    except UsageError as error:
+        return _fail(arguments, error.code, error.message, error.hint, 2)
+    except InterlockError as error:
+        return _fail(arguments, error.code, error.message, error.hint, 1)
+    except BrokenPipeError:
+        # The reader of a pipe went away; keep the interpreter's own flush at exit quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _fail(arguments: list[str], code: str, message: str, hint: str, exit_code: int) -> int:
+    if wants_json(arguments):
+        print_json({"error": {"code": code, "message": message, "hint": hint}})
+    else:
+        click.echo(f"interlock: {message}", err=True)
+        if hint:
+            click.echo(f"  hint: {hint}", err=True)
+    return exit_code

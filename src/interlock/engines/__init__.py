@@ -1,0 +1,1 @@
+"""Things that answer; one file each, loaded only when used."""

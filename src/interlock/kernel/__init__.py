@@ -1,0 +1,1 @@
+"""What an answer is, and what may happen to it. Knows no model."""

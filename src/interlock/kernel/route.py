@@ -1,0 +1,299 @@
+"""Route: engines in order of preference, guards between them, a reason for every step taken.
+
+A step that is unavailable, over a limit, refused by a guard or broken hands over to the next one.
+What becomes of an item that no step answered is written in the route as `otherwise`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from interlock.kernel.batch import Array, BatchOutcome
+from interlock.kernel.clock import NO_DEADLINE, SYSTEM_CLOCK, Clock, Deadline
+from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.kernel.limits import NO_RETRY, RetryPolicy, call_with_retry
+from interlock.kernel.outcome import Evidence, Outcome, Status, Step, StepResult, strongest
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+Otherwise = Literal["refuse", "block", "escalate", "record"]
+OTHERWISE: tuple[Otherwise, ...] = ("refuse", "block", "escalate", "record")
+
+# The protocols below are what other rooms and users' own code implement. A change here breaks
+# them all; add an optional attribute to `RouteStep` before changing a method.
+
+
+class Engine(Protocol[In_contra, Out_co]):
+    """Answers one input. Must not return after `deadline` if it can help it."""
+
+    def answer(self, item: In_contra, *, deadline: Deadline) -> Out_co:
+        """The answer; raises an EngineError where there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a guard says of one answer. `result` is accepted, flagged or refused."""
+
+    result: StepResult = StepResult.ACCEPTED
+    reason: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+
+class Guard(Protocol[In_contra, Out_co]):
+    """Looks at an answer and says accept, flag or refuse, with a reason."""
+
+    def check(self, item: In_contra, answer: Any) -> Verdict:
+        """The verdict on `answer` to `item`. An exception counts as a refusal."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchAnswer:
+    """An engine's answers to `n` rows: `value` (n, …) and further arrays (n, …) by name."""
+
+    value: Array
+    fields: Mapping[str, Array] = field(default_factory=dict)
+
+
+class BatchEngine(Protocol):
+    """Answers all rows of a batch at once."""
+
+    def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
+        """The answers, row for row; raises an EngineError where there are none."""
+        ...
+
+
+@dataclass(frozen=True)
+class BatchVerdict:
+    """What a guard says of each row.
+
+    refuse, flag   reason -> (n,) bool; a refusal beats a flag, the first reason given wins
+    evidence       stands behind the rows that are not refused
+    """
+
+    refuse: Mapping[str, Array] = field(default_factory=dict)
+    flag: Mapping[str, Array] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+
+
+class BatchGuard(Protocol):
+    """Looks at the answers of a batch, row by row."""
+
+    def check_batch(self, inputs: Mapping[str, Array], answer: BatchAnswer) -> BatchVerdict:
+        """The verdict. An exception counts as a refusal of every row."""
+        ...
+
+
+@dataclass(frozen=True)
+class RouteStep:
+    """One engine with its guards and limits.
+
+    engine             an Engine, a BatchEngine, or both
+    guards             each a Guard or a BatchGuard, as the engine; all of them must agree
+    available          says why the engine cannot run now, or None where it can
+    size, size_limit   a size of the work (what it counts is the step's own affair), and its limit
+    predicted_seconds  a forecast; the engine is not asked where it exceeds `time_limit`
+    time_limit         seconds for the whole step; an answer that comes later is not used
+    retry              repeats the engine's call after transient errors
+    evidence           backs every answer of this step, beside what the guards find
+    """
+
+    name: str
+    engine: Any
+    guards: tuple[Any, ...] = ()
+    available: Callable[[], str | None] | None = None
+    size: Callable[[Any], float] | None = None
+    size_limit: float | None = None
+    predicted_seconds: Callable[[Any], float] | None = None
+    time_limit: float | None = None
+    retry: RetryPolicy = NO_RETRY
+    evidence: tuple[Evidence, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a step that could never work."""
+        if not self.name:
+            raise ConfigError("a route's step has no name")
+        if not hasattr(self.engine, "answer") and not hasattr(self.engine, "answer_batch"):
+            raise ConfigError(
+                f"step '{self.name}': the engine has neither answer() nor answer_batch()"
+            )
+        for name in ("size_limit", "time_limit"):
+            limit = getattr(self, name)
+            if limit is not None and not limit >= 0:
+                raise ConfigError(f"step '{self.name}': {name} is {limit}; it must be 0 or more")
+        if self.size_limit is not None and self.size is None:
+            raise ConfigError(f"step '{self.name}': size_limit is set, but nothing gives the size")
+
+    def due(self, deadline: Deadline, clock: Clock) -> Deadline:
+        """The caller's deadline or the step's own time limit from now, whichever is earlier."""
+        if deadline.at is None:
+            return Deadline.after(self.time_limit, clock)
+        return deadline.earlier(self.time_limit)
+
+
+@dataclass(frozen=True)
+class Route(Generic[In, Out]):
+    """Engines in order, for single items (`run`) and for batches of rows (`run_batch`).
+
+    `otherwise` is the action for items that no step answered. `on_error(step, exception)` sees
+    every exception that a step raised; outcomes keep only its code or type, since a foreign
+    message may quote the input.
+    """
+
+    name: str
+    steps: tuple[RouteStep, ...]
+    otherwise: Otherwise
+    clock: Clock = SYSTEM_CLOCK
+    rng: random.Random = field(default_factory=random.Random)
+    on_error: Callable[[str, Exception], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for an empty route, a name used twice or an unknown `otherwise`."""
+        names = [step.name for step in self.steps]
+        if not names:
+            raise ConfigError(f"route '{self.name}' has no steps")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"route '{self.name}': two steps share a name in {names}")
+        if self.otherwise not in OTHERWISE:
+            raise ConfigError(
+                f"route '{self.name}': otherwise is {self.otherwise!r}; "
+                f"it must be one of {', '.join(OTHERWISE)}"
+            )
+
+    def run(self, item: In, *, deadline: Deadline = NO_DEADLINE) -> Outcome[Out]:
+        """Answer one item. Never raises for what an engine or a guard does."""
+        steps: list[Step] = []
+        refused = False
+        for step in self.steps:
+            taken, answer = self._try(step, item, deadline)
+            steps.append(taken)
+            if taken.result.answered:
+                return Outcome(
+                    status=Status(taken.result.value),
+                    value=answer,
+                    steps=tuple(steps),
+                    evidence=strongest(taken.evidence),
+                    route=self.name,
+                )
+            refused = refused or taken.result is StepResult.REFUSED
+        return Outcome(
+            status=Status.REFUSED if refused else Status.FAILED,
+            steps=tuple(steps),
+            route=self.name,
+            action=self.otherwise,
+        )
+
+    def run_batch(
+        self, inputs: Mapping[str, Array], *, deadline: Deadline = NO_DEADLINE
+    ) -> BatchOutcome:
+        """Answer the rows of `inputs` (name -> (n, …)); only rows without an answer go on.
+
+        Raises InputError where the inputs differ in their number of rows. Never raises for what
+        an engine or a guard does.
+        """
+        from interlock.kernel.batch_route import run_batch
+
+        return run_batch(self, inputs, deadline)
+
+    def _try(self, step: RouteStep, item: In, deadline: Deadline) -> tuple[Step, Any]:
+        barred = gate(step, item, deadline)
+        if barred is not None:
+            return Step(step.name, *barred, attempts=0), None
+        started = self.clock.monotonic()
+        due = step.due(deadline, self.clock)
+        attempts = 0
+
+        def ask() -> Any:
+            nonlocal attempts
+            attempts += 1
+            return step.engine.answer(item, deadline=due)
+
+        answer = None
+        try:
+            answer = call_with_retry(ask, step.retry, clock=self.clock, deadline=due, rng=self.rng)
+            verdict = _judge(step, item, answer)
+        except Exception as error:  # noqa: BLE001 - a broken step must hand over, whatever it raised
+            verdict = Verdict(StepResult.ERROR, self.describe(step.name, error))
+        seconds = self.clock.monotonic() - started
+        if verdict.result.answered and late(step, due, seconds):
+            verdict = Verdict(StepResult.OVER_TIME, f"the answer took {seconds:.3g} s")
+        evidence = verdict.evidence + step.evidence if verdict.result.answered else ()
+        return Step(step.name, verdict.result, verdict.reason, seconds, attempts, evidence), answer
+
+    def describe(self, step: str, error: Exception) -> str:
+        """The reason kept for an exception, after telling `on_error`."""
+        if self.on_error is not None:
+            self.on_error(step, error)
+        if isinstance(error, InterlockError):
+            return f"{error.code}: {error.message}"
+        return f"raised {type(error).__name__}"
+
+
+def gate(step: RouteStep, item: Any, deadline: Deadline) -> tuple[StepResult, str] | None:
+    """Why `step` must not be asked for `item`, or None where it may be."""
+    try:
+        missing = step.available() if step.available is not None else None
+        if missing is not None:
+            return StepResult.UNAVAILABLE, missing
+        if step.size is not None and step.size_limit is not None:
+            size = step.size(item)
+            if not size <= step.size_limit:
+                return StepResult.OVER_SIZE, f"size {size:g} is above {step.size_limit:g}"
+        limits = [limit for limit in (step.time_limit, deadline.remaining()) if limit is not None]
+        if step.predicted_seconds is not None and limits:
+            predicted = step.predicted_seconds(item)
+            if not predicted <= min(limits):
+                return (
+                    StepResult.OVER_TIME,
+                    f"predicted {predicted:.3g} s, {min(limits):.3g} s left",
+                )
+    except Exception as error:  # noqa: BLE001 - a broken probe means that the step is not available
+        return StepResult.UNAVAILABLE, f"its check raised {type(error).__name__}"
+    if deadline.expired:
+        return StepResult.OVER_TIME, "the deadline has passed"
+    return None
+
+
+def late(step: RouteStep, due: Deadline, seconds: float) -> bool:
+    """Whether an answer came after the step's time limit or the caller's deadline."""
+    return due.expired or (step.time_limit is not None and seconds > step.time_limit)
+
+
+def _judge(step: RouteStep, item: Any, answer: Any) -> Verdict:
+    if answer is None:
+        return Verdict(StepResult.REFUSED, "the engine returned nothing")
+    if not finite(answer):
+        return Verdict(StepResult.REFUSED, "the value is not finite")
+    flagged: list[str] = []
+    evidence: tuple[Evidence, ...] = ()
+    for guard in step.guards:
+        verdict = guard.check(item, answer)
+        if not verdict.result.answered:
+            return Verdict(StepResult.REFUSED, verdict.reason or "refused without a reason")
+        if verdict.result is StepResult.FLAGGED:
+            flagged.append(verdict.reason)
+        evidence += verdict.evidence
+    result = StepResult.FLAGGED if flagged else StepResult.ACCEPTED
+    return Verdict(result, "; ".join(flagged), evidence)
+
+
+def finite(value: Any) -> bool:
+    """False for a number or numeric array that holds NaN or an infinity; True for all else."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case complex():
+            return math.isfinite(value.real) and math.isfinite(value.imag)
+        case np.ndarray() | np.generic() if value.dtype.kind in "fc":
+            return bool(np.isfinite(value).all())
+    return True

@@ -1,0 +1,1 @@
+"""Page, table and SVG primitives; knows no system."""

@@ -1,0 +1,1 @@
+"""P/Q inference with fail-closed bottom and gap masks."""
