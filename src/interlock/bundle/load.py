@@ -30,7 +30,7 @@ from interlock.bundle.manifest import (
 )
 from interlock.bundle.metadata import Metadata, parse_metadata
 from interlock.bundle.pickles import refuse_pickle
-from interlock.bundle.probe import probe_model
+from interlock.bundle.probe import Identity, probe_model
 from interlock.bundle.read import VanishedFileError, open_directory, read_file
 from interlock.bundle.structure import check_structure, inline, parse_model
 from interlock.kernel.errors import BundleFormatError, BundleIntegrityError, SignatureError
@@ -118,7 +118,7 @@ def load(
         signed_by = verify_signature(contents.manifest, contents.signature, require_signature)
     metadata, model = check_contents(contents.listing, contents.files, limits)
     if probe:
-        probe_model(model, metadata, limits)
+        probe_model(contents.listing.identity, model, contents.files[METADATA], limits)
     return Bundle(
         path=path,
         digest=contents.digest,
@@ -184,7 +184,7 @@ def _read_contents(directory: int, limits: BundleLimits) -> Contents:
 
 # (SHA-256 of every file, limits) -> what was found. Equal bytes under equal limits are equally
 # sound, so a bundle that is loaded again is only read and hashed.
-_Key = tuple[tuple[tuple[str, str], ...], BundleLimits]
+_Key = tuple[Identity, BundleLimits]
 _checked: dict[_Key, tuple[Metadata, bool]] = {}
 _checked_lock = threading.Lock()
 _CHECKED_MOST = 64
@@ -197,7 +197,7 @@ def check_contents(
 
     `listing` must be the manifest of `files`. Raises BundleFormatError and BundleContractError.
     """
-    key = (tuple((entry.name, entry.sha256) for entry in listing.files), limits)
+    key = (listing.identity, limits)
     with _checked_lock:
         known = _checked.get(key)
     if known is not None and not known[1]:

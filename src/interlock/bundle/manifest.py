@@ -78,6 +78,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema_version: int
     files: tuple[FileEntry, ...]
 
+    @property
+    def identity(self) -> tuple[tuple[str, str], ...]:
+        """(name, SHA-256) of every file."""
+        return tuple((entry.name, entry.sha256) for entry in self.files)
+
     def encode(self) -> bytes:
         """The one encoding: two-space indent, a newline at the end."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
