@@ -95,21 +95,22 @@ def expected(
         except ValueError:
             return None
         size = np.abs(wide)
-        bottom = ~np.isfinite(p) | ~np.isfinite(wide) | ~np.isfinite(quotient)
-        bottom |= (size < tau_infer) | (wide == 0)
-        near = np.broadcast_to(size >= tau_infer, bottom.shape)
-        near = near & (size < tau_train) if tau_train is not None else np.zeros_like(bottom)
-    collapsed = mask_shape + (1,) * (bottom.ndim - len(mask_shape))
-    if len(collapsed) != bottom.ndim or any(
-        mask not in (1, full) for mask, full in zip(collapsed, bottom.shape, strict=True)
+        fault = ~np.isfinite(p) | ~np.isfinite(wide) | ~np.isfinite(quotient)
+        small = (size < tau_infer) | (wide == 0)
+        within = size < (tau_infer if tau_train is None else tau_train)
+    element = fault | small
+    near = np.broadcast_to((size >= tau_infer) & within, element.shape)
+    collapsed = mask_shape + (1,) * (element.ndim - len(mask_shape))
+    if len(collapsed) != element.ndim or any(
+        mask not in (1, full) for mask, full in zip(collapsed, element.shape, strict=True)
     ):
         return None
     axes = tuple(
         axis
-        for axis, (mask, full) in enumerate(zip(collapsed, bottom.shape, strict=True))
+        for axis, (mask, full) in enumerate(zip(collapsed, element.shape, strict=True))
         if mask != full
     )
-    bottom = bottom.any(axis=axes, keepdims=True)
-    gap = near.any(axis=axes, keepdims=True) & ~bottom
+    bottom: Array = element.any(axis=axes, keepdims=True)
+    gap: Array = near.any(axis=axes, keepdims=True) & ~bottom
     decoded = np.where(bottom, quotient.dtype.type(np.nan), quotient)
     return Expected(decoded, bottom.reshape(mask_shape), gap.reshape(mask_shape))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from functools import cache
 from importlib.metadata import version
 
 from interlock.bundle.limits import BundleLimits
@@ -28,6 +29,11 @@ _PASSED_MOST = 256
 
 Identity = tuple[tuple[str, str], ...]
 """(name, SHA-256) of every file of a bundle."""
+
+
+@cache
+def _runtime_version() -> str:
+    return version("onnxruntime")
 
 
 class _Probe:
@@ -81,7 +87,7 @@ def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: Bundl
     for a wrong answer and where the process ran out of time or memory or crashed, and
     EngineUnavailableError where no process can be started.
     """
-    key = (identity, version("onnxruntime"))
+    key = (identity, _runtime_version())
     if key in _probe.passed:
         return
     memory = limits.probe_memory_bytes
