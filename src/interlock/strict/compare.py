@@ -100,13 +100,9 @@ def compare_answers(
                 hint=_why_masks_differ(differs, q, config),
             )
 
-    accepted = np.broadcast_to(
-        _aligned(~expected.bottom_mask, p.ndim), expected.decoded.shape
-    )
+    accepted = np.broadcast_to(_aligned(~expected.bottom_mask, p.ndim), expected.decoded.shape)
     with np.errstate(all="ignore"):
-        error = np.abs(
-            answer.decoded.astype(np.float64) - expected.decoded.astype(np.float64)
-        )
+        error = np.abs(answer.decoded.astype(np.float64) - expected.decoded.astype(np.float64))
     used = error[accepted] / tolerance(p, q)[accepted]
     wrong = np.zeros(error.shape, dtype=np.bool_)
     # Written so that NaN counts as wrong.

@@ -64,7 +64,6 @@ def to_onnx(
                 wrapper.model,
                 tensors,
                 dynamo=True,
-                fallback=False,
                 opset_version=opset,
                 output_names=["P", "Q"],
                 dynamic_shapes=tuple({0: batch} for _ in tensors),
@@ -76,7 +75,7 @@ def to_onnx(
                 f"torch cannot export the model with an open batch axis: {_cause(error)}",
                 hint="the model must take any number of rows; branches on values need torch.where",
             ) from error
-    graph = program.model_proto
+    graph: onnx.ModelProto = program.model_proto
     _strip(graph)
     return graph
 
