@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from interlock.kernel.outcome import (
 EXAMPLES = settings(max_examples=count(150, 2_000), deadline=None)
 
 DTYPES = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
+ORDERS: tuple[Literal["<", ">"], ...] = ("<", ">")
 
 
 def arrays() -> st.SearchStrategy[np.ndarray[Any, Any]]:
@@ -47,7 +48,7 @@ def arrays() -> st.SearchStrategy[np.ndarray[Any, Any]]:
 
     return st.tuples(
         st.sampled_from(DTYPES),
-        st.sampled_from("<>"),
+        st.sampled_from(ORDERS),
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
     ).flatmap(lambda drawn: of(np.dtype(drawn[0]).newbyteorder(drawn[1]), drawn[2]))
 

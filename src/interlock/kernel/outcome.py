@@ -271,7 +271,22 @@ def _special_from_plain(value: dict[str, Any]) -> Any:
 # What an array may hold, little-endian. Extended precision is left out: its bits depend on the
 # machine.
 _DTYPES = frozenset(
-    "|b1 |i1 <i2 <i4 <i8 |u1 <u2 <u4 <u8 <f2 <f4 <f8 <c8 <c16".split(),
+    [
+        "|b1",
+        "|i1",
+        "<i2",
+        "<i4",
+        "<i8",
+        "|u1",
+        "<u2",
+        "<u4",
+        "<u8",
+        "<f2",
+        "<f4",
+        "<f8",
+        "<c8",
+        "<c16",
+    ],
 )
 
 
