@@ -1,4 +1,4 @@
-"""One integer decides a whole simulation; a failing one is printed with the command to replay it."""
+"""One integer decides a simulation; a failing one is printed with the command to replay it."""
 
 import os
 from collections.abc import Callable, Iterator

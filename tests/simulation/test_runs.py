@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from simulation.seeds import first_caught, run_seeds
+from simulation.world import FakeStore, World, simulate
+from support.counts import count
 
 from interlock.kernel import drive as drive_module
 from interlock.kernel.dispatch import Dispatcher, Result
 from interlock.kernel.errors import StorageError
 from interlock.kernel.executor import Completed
 from interlock.kernel.outcome import Outcome
-from simulation.seeds import first_caught, run_seeds
-from simulation.world import FakeStore, World, simulate
-from support.counts import count
 
 FILE = "tests/simulation/test_runs.py"
 MUTANT_SEEDS = 300

@@ -1,4 +1,4 @@
-"""A world in which the driver runs: one thread, a clock that is told, a store and workers that fail.
+"""A world in which the driver runs: one thread, a manual clock, a store and workers that fail.
 
 Every fault is drawn from one seed. Every call that the driver makes is checked against what must
 hold, so a broken promise is found at the step that broke it.
@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from simulation.seeds import BrokenInvariant, require
+
 from interlock.kernel.clock import ManualClock
 from interlock.kernel.dispatch import WINDOW
 from interlock.kernel.drive import TICK, RunSummary, drive
 from interlock.kernel.errors import (
     DeadlineError,
     EngineCrashError,
+    EngineUnavailableError,
     InputError,
     InterlockError,
     InterruptedRunError,
@@ -26,7 +29,6 @@ from interlock.kernel.errors import (
 )
 from interlock.kernel.executor import Completed, Task
 from interlock.kernel.outcome import Outcome, Status, Step, StepResult
-from simulation.seeds import BrokenInvariant, require
 
 STEPS = 20_000
 """Calls that one simulated run may take before it counts as hanging."""
@@ -49,6 +51,7 @@ class Faults:
     lost: float = 0.0
     slow: float = 0.0
     twice: float = 0.0
+    broken: float = 0.0
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Faults":
@@ -60,6 +63,7 @@ class Faults:
             lost=rng.choice((0.0, 0.05, 0.3)),
             slow=rng.choice((0.0, 0.05, 0.3)),
             twice=rng.choice((0.0, 0.1)),
+            broken=rng.choice((0.0, 0.0, 0.02)),
         )
 
 
@@ -237,7 +241,7 @@ class World:
 
 
 class FakeStore:
-    """A RunLog in memory. What `record` wrote is durable when it returns, or was not acknowledged."""
+    """A RunLog in memory. What `record` returned from is durable and was acknowledged."""
 
     run_id = "simulated"
 
@@ -362,6 +366,8 @@ class FakeExecutor:
         self._count_stops()
         require(timeout is not None and 0 <= timeout <= TICK, f"the driver sleeps for {timeout} s")
         assert timeout is not None
+        if world.rng.random() < world.faults.broken:
+            raise EngineUnavailableError("no worker can be started")
         now = world.clock.monotonic()
         first = min(self.due.values(), default=now + timeout)
         world.clock.advance(min(max(0.0, first - now), timeout))
@@ -470,6 +476,8 @@ def simulate(seed: int, store: Callable[[World], FakeStore] = FakeStore) -> Worl
             require(
                 isinstance(error, DriverCrash) or world.storage_failed, "a write failed by itself"
             )
+        except EngineUnavailableError:
+            require(executor.cancelled or not executor.tasks, "tasks were left running")
         except InterruptedRunError:
             require(world.requests > 0, "interrupted, but nobody asked")
             require(world.state == "interrupted", f"interrupted, the store says {world.state}")
