@@ -71,7 +71,9 @@ def licence(package: str) -> str:
     fields = metadata.metadata(package)
     expression = fields.get("License-Expression")
     if expression is not None:
-        unknown = set(re.split(r" AND | OR | WITH |[()]", expression)) - {""} - set(ALLOWED.values())
+        unknown = (
+            set(re.split(r" AND | OR | WITH |[()]", expression)) - {""} - set(ALLOWED.values())
+        )
         if not unknown:
             return expression
     classified = [
