@@ -112,7 +112,8 @@ def _serve(connection: socket.socket) -> None:
     call, setup = frames.read(fill)
     limit = setup["reply_limit"]
     try:
-        handle = _resolve(setup["target"])(setup["options"])
+        # The options may be a model; what the factory does not keep must not stay.
+        handle = _resolve(setup["target"])(setup.pop("options"))
         answer: Any = [True, None]
     except BaseException as error:  # noqa: BLE001 - the parent must hear of every failure
         reply(call, [False, *remote_errors.describe(error)])
