@@ -51,10 +51,10 @@ from interlock.kernel.journal_info import (
 from interlock.kernel.journal_inputs import Item
 from interlock.kernel.journal_lock import FileHold
 from interlock.kernel.journal_run import JournalRun
-from interlock.kernel.journal_store import Durability, Store
+from interlock.kernel.journal_store import Durability, Store, default_path
 from interlock.kernel.outcome import Outcome
 
-__all__ = ["Durability", "Item", "Journal", "JournalRun", "RunInfo"]
+__all__ = ["Durability", "Item", "Journal", "JournalRun", "RunInfo", "default_path"]
 
 
 class Journal:
@@ -239,7 +239,7 @@ class Journal:
         Raises RunNotFoundError, and RunLockedError while a process holds the run.
         """
         self._row(run_id)
-        with self._hold(run_id):
+        with self._hold(run_id) as hold:
             row = self._row(run_id)
             with self._store.transaction() as connection:
                 for statement in (
@@ -250,6 +250,7 @@ class Journal:
                     "DELETE FROM runs WHERE id = ?",
                 ):
                     connection.execute(statement, (row,))
+            hold.remove()
         self._store.reclaim()
 
     def prune(

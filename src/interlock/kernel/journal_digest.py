@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -37,8 +37,17 @@ class Setting(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def canonical_json(value: Any, what: str) -> bytes:
     """`value` as canonical JSON; InputError, naming `what`, where JSON cannot carry it."""
+    return _encode(value, what, "sorted")
+
+
+def plain_json(value: Any, what: str) -> bytes:
+    """`value` as JSON with its keys in the order given; InputError, naming `what`."""
+    return _encode(value, what, None)
+
+
+def _encode(value: Any, what: str, order: Literal["sorted"] | None) -> bytes:
     try:
-        return msgspec.json.encode(to_plain(value), order="sorted")
+        return msgspec.json.encode(to_plain(value), order=order)
     except (InputError, OverflowError, UnicodeEncodeError, RecursionError) as error:
         # A UnicodeEncodeError's text holds the value itself.
         reason = "it is not Unicode text" if isinstance(error, UnicodeError) else str(error)
@@ -60,7 +69,8 @@ def inputs_digest(items: Iterable[tuple[str, bytes]]) -> bytes:
 
 def settings(config: Mapping[str, Any]) -> dict[str, Setting]:
     """Path -> setting for every leaf of a configuration, such as `models[0].name`."""
-    return {path: _setting(path, leaf) for path, leaf in _leaves("", to_plain(dict(config)))}
+    leaves = _leaves("", to_plain(dict(config)))
+    return {path: _setting(path, leaf) for path, leaf in leaves if path}
 
 
 def describe_changes(old: Mapping[str, Setting], new: Mapping[str, Setting]) -> list[str]:

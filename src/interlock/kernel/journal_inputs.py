@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from interlock.kernel.errors import InputError
-from interlock.kernel.journal_digest import canonical_json, inputs_digest, sha256
+from interlock.kernel.journal_digest import canonical_json, inputs_digest, plain_json, sha256
 
 LISTED = 20
 
@@ -165,14 +165,14 @@ def _encode(item: Item) -> Encoded:
     except UnicodeEncodeError:
         raise InputError("items: a key is not Unicode text") from None
     what = f"item {item.key[:80]!r}"
-    payload = canonical_json(item.payload, what)
+    payload = None if item.payload is None else plain_json(item.payload, what)
     if not item.digest:
-        digest = sha256(payload)
+        digest = sha256(canonical_json(item.payload, what))
     elif _DIGEST.fullmatch(item.digest):
         digest = bytes.fromhex(item.digest)
     else:
         raise InputError(f"{what}: digest must be 64 hexadecimal digits in lower case")
-    return item.key, digest, None if item.payload is None else payload
+    return item.key, digest, payload
 
 
 def _common_beginning(

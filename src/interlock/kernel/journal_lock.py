@@ -6,6 +6,7 @@ kill -9, and forked children do not keep it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 
@@ -73,6 +74,11 @@ class FileHold:
     def release(self) -> None:
         """Let go; releasing twice does nothing."""
         self._lock.release()
+
+    def remove(self) -> None:
+        """Delete the lock file while it is held; who waits for it starts over with a new one."""
+        if os.name == "posix":
+            Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> FileHold:
         return self

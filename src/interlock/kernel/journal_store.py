@@ -30,6 +30,13 @@ BUSY_SECONDS = 30.0
 _SYNCHRONOUS = {"normal": "NORMAL", "full": "FULL"}
 
 
+def default_path() -> Path:
+    """The journal in the user's data directory, used where none is named."""
+    import platformdirs
+
+    return platformdirs.user_data_path("interlock") / "journal.sqlite"
+
+
 class Store:
     """One connection to a journal, safe to use from several threads, useless after a fork.
 
@@ -84,8 +91,8 @@ class Store:
     def reclaim(self) -> None:
         """Give the space of deleted rows back, and empty the write-ahead log of their bytes."""
         with self.read() as connection:
-            # Each row of the pragma's result frees one page.
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            # Connection.execute would free a single page: it steps a pragma without columns once.
+            connection.executescript("PRAGMA incremental_vacuum")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
