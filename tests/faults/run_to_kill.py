@@ -77,6 +77,5 @@ def main(directory: Path, kind: Kind, count: int, batch: int, most_milliseconds:
 
 
 if __name__ == "__main__":
-    where, kind_given, *numbers = sys.argv[1:]
-    assert kind_given in ("threads", "processes")
-    main(Path(where), kind_given, *map(int, numbers))
+    where, workers, *numbers = sys.argv[1:]
+    main(Path(where), "threads" if workers == "threads" else "processes", *map(int, numbers))

@@ -39,9 +39,11 @@ def _kill_one_run(directory: Path, kind: Kind, batch: int, kills: int, rng: rand
     while killed < kills:
         # A kill takes its share of what is left, so that the run outlives its kills.
         left = ITEMS - len(acknowledged)
-        ended = run_and_kill(
-            SCRIPT, arguments, rng=rng, after_lines=(0, max(1, left // (kills - killed + 1)))
-        )
+        lines, extra = (1, max(1, left // (kills - killed + 1))), 0.01
+        if rng.random() < 0.15:
+            # Somewhere while it starts: imports, creating or resuming the run, the first items.
+            lines, extra = (0, 0), 0.6
+        ended = run_and_kill(SCRIPT, arguments, rng=rng, after_lines=lines, extra_seconds=extra)
         acknowledged += ended.acknowledged
         recorded = _recorded(directory)
         lost = set(acknowledged) - set(recorded)
