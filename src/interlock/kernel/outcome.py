@@ -90,11 +90,11 @@ class StepResult(StrEnum):
     REFUSED = "refused"
     """A guard refused the answer."""
     UNAVAILABLE = "unavailable"
-    """The engine cannot run here; it was not asked."""
+    """The engine cannot run here."""
     OVER_SIZE = "over_size"
     """Above the step's size limit; it was not asked."""
     OVER_TIME = "over_time"
-    """Above the step's time limit, predicted or measured."""
+    """Above the step's time limit or the deadline, predicted or measured."""
     ERROR = "error"
     """The engine or a guard raised."""
 
