@@ -34,11 +34,11 @@ def run_seeds(count: int, simulate: Callable[[int], object], file: str) -> None:
             ) from error
 
 
-def first_caught(count: int, simulate: Callable[[int], object]) -> BrokenInvariant | None:
-    """The first broken invariant that the seeds find, or None where all of them hold."""
+def first_caught(count: int, simulate: Callable[[int], object]) -> Exception | None:
+    """What the first failing seed raises, or None where all of them hold."""
     for seed in range(count):
         try:
             simulate(seed)
-        except BrokenInvariant as broken:
-            return broken
+        except Exception as error:  # noqa: BLE001 - whatever fails the simulation has caught it
+            return error
     return None

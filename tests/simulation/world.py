@@ -181,6 +181,9 @@ class World:
     def ask_to_stop(self) -> None:
         """Ctrl-C, SIGTERM, or another thread's request."""
         how = self.rng.choice((signal.SIGINT, signal.SIGTERM, None))
+        if self.signals == 2:
+            # A third one would raise KeyboardInterrupt, which is the crash that is tried anyway.
+            return
         if how is None:
             self.requests = max(self.requests, 1)
             self.stop.set()

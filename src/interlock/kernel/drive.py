@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -102,7 +102,8 @@ def drive(
 
     In the main thread SIGINT and SIGTERM stop the run: nothing more is sent, and what is in flight
     is recorded if it ends within `grace`. The second one stops at once. Either way the log is
-    finished as "interrupted", InterruptedRunError is raised, and the run can be resumed. A run
+    finished as "interrupted", InterruptedRunError is raised, and the run can be resumed; a third
+    one raises KeyboardInterrupt wherever the driver is, with nothing acknowledged lost. A run
     whose last items end within the grace is done. The executor stays the caller's to close.
 
     Raises StorageError as soon as a write fails; what was recorded before stays.
@@ -258,8 +259,10 @@ class _StopRequests:
         return self._signals > 1
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Count a signal. Nothing is raised, so no write is ever cut in two."""
+        """Count a signal; the third one raises, as the caller's code may hang."""
         self._signals += 1
+        if self._signals > 2:
+            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -292,7 +295,7 @@ def run_items(
     options: Mapping[str, Any] | None = None,
     memory_limit: int | None = None,
     time_limit: float | None = None,
-) -> Iterator[Outcome[Any]]:
+) -> Generator[Outcome[Any], None, None]:
     """The outcomes of `items`, without a journal: lazily, with bounded memory.
 
     They come in the order of `items`, or as they end with `ordered=False`. `items` is read as
@@ -314,7 +317,7 @@ def run_items(
 
 def _outcomes(
     executor: LocalExecutor, items: Iterable[Any], batch: int, ordered: bool, max_crashes: int
-) -> Iterator[Outcome[Any]]:
+) -> Generator[Outcome[Any], None, None]:
     source = iter(items)
     held: dict[str, Any] = {}
 

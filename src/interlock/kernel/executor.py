@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.kernel.errors import (
+    ConfigError,
+    EngineCrashError,
+    EngineUnavailableError,
+    InterlockError,
+)
 from interlock.kernel.outcome import Outcome
 
 Work = Callable[[Sequence[Any]], Sequence[Outcome[Any]]]
@@ -130,6 +135,8 @@ class LocalExecutor:
             raise ConfigError(f"workers is {workers}; it must be 1 or more")
         if queued is not None and queued < 0:
             raise ConfigError(f"queued is {queued}; it must be 0 or more")
+        if time_limit is not None and not time_limit > 0:
+            raise ConfigError(f"time_limit is {time_limit}; it must be above 0 seconds")
         self.capacity = workers + (workers if queued is None else queued)
         self._lanes = _lanes(work, workers, kind, dict(options or {}), memory_limit, time_limit)
         # SimpleQueue, since its put never blocks: a lane can always hand its result over.
@@ -222,17 +229,27 @@ class LocalExecutor:
             while (task := self._inbox.get()) is not None:
                 try:
                     lane.start()
-                except InterlockError as error:
-                    self._outbox.put(error)
+                except Exception as error:  # noqa: BLE001 - a silent thread would leave the driver waiting
+                    self._outbox.put(_no_worker(error))
                     return
                 if self._cancelled:
                     return
-                self._outbox.put(lane.run(task))
+                try:
+                    done = lane.run(task)
+                except BaseException as error:  # noqa: BLE001 - nor may a task vanish with its lane
+                    done = Completed(task, lost=EngineCrashError(reason_of(error)))
+                self._outbox.put(done)
         finally:
             lane.close()
 
 
 _CANCELLED_JOIN = 0.5
+
+
+def _no_worker(error: Exception) -> InterlockError:
+    if isinstance(error, InterlockError):
+        return error
+    return EngineUnavailableError(f"no worker can be started: {reason_of(error)}")
 
 
 def _drain(inbox: queue.SimpleQueue[Task | None]) -> None:
