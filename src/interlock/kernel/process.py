@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from interlock.kernel import frames, spawn
+from interlock.kernel import frames, remote_errors, spawn
 from interlock.kernel.clock import NO_DEADLINE, SYSTEM_CLOCK, Clock, Deadline
 from interlock.kernel.errors import (
     ConfigError,
@@ -30,9 +30,6 @@ from interlock.kernel.errors import (
     EngineUnavailableError,
     InterlockError,
     MemoryLimitError,
-    MissingExtraError,
-    RunChangedError,
-    TransientError,
 )
 from interlock.kernel.process_child import OUT_OF_MEMORY
 
@@ -44,8 +41,6 @@ _SLICE = 0.05  # seconds between looks at the child's memory and life while a ca
 _REAP = 0.2  # seconds that a killed child may take to go before the caller is let go
 _CLOSE = 2.0  # seconds that a child may take to leave on its own
 _NEAR = 0.8  # share of the memory limit from which a crash is put down to it
-_MESSAGE = 2000  # characters of an error that are kept of what a child says
-_LONGEST_WAIT = 3600.0  # seconds that an error of the child may ask for
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -375,37 +370,8 @@ def _unpack(answer: Any) -> tuple[Any, InterlockError | None]:
         case [True, value]:
             return value, None
         case [False, [*codes], str(message), str(hint), {**told}]:
-            return None, _error(codes, message, hint, told)
+            return None, remote_errors.rebuild(codes, message, hint, told)
     raise frames.FrameError("neither a value nor an error")
-
-
-def _error(codes: list[Any], message: str, hint: str, told: dict[Any, Any]) -> InterlockError:
-    kinds = {kind.code: kind for kind in _kinds(InterlockError)}
-    kind = next((kinds[code] for code in codes if isinstance(code, str) and code in kinds), None)
-    error = (kind or EngineError).__new__(kind or EngineError)
-    InterlockError.__init__(error, _printable(message), hint=_printable(hint))
-    if isinstance(error, TransientError):
-        wait = told.get("wait_seconds")
-        allowed = isinstance(wait, int | float) and 0 <= wait <= _LONGEST_WAIT
-        error.wait_seconds = wait if allowed else None
-    elif isinstance(error, MissingExtraError):
-        error.extra = _printable(str(told.get("extra", "")))
-    elif isinstance(error, RunChangedError):
-        changes = told.get("changes")
-        listed = changes if isinstance(changes, list) else []
-        error.changes = tuple(_printable(str(change)) for change in listed)
-    return error
-
-
-def _kinds(kind: type[InterlockError]) -> list[type[InterlockError]]:
-    """The class and those below it that belong to the tree itself."""
-    below = [found for sub in kind.__subclasses__() for found in _kinds(sub)]
-    return [kind, *below] if kind.__module__ == InterlockError.__module__ else below
-
-
-def _printable(text: str) -> str:
-    """The child's words without control characters, cut to a sane length."""
-    return "".join(c if c.isprintable() else " " for c in text[:_MESSAGE])
 
 
 def _signal(number: int) -> str:

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from interlock.kernel.errors import EngineError, InterlockError, MemoryLimitError
+from interlock.kernel import remote_errors
+from interlock.kernel.errors import EngineError, InterlockError
 
 OUT_OF_MEMORY = 86
 """Exit status of a child whose memory did not even suffice to say so."""
 
-_CARRIED = ("wait_seconds", "extra", "changes")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -104,17 +104,19 @@ def _serve(connection: socket.socket) -> None:
                     f"and {frames.BODY_LIMIT} beside arrays and bytes",
                 )
         except InterlockError as error:
-            frame = frames.encode(_failure(EngineError(error.message, hint=error.hint)), call)
+            unsent = EngineError(error.message, hint=error.hint)
+            frame = frames.encode([False, *remote_errors.describe(unsent)], call)
         for part in frame:
             connection.sendall(part)
 
     call, setup = frames.read(fill)
     limit = setup["reply_limit"]
     try:
-        handle = _resolve(setup["target"])(setup["options"])
+        # The options may be a model; what the factory does not keep must not stay.
+        handle = _resolve(setup["target"])(setup.pop("options"))
         answer: Any = [True, None]
     except BaseException as error:  # noqa: BLE001 - the parent must hear of every failure
-        reply(call, _failure(error))
+        reply(call, [False, *remote_errors.describe(error)])
         return
     while True:
         reply(call, answer)
@@ -124,7 +126,7 @@ def _serve(connection: socket.socket) -> None:
         try:
             answer = [True, handle(payload)]
         except BaseException as error:  # noqa: BLE001 - the parent must hear of every failure
-            answer = _failure(error)
+            answer = [False, *remote_errors.describe(error)]
         payload = None
 
 
@@ -134,14 +136,3 @@ def _resolve(target: str) -> Callable[[Any], Callable[[Any], Any]]:
         importlib.import_module(module), attribute
     )
     return found
-
-
-def _failure(error: BaseException) -> list[Any]:
-    """What crosses of an exception. A foreign message may quote the input, so it stays here."""
-    if isinstance(error, MemoryError):
-        error = MemoryLimitError("the worker ran out of memory")
-    elif not isinstance(error, InterlockError):
-        error = EngineError(f"the worker raised {type(error).__name__}")
-    told = {name: getattr(error, name) for name in _CARRIED if hasattr(error, name)}
-    codes = [cls.code for cls in type(error).__mro__ if issubclass(cls, InterlockError)]
-    return [False, codes, error.message, error.hint, told]

@@ -14,6 +14,7 @@ shapes are taken, and when masks are per row, is in `interlock.strict.shapes`.
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 from typing import Any, Literal, NamedTuple
@@ -29,8 +30,8 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 Engine = Literal["auto", "numpy", "numba"]
 
-DTYPES = ("float16", "float32", "float64", "complex64", "complex128")
-"""What P and Q may hold as NumPy arrays."""
+DTYPES = {code: np.dtype(code).name for code in "efdFD"}
+"""What P and Q may hold as NumPy arrays: NumPy's character code and name of each dtype."""
 
 # Elements worked on at a time: the block and its masks stay in the second-level cache, which
 # makes a batch of a million three times faster than whole-array passes.
@@ -73,11 +74,12 @@ def strict_inference(
     out     NumPy only: arrays to fill and return, decoded (shape of P, dtype of the quotient)
             and two bool masks; they must not overlap P, Q or each other.
     engine  NumPy only: "numpy", "numba" (the extra; float32 and float64 of one dtype), or "auto",
-            which takes numba for large batches once `decode_numba.compile_kernels()` has run in
-            this process, so that compiling never delays a request. All give the same bits.
+            which takes numba once `decode_numba.compile_kernels()` has run in this process, so
+            that compiling never delays a request. All give the same bits.
 
-    Torch results carry no gradient. Complex numbers are judged by magnitude, computed without
-    intermediate overflow; a finite Q whose magnitude overflows counts as large.
+    Torch results carry no gradient. Complex numbers are judged by magnitude, which NumPy and torch
+    compute without intermediate overflow and to within one unit in the last place, exactly where
+    one component is 0; a finite Q whose magnitude overflows counts as large.
 
     Raises InputError for any other type, dtype or pair of shapes, ConfigError for a threshold
     that becomes 0 or infinite in the format of Q, and MissingExtraError.
@@ -91,19 +93,16 @@ def strict_inference(
         return StrictResult(*decode_torch.decode(P, Q, config))
     p, q = _plain("P", P), _plain("Q", Q)
     shape = mask_shape(p.shape, q.shape)
-    thresholds = config.in_format(q.dtype.name)
-    dtype = p.dtype if p.dtype == q.dtype else np.result_type(p.dtype, q.dtype)
+    thresholds = config.in_format(DTYPES[q.dtype.char])
+    dtype = np.result_type(p.dtype, q.dtype)
     if out is None:
-        decoded = np.empty(p.shape, dtype.newbyteorder("="))
+        decoded = np.empty(p.shape, dtype)
         bottom, gap = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
     else:
         decoded, bottom, gap = _checked_out(out, p, q, shape, dtype)
-    if _numba_decodes(engine, p, q, (decoded, bottom, gap)):
-        from interlock.strict import decode_numba
-
-        decode_numba.decode(p, q, thresholds, decoded, bottom, gap)
-    else:
-        _decode(p, q, thresholds, decoded, bottom, gap)
+    kernels = _numba_kernels(engine, p, q, (decoded, bottom, gap))
+    decode = _decode if kernels is None else kernels.decode
+    decode(p, q, thresholds, decoded, bottom, gap)
     return StrictResult(decoded, bottom, gap)
 
 
@@ -116,8 +115,10 @@ def _plain(name: str, value: object) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} is a masked array; its mask would be lost", hint="fill it first")
     array = np.asarray(value)
-    if array.dtype.name not in DTYPES:
-        raise InputError(f"{name} has dtype {array.dtype}; it must be one of {', '.join(DTYPES)}")
+    if array.dtype.char not in DTYPES:
+        raise InputError(
+            f"{name} has dtype {array.dtype}; it must be one of {', '.join(DTYPES.values())}"
+        )
     return array
 
 
@@ -127,7 +128,7 @@ def _checked_out(
     if len(out) != 3:
         raise InputError(f"out has {len(out)} arrays; it must have decoded, bottom and gap")
     mask = (shape, np.dtype(np.bool_))
-    wanted = ((p.shape, dtype.newbyteorder("=")), mask, mask)
+    wanted = ((p.shape, dtype), mask, mask)
     for name, array, (want_shape, want_dtype) in zip(
         StrictResult._fields, out, wanted, strict=True
     ):
@@ -144,25 +145,22 @@ def _checked_out(
     return out
 
 
-def _numba_decodes(engine: Engine, p: Array, q: Array, out: tuple[Array, Array, Array]) -> bool:
+def _numba_kernels(engine: Engine, p: Array, q: Array, out: tuple[Array, Array, Array]) -> Any:
+    """The module with compiled kernels where it is to decode these arrays, else None."""
     if engine == "numpy":
-        return False
-    if engine not in ("auto", "numba"):
-        raise ConfigError(f"engine is {engine!r}; it must be auto, numpy or numba")
-    module = sys.modules.get("interlock.strict.decode_numba")
+        return None
     if engine == "auto":
-        return (
-            module is not None
-            and p.size >= module.WORTHWHILE
-            and module.compiled(p.dtype)
-            and module.obstacle(p, q, out) is None
-        )
-    from interlock.strict import decode_numba
-
-    obstacle = decode_numba.obstacle(p, q, out)
+        module = sys.modules.get("interlock.strict.decode_numba")
+        if module is None or not module.compiled(p.dtype) or module.obstacle(p, q, out):
+            return None
+        return module
+    if engine != "numba":
+        raise ConfigError(f"engine is {engine!r}; it must be auto, numpy or numba")
+    module = importlib.import_module("interlock.strict.decode_numba")
+    obstacle = module.obstacle(p, q, out)
     if obstacle is not None:
         raise InputError(f"engine 'numba': {obstacle}", hint="use engine 'numpy' or 'auto'")
-    return True
+    return module
 
 
 def _decode(
@@ -184,20 +182,21 @@ def _decode_block(
     """Fill the outputs; `bottom` holds what is accepted until it is inverted."""
     trailing = tuple(range(q.ndim, p.ndim))
     np.divide(p, q[(..., *(None for _ in trailing))] if trailing else q, out=decoded)
+    finite = np.isfinite(decoded)
+    if decoded.dtype.kind == "c":
+        finite &= np.isfinite(p)
     if trailing:
-        np.all(np.isfinite(decoded), axis=trailing, out=bottom)
-    else:
-        np.isfinite(decoded, out=bottom)
+        finite = np.all(finite, axis=trailing)
     size = np.abs(q)
-    # A quotient by an infinite Q is finite, so Q is looked at as well; P needs no look, since a
-    # quotient of a P that is not finite never is. NaN fails every comparison.
-    usable = np.greater_equal(size, size.dtype.type(thresholds.infer))
+    # A quotient by an infinite Q is finite, so Q is looked at as well. A real quotient of a P that
+    # is not finite never is; of a complex one nothing promises that. NaN fails every comparison.
+    usable = np.greater_equal(size, thresholds.infer)
     usable &= np.isfinite(q)
-    bottom &= usable
+    np.logical_and(finite, usable, out=bottom)
     if thresholds.train is None:
         gap[...] = False
     else:
-        np.logical_and(np.less(size, size.dtype.type(thresholds.train)), bottom, out=gap)
+        np.logical_and(np.less(size, thresholds.train), bottom, out=gap)
     np.logical_not(bottom, out=bottom)
     where = bottom[(..., *(None for _ in trailing))] if trailing else bottom
     np.copyto(decoded, _NAN[decoded.dtype.kind], where=where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,11 @@ TAU_INFER, TAU_TRAIN = "tau_infer", "tau_train"
 MINIMUM_OPSET = 17
 
 _PREFIX = "interlock_decode_"
-_DTYPES = {TensorProto.FLOAT: np.dtype(np.float32), TensorProto.DOUBLE: np.dtype(np.float64)}
+_DType = np.dtype[np.float32] | np.dtype[np.float64]
+_DTYPES: dict[int, _DType] = {
+    int(TensorProto.FLOAT): np.dtype(np.float32),
+    int(TensorProto.DOUBLE): np.dtype(np.float64),
+}
 
 _Dims = list[int | str | None]
 
@@ -113,7 +118,7 @@ class _Builder:
         self.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
-    def node(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         name = output if output.startswith(_PREFIX) else _PREFIX + output
         self.graph.node.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
@@ -179,7 +184,7 @@ def _default_opset(model: onnx.ModelProto) -> int:
     return max(versions)
 
 
-def _described(model: onnx.ModelProto, p: str, q: str) -> tuple[np.dtype[np.generic], _Dims, _Dims]:
+def _described(model: onnx.ModelProto, p: str, q: str) -> tuple[_DType, _Dims, _Dims]:
     """The common dtype of P and Q and the dimensions of each."""
     found = {name: _value_info(model.graph, name) for name in (p, q)}
     if any(info is None for info in found.values()):
@@ -213,8 +218,9 @@ def _described(model: onnx.ModelProto, p: str, q: str) -> tuple[np.dtype[np.gene
 
 def _value_info(graph: onnx.GraphProto, name: str) -> onnx.TypeProto.Tensor | None:
     for info in (*graph.output, *graph.value_info, *graph.input):
-        if info.name == name and info.type.tensor_type.HasField("shape"):
-            return info.type.tensor_type
+        tensor: onnx.TypeProto.Tensor = info.type.tensor_type
+        if info.name == name and tensor.HasField("shape"):
+            return tensor
     return None
 
 
