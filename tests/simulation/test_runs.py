@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from simulation.seeds import first_caught, run_seeds
-from simulation.world import FakeStore, World, simulate
+from simulation.store import FakeStore
+from simulation.world import World, simulate
 from support.counts import count
 
 from interlock.kernel import drive as drive_module
