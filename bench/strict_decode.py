@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import measure
@@ -70,7 +71,7 @@ def _decode(peer: peer_zeroproof.Peer, dtype: str, n: int) -> measure.Times:
     quotient = np.empty_like(p)
     out = (np.empty_like(p), np.empty(n, np.bool_), np.empty(n, np.bool_))
     decode_numba.compile_kernels()
-    session = _session(append_decode(_bare(dtype), p="P", q="Q", config=CONFIG))
+    graph = session(append_decode(bare(dtype), p="P", q="Q", config=CONFIG))
     peer.load(p, q, backend="numpy", tau_infer=CONFIG.tau_infer, tau_train=CONFIG.tau_train)
 
     def divide() -> None:
@@ -86,7 +87,7 @@ def _decode(peer: peer_zeroproof.Peer, dtype: str, n: int) -> measure.Times:
         "numba, out=": measure.calls_of(
             lambda: strict_inference(p, q, config=CONFIG, engine="numba", out=out)
         ),
-        "onnxruntime": measure.calls_of(lambda: session.run(None, {"p": p, "q": q})),
+        "onnxruntime": measure.calls_of(lambda: graph.run(None, {"p": p, "q": q})),
         PEER: peer.seconds,
     }
     cases |= dict(_torch_cases(p, q))
@@ -103,14 +104,21 @@ def _torch_cases(p: Any, q: Any) -> Iterator[tuple[str, measure.Sampler]]:
     yield "torch", measure.calls_of(lambda: strict_inference(*tensors, config=CONFIG))
 
 
-def _bare(dtype: str) -> onnx.ModelProto:
+def bare(dtype: str, rank: int = 1, q_tail: tuple[int, ...] = ()) -> onnx.ModelProto:
+    """A model that hands its inputs p and q on as P and Q; P has `rank` axes."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    dims: dict[str, list[str | int | None]] = {
+        "p": ["batch", *["width"] * (rank - 1)],
+        "q": ["batch", *q_tail],
+    }
 
-    def row(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, ["batch"])
+    def described(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, dims[name.lower()])
 
     nodes = [helper.make_node("Identity", [name], [name.upper()]) for name in ("p", "q")]
-    graph = helper.make_graph(nodes, "bare", [row("p"), row("q")], [row("P"), row("Q")])
+    graph = helper.make_graph(
+        nodes, "bare", [described("p"), described("q")], [described("P"), described("Q")]
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -153,15 +161,15 @@ def _network(batch: int) -> measure.Times:
     )
     fused = append_decode(_mlp(), p="P", q="Q", config=CONFIG)
     x = {"x": np.random.default_rng(4).normal(size=(batch, 4)).astype(np.float32)}
-    sessions = {"model + Div": _session(divided), "model + fused decode": _session(fused)}
+    sessions = {"model + Div": session(divided), "model + fused decode": session(fused)}
     cases = {
-        name: measure.calls_of(lambda session=session: session.run(None, x))  # type: ignore[misc]
-        for name, session in sessions.items()
+        name: measure.calls_of(partial(graph.run, None, x)) for name, graph in sessions.items()
     }
     return measure.interleaved(cases, rounds=40)
 
 
-def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """A session with one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
