@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from interlock.bundle import (
@@ -20,14 +20,17 @@ from interlock.bundle import (
     pack,
     signature_of,
 )
-from interlock.kernel.errors import BundleError, ConfigError, InputError
+from interlock.engines.onnx import OnnxSession
+from interlock.kernel.batch import Array
+from interlock.kernel.errors import BundleError, ConfigError, EngineError, InputError
 from interlock.strict.compare import compare_answers, near_threshold, tolerance
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
 from interlock.strict.graph import OUTPUTS, TAU_INFER, TAU_TRAIN, append_decode
 from interlock.strict.tensors import to_numpy
 
-Array = npt.NDArray[Any]
+Inputs = tuple[Array, ...]
+Pair = tuple[Array, Array]
 
 OPSET = 18
 
@@ -97,8 +100,11 @@ def export_bundle(
 
     fused = append_decode(graph, p=p, q=q, config=settings)
     inputs, answers = signature_of(fused)
-    for what, arrays in (("example_inputs", examples), ("smoke_inputs", smoke)):
-        found, pair = _agreed(what, wrapper, graph, fused, (p, q), arrays, settings)
+    session = OnnxSession(fused.SerializeToString())
+    reference = _onnx_answers(graph, p, q) if wrapper is None else partial(_torch_answers, wrapper)
+    _agreed("example_inputs", examples, session, reference, settings)
+    _check_batch_sizes(session, examples)
+    found, pair = _agreed("smoke_inputs", smoke, session, reference, settings)
     vector = _smoke_vector(inputs, smoke, found, *pair, settings)
     metadata = Metadata(
         name=name or Path(directory).absolute().name,
@@ -202,7 +208,7 @@ def _settings(wrapper: Any | None, config: InferenceConfig | None) -> InferenceC
     return own
 
 
-def _arrays(what: str, values: Sequence[Any]) -> tuple[Array, ...]:
+def _arrays(what: str, values: Sequence[Any]) -> Inputs:
     """The inputs as arrays with a common, positive number of rows."""
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise InputError(
@@ -257,52 +263,69 @@ def _check_pair(p: Array, q: Array) -> None:
         )
 
 
-def _torch_answers(wrapper: Any, inputs: tuple[Array, ...]) -> tuple[Array, Array]:
+def _torch_answers(wrapper: Any, inputs: Inputs) -> Pair:
     from interlock.strict.export_torch import projective_arrays
 
     return projective_arrays(wrapper, inputs)
 
 
+def _onnx_answers(graph: onnx.ModelProto, p: str, q: str) -> Callable[[Inputs], Pair]:
+    session = OnnxSession(graph.SerializeToString())
+
+    def answers(inputs: Inputs) -> Pair:
+        found = session.run(_named(session, inputs), outputs=(p, q))
+        return found[p], found[q]
+
+    return answers
+
+
 def _agreed(
     what: str,
-    wrapper: Any | None,
-    graph: onnx.ModelProto,
-    fused: onnx.ModelProto,
-    names: tuple[str, str],
-    inputs: tuple[Array, ...],
+    inputs: Inputs,
+    session: OnnxSession,
+    reference: Callable[[Inputs], Pair],
     config: InferenceConfig,
-) -> tuple[StrictResult, tuple[Array, Array]]:
+) -> tuple[StrictResult, Pair]:
     """The bundle's answers, having agreed with the source's, and the source's P and Q."""
-    if wrapper is None:
-        p, q = _run(graph, inputs, names)
-    else:
-        p, q = _torch_answers(wrapper, inputs)
-    found = StrictResult(*_run(fused, inputs, OUTPUTS))
+    rows = len(inputs[0])
+    p, q = reference(inputs)
+    for role, values in (("P", p), ("Q", q)):
+        if values.shape[:1] != (rows,):
+            raise InputError(f"{role} has shape {values.shape} for {rows} rows of {what}")
+    found = _answer(session, inputs)
     compare_answers(found, p, q, config, what=f"the exported graph on {what}")
     return found, (p, q)
 
 
-def _run(model: onnx.ModelProto, inputs: tuple[Array, ...], outputs: Sequence[str]) -> list[Array]:
-    import onnxruntime
+def _check_batch_sizes(session: OnnxSession, inputs: Inputs) -> None:
+    """Run one row and twice the rows: a batch axis may be called open and still be fixed."""
+    single = tuple(array[:1] for array in inputs)
+    double = tuple(np.concatenate([array, array]) for array in inputs)
+    for resized in (single, double):
+        rows = len(resized[0])
+        try:
+            found = _answer(session, resized)
+        except EngineError as error:
+            raise InputError(
+                f"the model answers {len(inputs[0])} rows but not {rows}: {error.message}",
+                hint="it must take any number of rows",
+            ) from None
+        if len(found.decoded) != rows:
+            raise InputError(f"the model gives {len(found.decoded)} rows for {rows}")
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    names = [spec.name for spec in signature_of(model)[0]]
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        answers: list[Array] = session.run(list(outputs), dict(zip(names, inputs, strict=True)))
-    except Exception as error:  # noqa: BLE001 - the runtime raises types of its own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise InputError(f"ONNX Runtime cannot run the model: {first}") from None
-    return answers
+
+def _answer(session: OnnxSession, inputs: Inputs) -> StrictResult:
+    found = session.run(_named(session, inputs), outputs=OUTPUTS)
+    return StrictResult(*(found[name] for name in OUTPUTS))
+
+
+def _named(session: OnnxSession, inputs: Inputs) -> dict[str, Array]:
+    return dict(zip(session.input_names(), inputs, strict=True))
 
 
 def _smoke_vector(
     specs: Sequence[TensorSpec],
-    inputs: tuple[Array, ...],
+    inputs: Inputs,
     answer: StrictResult,
     p: Array,
     q: Array,

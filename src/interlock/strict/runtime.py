@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
 from interlock.bundle import DEFAULT_LIMITS, Bundle, BundleLimits, load
-from interlock.kernel.errors import BundleContractError, InputError
+from interlock.bundle.metadata import OUTPUT_ORDER
+from interlock.engines.onnx import OnnxSession, SessionConfig
+from interlock.kernel.batch import Array, rows_of
+from interlock.kernel.clock import NO_DEADLINE, Deadline
+from interlock.kernel.errors import BundleContractError, ConfigError, InputError
 from interlock.strict.compare import Agreement, compare_answers
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
 from interlock.strict.tensors import to_numpy
-
-Array = npt.NDArray[Any]
 
 
 class StrictRuntime:
@@ -27,34 +28,40 @@ class StrictRuntime:
     config    the thresholds, from the bundle's metadata
     """
 
-    def __init__(self, bundle: Bundle, session: Any) -> None:
+    def __init__(self, bundle: Bundle, session: OnnxSession) -> None:
         self.bundle = bundle
         self.session = session
         self.config = strict_config(bundle)
         self._names = tuple(spec.name for spec in bundle.metadata.inputs)
 
-    def run(self, *inputs: Any) -> StrictResult:
+    def run(self, *inputs: Any, deadline: Deadline = NO_DEADLINE) -> StrictResult:
         """Decoded values and masks as NumPy arrays, for any number of rows.
 
-        inputs  one array or torch tensor for each input of the model in order, or one mapping
-                from the inputs' names to them
+        inputs    one array or torch tensor for each input of the model in order, or one mapping
+                  from the inputs' names to them; all with the same number of rows
+        deadline  looked at between two nodes of the graph
 
-        Raises InputError for inputs that are missing, unknown, or of the wrong dtype or shape.
+        Raises InputError for inputs that are missing, unknown, or of the wrong dtype or shape,
+        and what `OnnxSession.run` raises.
         """
-        decoded, bottom, gap = self.session.run(self._named(inputs))
-        return StrictResult(decoded, bottom, gap)
+        found = self.session.run(self._named(inputs), outputs=OUTPUT_ORDER, deadline=deadline)
+        return StrictResult(*(found[name] for name in OUTPUT_ORDER))
 
     def _named(self, inputs: tuple[Any, ...]) -> dict[str, Array]:
+        given: Iterable[tuple[Any, Any]]
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
-            return {name: to_numpy(f"input {name!r}", value) for name, value in inputs[0].items()}
-        if len(inputs) != len(self._names):
+            given = inputs[0].items()
+        elif len(inputs) == len(self._names):
+            given = zip(self._names, inputs, strict=True)
+        else:
             raise InputError(
-                f"{len(inputs)} inputs are given; the model has {', '.join(self._names)}"
+                f"{len(inputs)} inputs are given; the model takes {', '.join(self._names)}"
             )
-        return {
-            name: to_numpy(f"input {name!r}", value)
-            for name, value in zip(self._names, inputs, strict=True)
-        }
+        arrays = {name: to_numpy(f"input {name!r}", value) for name, value in given}
+        if len(arrays) > 1:
+            # The graph might broadcast a single row over the others.
+            rows_of(arrays)
+        return arrays
 
 
 def validate_bundle(
@@ -83,20 +90,28 @@ def validate_bundle(
 
 def load_onnx_runtime_bundle(
     directory: str | os.PathLike[str],
-    providers: Sequence[str] = ("CPUExecutionProvider",),
+    providers: Sequence[str] | None = None,
     *,
     expected_digest: str | None = None,
     require_signature: Path | None = None,
+    session: SessionConfig | None = None,
     probe: bool = True,
     limits: BundleLimits = DEFAULT_LIMITS,
 ) -> StrictRuntime:
     """Check the bundle in `directory` and put the checked bytes into a session.
 
-    providers  execution providers by ONNX Runtime's names, in order of preference
+    providers  execution providers by ONNX Runtime's names, in order of preference; by default
+               those of `session`, and the CPU's where that is not given either
+    session    threads and the like; by default one thread
 
     The other options and the errors are those of `validate_bundle`; besides,
     EngineUnavailableError where a provider is not available here.
     """
+    config = session if session is not None else SessionConfig()
+    if providers is not None:
+        if isinstance(providers, str):
+            raise ConfigError(f"providers is {providers!r}; it must be a list of names")
+        config = dataclasses.replace(config, providers=tuple(providers))
     bundle = validate_bundle(
         directory,
         expected_digest=expected_digest,
@@ -104,7 +119,7 @@ def load_onnx_runtime_bundle(
         probe=probe,
         limits=limits,
     )
-    return StrictRuntime(bundle, _Session(bundle, providers))
+    return StrictRuntime(bundle, OnnxSession(bundle.model, config))
 
 
 def run_bundle_reference_smoke_test(
@@ -145,16 +160,3 @@ def strict_config(bundle: Bundle) -> InferenceConfig:
             hint="export it with interlock.strict.export_bundle",
         )
     return InferenceConfig(tau_infer=strict.tau_infer, tau_train=strict.tau_train)
-
-
-class _Session:
-    def __init__(self, bundle: Bundle, providers: Sequence[str]) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._inner = onnxruntime.InferenceSession(bundle.model, options, providers=list(providers))
-
-    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        answers: list[Array] = self._inner.run(None, dict(inputs))
-        return answers
