@@ -13,6 +13,7 @@ import numpy.typing as npt
 from interlock.demo.judge import tip_velocity_error
 from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.outcome import Status
+from interlock.report.blocks import Tone
 from interlock.strict.arm.kinematics import ARM
 from interlock.strict.arm.requests import Requests, sample_requests
 from interlock.strict.arm.route import TOLERANCE
@@ -69,7 +70,7 @@ class Served:
         """Share of the requests with an answer."""
         return float(self.outcome.answered.mean())
 
-    def counts(self) -> list[tuple[str, str, npt.NDArray[np.bool_]]]:
+    def counts(self) -> list[tuple[str, Tone, npt.NDArray[np.bool_]]]:
         """Name, tone and rows of each class a person wants to tell apart."""
         by_model = self.outcome.step == 0
         accepted = self.outcome.mask(Status.ACCEPTED)

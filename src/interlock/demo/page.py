@@ -86,7 +86,7 @@ def _tiles(demo: Demo) -> Markup:
 
 def _shares(served: Served) -> Markup:
     return svg.stacked_bar(
-        [(name, _tone(tone), int(rows.sum())) for name, tone, rows in served.counts()],
+        [(name, tone, int(rows.sum())) for name, tone, rows in served.counts()],
     )
 
 
@@ -102,10 +102,7 @@ def _where(served: Served) -> Section:
     limit = reach * 1.06
 
     def dots(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> list[svg.Dots]:
-        return [
-            svg.Dots(name, _tone(tone), x[rows], y[rows], 2.6)
-            for name, tone, rows in served.counts()
-        ]
+        return [svg.Dots(name, tone, x[rows], y[rows], 2.6) for name, tone, rows in served.counts()]
 
     return Section(
         "Where the arm was",
@@ -344,11 +341,6 @@ def _limits() -> Section:
         "dynamics or sensor noise. Kill -9 is not a power failure.",
         [],
     )
-
-
-def _tone(name: str) -> blocks.Tone:
-    assert name in ("accepted", "flagged", "routed", "refused", "failed", "plain")
-    return name
 
 
 def _fact(value: object) -> str:
