@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.markdown import ROOT, blocks, documents, links
 
 from interlock.cli.app import VERBS, interlock
-from support.markdown import ROOT, blocks, documents, links
 
 # Shown as commands of a shell, but too large to run inside the suite that they start.
 MAKE_TARGETS = {

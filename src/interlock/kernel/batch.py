@@ -18,9 +18,9 @@ from interlock.kernel.outcome import (
     Status,
     Step,
     StepResult,
-    from_plain,
+    decode_json,
+    encode_json,
     strongest,
-    to_plain,
 )
 
 Array = npt.NDArray[Any]
@@ -52,15 +52,18 @@ class BatchStep(msgspec.Struct, frozen=True):
     evidence: tuple[Evidence, ...] = ()
 
 
-class BatchOutcome(msgspec.Struct, frozen=True):
+class BatchOutcome(msgspec.Struct, frozen=True, eq=False):
     """The answers to `n` rows.
 
-    value    (n, …)        NaN (or `fill` of the route) in rows without an answer
+    value    (n, …)        NaN in rows without an answer, zero where the dtype has no NaN;
+                           (n,) where no step gave any answer
     status   (n,) uint8    FAILED, REFUSED, FLAGGED or ACCEPTED
     step     (n,) int8     index into `steps` of the step that answered, -1 where none did
     results  (s, n) int8   code of each step's StepResult for each row, -1 where it was not asked
     reasons  (s, n) int16  index into `reason_texts`, -1 where the step was not asked
-    fields   name -> (n, …) what the answering engines gave beside the value, such as masks
+    fields   `step.name` -> (n, …) what the engines gave beside the value, such as masks; zero in
+             rows that the step was not asked about
+    action   what the route prescribes for the rows without an answer
     """
 
     value: Array
@@ -74,6 +77,26 @@ class BatchOutcome(msgspec.Struct, frozen=True):
     route: str = ""
     action: str | None = None
     schema: int = OUTCOME_SCHEMA
+
+    def __post_init__(self) -> None:
+        """Raise InputError where shapes or dtypes disagree."""
+        rows = self.status.shape[:1]
+        steps = (len(self.steps), *rows)
+        for name, dtype, shape in (
+            ("status", np.uint8, rows),
+            ("step", np.int8, rows),
+            ("results", np.int8, steps),
+            ("reasons", np.int16, steps),
+        ):
+            array: Array = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape or not rows:
+                raise InputError(
+                    f"'{name}' has dtype {array.dtype} and shape {array.shape} "
+                    f"for {len(self.steps)} steps, it must be {np.dtype(dtype)} and {shape}"
+                )
+        for name, array in {**self.fields, "value": self.value}.items():
+            if array.shape[:1] != rows:
+                raise InputError(f"'{name}' has shape {array.shape} for {rows[0]} rows")
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -121,7 +144,8 @@ class BatchOutcome(msgspec.Struct, frozen=True):
     def summary(self) -> Outcome[dict[str, Any]]:
         """The whole batch as one outcome: the worst status of any row, counts as the value.
 
-        A batch with refused or failed rows has no value of its own; see `counts()`.
+        A batch without rows is accepted, having refused nothing, and backed by nothing. A batch
+        with refused or failed rows has no value of its own; see `counts()`.
         """
         counts = self.counts()
         steps = tuple(
@@ -157,39 +181,45 @@ class BatchOutcome(msgspec.Struct, frozen=True):
 
     def to_json(self) -> bytes:
         """Versioned JSON; arrays keep dtype and bits."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        for name in ("value", "status", "step", "results", "reasons", "fields"):
-            fields[name] = to_plain(fields[name])
-        return msgspec.json.encode(fields)
+        return encode_json(self)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> BatchOutcome:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
+        plain = decode_json(data, "a batch outcome", newest=OUTCOME_SCHEMA)
         try:
-            plain = msgspec.json.decode(data)
-            if not isinstance(plain, dict) or not isinstance(plain.get("schema"), int):
-                raise InputError("not a batch outcome: no schema")
-            if plain["schema"] > OUTCOME_SCHEMA:
-                raise InputError(
-                    f"outcome schema is {plain['schema']}, this release reads up to "
-                    f"{OUTCOME_SCHEMA}",
-                    hint="install a newer release of interlock",
-                )
-            steps = msgspec.convert(plain["steps"], tuple[BatchStep, ...])
-            arrays = {
-                name: from_plain(plain[name])
-                for name in ("value", "status", "step", "results", "reasons", "fields")
-            }
-            return cls(
-                **arrays,
-                reason_texts=tuple(plain["reason_texts"]),
-                steps=steps,
-                route=plain["route"],
-                action=plain["action"],
-                schema=plain["schema"],
-            )
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise InputError(f"not a batch outcome: {error!r}") from None
+            outcome = msgspec.convert(plain, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(f"not a batch outcome: {error}") from None
+        _check_codes(outcome)
+        return outcome
+
+
+def _check_codes(outcome: BatchOutcome) -> None:
+    """Raise InputError where the codes of an outcome from outside contradict one another."""
+    status, step, results, reasons = outcome.status, outcome.step, outcome.results, outcome.reasons
+    answered = outcome.answered
+    asked = results != NOT_ASKED
+    order = np.arange(len(outcome.steps))[:, None]
+    last = np.where(asked, order, -1).max(axis=0, initial=-1)
+    passed = np.equal(results, RESULT_CODE[StepResult.ACCEPTED]) | np.equal(
+        results, RESULT_CODE[StepResult.FLAGGED]
+    )
+    checks = {
+        "status": status.max(initial=0) < len(STATUS_OF_CODE),
+        "results": bool(np.all((results >= NOT_ASKED) & (results < len(_RESULTS)))),
+        "reasons": bool(np.all((reasons >= 0) == asked))
+        and reasons.max(initial=0) < max(1, len(outcome.reason_texts)),
+        "step": np.array_equal(step, np.where(answered, last, -1))
+        and np.array_equal(passed.sum(axis=0), answered)
+        and (not answered.any() or bool((step[answered] >= 0).all())),
+        "value": np.array_equal(not_finite(outcome.value), ~answered)
+        or outcome.value.dtype.kind not in "fc"
+        or outcome.value.size == 0,
+    }
+    for name, holds in checks.items():
+        if not holds:
+            raise InputError(f"not a batch outcome: '{name}' contradicts the rest")
 
 
 def _summary_result(step: BatchStep) -> StepResult:
@@ -206,9 +236,26 @@ def rows_of(inputs: Mapping[str, Array]) -> int:
         raise InputError("a batch needs at least one input")
     lengths = {}
     for name, array in inputs.items():
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input '{name}' is of type {type(array).__name__}, not an array")
         if array.ndim == 0:
             raise InputError(f"input '{name}' is a scalar; a batch needs a first axis of rows")
         lengths[name] = int(array.shape[0])
     if len(set(lengths.values())) > 1:
         raise InputError(f"inputs differ in their number of rows: {lengths}")
     return next(iter(lengths.values()))
+
+
+def not_finite(value: Array) -> npt.NDArray[np.bool_]:
+    """(n,) bool: the rows of `value` (n, …) that hold NaN or an infinity."""
+    if value.dtype.kind not in "fc":
+        return np.zeros(value.shape[0], dtype=np.bool_)
+    axes = tuple(range(1, value.ndim))
+    return np.asarray(~np.isfinite(value).all(axis=axes), dtype=np.bool_)
+
+
+def read_only(array: Array) -> Array:
+    """A view that cannot be written through, so that no engine or guard changes what others see."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,16 +19,22 @@ from interlock.kernel.batch import (
     Array,
     BatchOutcome,
     BatchStep,
+    not_finite,
+    read_only,
     rows_of,
 )
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError
 from interlock.kernel.limits import call_with_retry
 from interlock.kernel.outcome import Evidence, StepResult
-from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep, gate, late
+from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep, late
 
 _ANSWERED = (RESULT_CODE[StepResult.ACCEPTED], RESULT_CODE[StepResult.FLAGGED])
 _CODES = {code: str(result) for result, code in RESULT_CODE.items()}
+
+# `BatchOutcome.reasons` are int16; a guard that words every row differently must not break it.
+_MOST_REASONS = int(np.iinfo(np.int16).max)
+_FURTHER_REASON = "another reason"
 
 
 class _Collector:
@@ -36,6 +43,7 @@ class _Collector:
     def __init__(self, rows: int, steps: int) -> None:
         self.rows = rows
         self.value: Array | None = None
+        self.like: Array | None = None
         self.status = np.full(rows, FAILED, dtype=np.uint8)
         self.step = np.full(rows, -1, dtype=np.int8)
         self.results = np.full((steps, rows), NOT_ASKED, dtype=np.int8)
@@ -45,10 +53,14 @@ class _Collector:
         self.steps: list[BatchStep] = []
 
     def text(self, reason: str) -> int:
+        """The index of `reason` among the texts."""
+        if len(self.texts) >= _MOST_REASONS and reason not in self.texts:
+            reason = _FURTHER_REASON
         return self.texts.setdefault(reason, len(self.texts))
 
     def put(self, asked: npt.NDArray[np.intp], name: str, answer: BatchAnswer) -> None:
         """Keep the engine's further arrays, for the rows that it was asked about."""
+        self.like = answer.value[:0] if self.like is None else self.like
         for key, array in answer.fields.items():
             whole = np.zeros((self.rows, *array.shape[1:]), dtype=array.dtype)
             whole[asked] = array
@@ -59,7 +71,7 @@ class _Collector:
         if self.value is None:
             self.value = _blank(self.rows, answers)
         elif self.value.dtype != answers.dtype:
-            self.value = self.value.astype(np.result_type(self.value, answers))
+            self.value = self.value.astype(np.result_type(self.value.dtype, answers.dtype))
         self.value[rows] = answers
 
 
@@ -75,7 +87,9 @@ def run_batch(
             out.steps.append(BatchStep(step.name, 0, 0.0, 0, {}, {}))
             continue
         waiting = _run_step(route, step, index, inputs, waiting, deadline, out)
-    value = out.value if out.value is not None else np.full(rows, np.nan)
+    value = out.value
+    if value is None:
+        value = _blank(rows, np.empty(0) if out.like is None else out.like)
     return BatchOutcome(
         value=value,
         status=out.status,
@@ -101,11 +115,11 @@ def _run_step(
 ) -> npt.NDArray[np.intp]:
     """Ask `step` about the `waiting` rows, record what came of each, return those that go on."""
     whole = waiting.size == out.rows
-    given = dict(inputs) if whole else {name: array[waiting] for name, array in inputs.items()}
+    given = {name: read_only(array if whole else array[waiting]) for name, array in inputs.items()}
     started = route.clock.monotonic()
     attempts = 0
     evidence: tuple[Evidence, ...] = ()
-    barred = gate(step, given, deadline)
+    barred = route.gate(step, given, deadline)
     answer: BatchAnswer | None = None
     if barred is None:
         due = step.due(deadline, route.clock)
@@ -122,12 +136,14 @@ def _run_step(
             codes, reasons, evidence = _judge(route, step, given, answer, out)
         except Exception as error:  # noqa: BLE001 - a broken step must hand over its rows
             answer = None
-            barred = (StepResult.ERROR, route.describe(step.name, error))
+            barred = route.judge_error(step.name, error)
         else:
             seconds = route.clock.monotonic() - started
             if late(step, due, seconds):
-                answer = None
-                barred = (StepResult.OVER_TIME, f"the answer took {seconds:.3g} s")
+                answer, evidence = None, ()
+                unused = np.isin(codes, _ANSWERED)
+                codes[unused] = RESULT_CODE[StepResult.OVER_TIME]
+                reasons[unused] = out.text(f"the answer took {seconds:.3g} s")
     if barred is not None:
         codes = np.full(waiting.size, RESULT_CODE[barred[0]], dtype=np.int8)
         reasons = np.full(waiting.size, out.text(barred[1]), dtype=np.int16)
@@ -169,16 +185,33 @@ def _set_status(
 
 
 def _checked(answer: BatchAnswer, rows: int, out: _Collector) -> BatchAnswer:
-    for name, array in {"value": answer.value, **answer.fields}.items():
-        if not isinstance(array, np.ndarray) or array.ndim == 0 or array.shape[0] != rows:
-            shape = getattr(array, "shape", None)
-            raise EngineError(f"'{name}' of the answer has shape {shape} for {rows} rows")
-    if out.value is not None and out.value.shape[1:] != answer.value.shape[1:]:
-        raise EngineError(
-            f"a row of the answer has shape {answer.value.shape[1:]}, "
-            f"the earlier engines' rows have {out.value.shape[1:]}"
-        )
-    return answer
+    """`answer` with read-only arrays, so that each guard sees what the engine gave.
+
+    Raises EngineError where an array does not fit the rows or the earlier engines' answers.
+    """
+    if not isinstance(answer, BatchAnswer):
+        raise EngineError(f"the answer is of type {type(answer).__name__}, not BatchAnswer")
+    for name, array in [("value", answer.value), *answer.fields.items()]:
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise EngineError(f"'{name}' of the answer is of type {type(array).__name__}")
+        if array.dtype.kind not in "biufc":
+            raise EngineError(f"'{name}' of the answer has dtype {array.dtype}")
+        if array.shape[:1] != (rows,):
+            raise EngineError(f"'{name}' of the answer has shape {array.shape} for {rows} rows")
+    value = answer.value
+    if out.value is not None:
+        if out.value.shape[1:] != value.shape[1:]:
+            raise EngineError(
+                f"a row of the answer has shape {value.shape[1:]}, "
+                f"the earlier engines' rows have {out.value.shape[1:]}"
+            )
+        # Within a kind a dtype widens exactly; int64 to float64 would round accepted answers.
+        if out.value.dtype.kind != value.dtype.kind:
+            raise EngineError(
+                f"the answer has dtype {value.dtype}, the earlier engines' have {out.value.dtype}"
+            )
+    fields = {name: read_only(array) for name, array in answer.fields.items()}
+    return dataclasses.replace(answer, value=read_only(value), fields=fields)
 
 
 def _judge(
@@ -204,7 +237,7 @@ def _judge(
             hit = _row_mask(mask, rows) & ~refused
             reasons[hit] = out.text(reason)
             refused |= hit
-    unfinished = _not_finite(answer.value) & ~refused
+    unfinished = not_finite(answer.value) & ~refused
     if unfinished.any():
         reasons[unfinished] = out.text("the value is not finite")
         refused |= unfinished
@@ -226,13 +259,6 @@ def _row_mask(mask: Array, rows: int) -> npt.NDArray[np.bool_]:
             f"it must be bool and ({rows},)"
         )
     return mask
-
-
-def _not_finite(value: Array) -> npt.NDArray[np.bool_]:
-    if value.dtype.kind not in "fc":
-        return np.zeros(value.shape[0], dtype=np.bool_)
-    axes = tuple(range(1, value.ndim))
-    return np.asarray(~np.isfinite(value).all(axis=axes), dtype=np.bool_)
 
 
 def _blank(rows: int, answers: Array) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from interlock.kernel.errors import DeadlineError
+from interlock.kernel.errors import ConfigError, DeadlineError
 
 
 class Clock(Protocol):
@@ -23,7 +24,7 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass; returns at once for zero or less."""
+        """Let `seconds` pass; returns at once for zero, less or NaN."""
         ...
 
 
@@ -40,8 +41,10 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
-        if seconds > 0:
-            threading.Event().wait(seconds)
+        # An event's wait has a longest time, and can be interrupted on every platform.
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            threading.Event().wait(min(left, threading.TIMEOUT_MAX))
 
 
 class ManualClock:
@@ -63,12 +66,13 @@ class ManualClock:
 
     def sleep(self, seconds: float) -> None:
         """Advance by `seconds` at once."""
-        self.advance(max(0.0, seconds))
+        if seconds > 0:
+            self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds`; raises ValueError for a negative amount."""
-        if seconds < 0:
-            raise ValueError(f"a monotonic clock cannot go back by {-seconds} s")
+        """Move on by `seconds`; raises ConfigError for a negative or non-finite amount."""
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"seconds is {seconds}; a clock advances by 0 or more, and finitely")
         with self._lock:
             self._elapsed += seconds
 
@@ -78,14 +82,19 @@ SYSTEM_CLOCK = SystemClock()
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a monotonic clock by which an answer is due; `at=None` means never."""
+    """A moment on a monotonic clock by which an answer is due; `at=None` means never.
+
+    The moment is read on the deadline's own clock, whatever clock its holder paces itself by.
+    """
 
     at: float | None
     clock: Clock = SYSTEM_CLOCK
 
     @classmethod
     def after(cls, seconds: float | None, clock: Clock = SYSTEM_CLOCK) -> Deadline:
-        """The deadline `seconds` from now; None for no deadline."""
+        """The deadline `seconds` from now; None for no deadline. Raises ConfigError for NaN."""
+        if seconds is not None and math.isnan(seconds):
+            raise ConfigError("seconds is nan; a deadline needs a number or None")
         return cls(None if seconds is None else clock.monotonic() + seconds, clock)
 
     def remaining(self) -> float | None:

@@ -6,6 +6,7 @@ belongs to `interlock.kernel.route`.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable
@@ -35,19 +36,27 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a count, time or factor out of range."""
-        if self.retries < 0:
+        if not self.retries >= 0:
             raise ConfigError(f"retries is {self.retries}; it must be 0 or more")
+        if not 0 <= self.longest < math.inf:
+            raise ConfigError(f"longest is {self.longest}; it must be 0 or more and finite")
         if not 0 <= self.first <= self.longest:
             raise ConfigError(f"first is {self.first}; it must lie in 0 … longest={self.longest}")
-        if not self.factor >= 1:
-            raise ConfigError(f"factor is {self.factor}; it must be 1 or more")
+        if not 1 <= self.factor < math.inf:
+            raise ConfigError(f"factor is {self.factor}; it must be 1 or more and finite")
 
     def wait_before(self, retry: int, error: Exception, rng: random.Random) -> float:
-        """Seconds to wait before retry number `retry` (from 1)."""
-        # The exponent is capped so that a large retry count cannot overflow a float.
-        ceiling = min(self.longest, self.first * self.factor ** min(retry - 1, 64))
+        """Seconds to wait before retry number `retry` (from 1).
+
+        An asked wait that is negative or NaN counts as none; an infinite one is returned as such.
+        """
+        try:
+            ceiling = min(self.longest, self.first * float(self.factor) ** (retry - 1))
+        except OverflowError:
+            ceiling = self.longest if self.first else 0.0
+        jittered = rng.uniform(0.0, ceiling)
         asked = error.wait_seconds if isinstance(error, TransientError) else None
-        return max(asked or 0.0, rng.uniform(0.0, ceiling))
+        return jittered if asked is None or not asked > jittered else asked
 
 
 NO_RETRY = RetryPolicy(retries=0)
@@ -65,7 +74,7 @@ def call_with_retry(
     """Call until it succeeds, the error is not retryable, the retries are used up or time is.
 
     `on_retry(k, wait, error)` is told before each wait. Raises the last error of `call`;
-    a wait that would end after the deadline is not begun.
+    a wait that would not end before the deadline, or never, is not begun.
     """
     rng = rng if rng is not None else random.Random()
     retry = 0
@@ -78,7 +87,7 @@ def call_with_retry(
                 raise
             wait = policy.wait_before(retry, error, rng)
             left = deadline.remaining()
-            if left is not None and wait >= left:
+            if wait >= (math.inf if left is None else left):
                 raise
             if on_retry is not None:
                 on_retry(retry, wait, error)
@@ -90,6 +99,7 @@ class TokenBucket:
     """Pacing by the generic cell rate algorithm (ITU-T I.371): `rate` units a second, `burst` free.
 
     The first `burst` units pass at once; after that one unit passes every `1 / rate` seconds.
+    In any t seconds at most `burst + rate * t` units pass, to within one part in 1e9 of the burst.
     Only the theoretical arrival time is kept, so the memory is constant and nothing ticks.
     Safe across threads.
     """
@@ -97,15 +107,21 @@ class TokenBucket:
     rate: float
     burst: float = 1.0
     clock: Clock = SYSTEM_CLOCK
-    _arrival: float | None = field(default=None, init=False, repr=False)
+    # The theoretical arrival time, kept as seconds after `_seen`: sums of small numbers round
+    # less than sums with a large clock reading.
+    _ahead: float = field(default=0.0, init=False, repr=False)
+    _seen: float = field(default=-math.inf, init=False, repr=False)
+    _paused_until: float = field(default=-math.inf, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise ConfigError where the rate or the burst lets nothing pass."""
-        if not 0 < self.rate < float("inf"):
+        if not 0 < self.rate < math.inf:
             raise ConfigError(f"rate is {self.rate}; it must be above 0 and finite")
-        if not 0 < self.burst < float("inf"):
+        if not 0 < self.burst < math.inf:
             raise ConfigError(f"burst is {self.burst}; it must be above 0 and finite")
+        if not self.burst / self.rate < math.inf:
+            raise ConfigError(f"rate is {self.rate}; it never refills a burst of {self.burst}")
 
     def reserve(self, units: float = 1.0) -> float:
         """Take `units` and return the seconds to wait before using them.
@@ -133,12 +149,20 @@ class TokenBucket:
         return wait
 
     def pause(self, seconds: float) -> None:
-        """Let nothing pass for `seconds`, as a server's Retry-After asks."""
+        """Let nothing pass for `seconds`, as a server's Retry-After asks; zero or less is no pause.
+
+        Raises ConfigError where `seconds` is not finite. What was reserved before keeps its turn.
+        """
+        if not math.isfinite(seconds):
+            raise ConfigError(f"seconds is {seconds}; a pause must be finite")
+        if seconds <= 0:
+            return
         with self._lock:
-            now = self.clock.monotonic()
-            # Full again only at the end of the pause: one unit passes then, not a burst.
-            floor = now + seconds + (self.burst - 1.0) / self.rate
-            self._arrival = max(self._arrival if self._arrival is not None else now, floor)
+            now = self._advance()
+            self._paused_until = max(self._paused_until, now + seconds)
+            # One unit passes at the end of the pause, not a burst.
+            held_back = (self.burst - min(1.0, self.burst)) / self.rate
+            self._ahead = max(self._ahead, seconds + held_back)
 
     def _take(self, units: float, longest: float | None) -> float | None:
         if not 0 <= units <= self.burst:
@@ -147,11 +171,20 @@ class TokenBucket:
                 hint="raise the burst, or split the request",
             )
         with self._lock:
-            now = self.clock.monotonic()
-            arrival = max(self._arrival if self._arrival is not None else now, now)
-            ready = arrival + (units - self.burst) / self.rate
-            wait = max(0.0, ready - now)
+            now = self._advance()
+            wait = self._ahead + (units - self.burst) / self.rate
+            # Sums of 1 / rate round; without this slack the last unit of a burst may not pass.
+            if wait <= 1e-9 * self.burst / self.rate:
+                wait = 0.0
+            wait = max(wait, self._paused_until - now)
             if longest is not None and wait > longest:
                 return None
-            self._arrival = arrival + units / self.rate
+            self._ahead += units / self.rate
             return wait
+
+    def _advance(self) -> float:
+        """Let the time since the last call count, and return the clock's reading."""
+        now = self.clock.monotonic()
+        self._ahead = max(0.0, self._ahead - max(0.0, now - self._seen))
+        self._seen = max(self._seen, now)
+        return self._seen

@@ -90,11 +90,11 @@ class StepResult(StrEnum):
     REFUSED = "refused"
     """A guard refused the answer."""
     UNAVAILABLE = "unavailable"
-    """The engine cannot run here; it was not asked."""
+    """The engine cannot run here."""
     OVER_SIZE = "over_size"
     """Above the step's size limit; it was not asked."""
     OVER_TIME = "over_time"
-    """Above the step's time limit, predicted or measured."""
+    """Above the step's time limit or the deadline, predicted or measured."""
     ERROR = "error"
     """The engine or a guard raised."""
 
@@ -135,13 +135,19 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
     schema: int = OUTCOME_SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a contradiction: a value without a usable status, or the other way about."""
-        if not self.status.usable and self.value is not None:
-            raise ValueError(f"an outcome that is {self.status} must not carry a value")
-        if not self.status.usable and self.evidence.kind is not EvidenceKind.NONE:
-            raise ValueError(f"an outcome that is {self.status} has no answer to back")
-        if self.status.usable and self.steps and not self.steps[-1].result.answered:
-            raise ValueError(f"an outcome that is {self.status} must end in a step that answered")
+        """Raise InputError for a contradiction between the status and the rest."""
+        if self.status.usable:
+            if self.action is not None:
+                raise InputError(f"an outcome that is {self.status} prescribes no action")
+            if self.steps and not self.steps[-1].result.answered:
+                raise InputError(
+                    f"an outcome that is {self.status} must end in a step that answered"
+                )
+            return
+        if self.value is not None:
+            raise InputError(f"an outcome that is {self.status} must not carry a value")
+        if self.evidence.kind is not EvidenceKind.NONE:
+            raise InputError(f"an outcome that is {self.status} has no answer to back")
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -149,44 +155,78 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
         return tuple(f"{step.name}: {step.reason}" for step in self.steps if step.reason)
 
     def to_json(self) -> bytes:
-        """Versioned JSON. Arrays keep dtype and bits; non-finite floats survive."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        fields["value"] = to_plain(self.value)
-        return msgspec.json.encode(fields)
+        """Versioned JSON. Arrays keep dtype and bits; non-finite floats survive.
+
+        Raises InputError for a value that `to_plain` refuses.
+        """
+        return encode_json(self)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Outcome[Any]:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
+        plain = decode_json(data, "an outcome", newest=OUTCOME_SCHEMA)
         try:
-            probe = msgspec.json.decode(data, type=_Versioned)
-            if probe.schema > OUTCOME_SCHEMA:
-                raise InputError(
-                    f"outcome schema is {probe.schema}, this release reads up to {OUTCOME_SCHEMA}",
-                    hint="install a newer release of interlock",
-                )
-            outcome = msgspec.json.decode(data, type=Outcome[Any])
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return msgspec.convert(plain, Outcome[Any])
+        except msgspec.ValidationError as error:
             raise InputError(f"not an outcome: {error}") from None
-        return msgspec.structs.replace(outcome, value=from_plain(outcome.value))
 
 
-class _Versioned(msgspec.Struct):
-    schema: int
+def encode_json(value: Any) -> bytes:
+    """`value` as JSON by way of `to_plain`; raises InputError for what JSON cannot carry."""
+    try:
+        return msgspec.json.encode(to_plain(value))
+    except RecursionError:
+        raise InputError("the value is nested too deeply to be written as JSON") from None
+    except UnicodeEncodeError:
+        raise InputError("a text with a lone surrogate cannot be written as JSON") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("an integer is too long to be written as JSON") from None
+
+
+def decode_json(data: bytes | str, what: str, *, newest: int) -> dict[str, Any]:
+    """The JSON object in `data` with `from_plain` applied.
+
+    Raises InputError where `data` is not `what` (such as "an outcome"), or where its `schema` is
+    above `newest`. The schema is looked at first: a newer release may write what this one lacks.
+    """
+    try:
+        plain = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not {what}: {error}") from None
+    schema = plain.get("schema") if isinstance(plain, dict) else None
+    if type(schema) is not int or schema < 1:
+        raise InputError(f"not {what}: it has no schema number")
+    if schema > newest:
+        raise InputError(
+            f"this is {what} of schema {schema}, this release reads up to {newest}",
+            hint="install a newer release of interlock",
+        )
+    try:
+        decoded: dict[str, Any] = from_plain(plain)
+    except RecursionError:
+        raise InputError(f"not {what}: nested too deeply") from None
+    return decoded
 
 
 def to_plain(value: Any) -> Any:
-    """`value` in JSON's own types. Arrays become `{"$array": …}`, non-finite floats `{"$float"}`.
+    """`value` in JSON's own types, for `from_plain` to undo.
 
-    Raises InputError for a type that JSON cannot carry.
+    Arrays and NumPy's numbers become `{"$array": …}` and Python's, non-finite floats
+    `{"$float": …}`, complex numbers `{"$complex": [re, im]}`, a Struct a mapping of its fields.
+    Raises InputError for a type that JSON cannot carry, and for a masked array.
     """
     match value:
         case None | bool() | str() | int():
             return value
         case float():
-            return value if math.isfinite(value) else {"$float": repr(value)}
+            return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+        case complex():
+            return {"$complex": [to_plain(value.real), to_plain(value.imag)]}
         case np.ndarray():
             return _array_to_plain(value)
-        case np.generic():
+        case np.generic() if value.dtype.str in _DTYPES:
             return to_plain(value.item())
         case dict():
             if any(not isinstance(key, str) or key.startswith("$") for key in value):
@@ -195,31 +235,71 @@ def to_plain(value: Any) -> Any:
         case list() | tuple():
             return [to_plain(item) for item in value]
         case msgspec.Struct():
-            return to_plain(msgspec.to_builtins(value))
+            return {name: to_plain(getattr(value, name)) for name in value.__struct_fields__}
     raise InputError(f"a value of type {type(value).__name__} cannot be written as JSON")
 
 
 def from_plain(value: Any) -> Any:
-    """Undo `to_plain`; tuples come back as lists."""
+    """Undo `to_plain`; tuples and Structs come back as lists and mappings.
+
+    Raises InputError for a malformed `$` form.
+    """
     match value:
-        case {"$float": str(text)}:
-            return float(text)
-        case {"$array": {"dtype": str(dtype), "shape": list(shape), "base64": str(data)}}:
-            return _array_from_plain(dtype, shape, data)
-        case dict():
-            return {key: from_plain(item) for key, item in value.items()}
         case list():
             return [from_plain(item) for item in value]
+        case dict():
+            if any(isinstance(key, str) and key.startswith("$") for key in value):
+                return _special_from_plain(value)
+            return {key: from_plain(item) for key, item in value.items()}
     return value
 
 
+def _special_from_plain(value: dict[str, Any]) -> Any:
+    if len(value) == 1:
+        match value:
+            case {"$float": "nan" | "inf" | "-inf" as text}:
+                return float(text)
+            case {"$complex": [re, im]}:
+                parts = from_plain(re), from_plain(im)
+                if all(isinstance(part, int | float) for part in parts):
+                    return complex(*parts)
+            case {"$array": {"dtype": str(dtype), "shape": list(shape), "base64": str(data)}}:
+                return _array_from_plain(dtype, shape, data)
+    raise InputError(f"not a value: a malformed {sorted(value)}")
+
+
+# What an array may hold, little-endian. Extended precision is left out: its bits depend on the
+# machine.
+_DTYPES = frozenset(
+    [
+        "|b1",
+        "|i1",
+        "<i2",
+        "<i4",
+        "<i8",
+        "|u1",
+        "<u2",
+        "<u4",
+        "<u8",
+        "<f2",
+        "<f4",
+        "<f8",
+        "<c8",
+        "<c16",
+    ],
+)
+
+
 def _array_to_plain(array: np.ndarray[Any, Any]) -> dict[str, Any]:
-    if array.dtype.kind not in "biufc":
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("a masked array cannot be written as JSON: its mask would be lost")
+    dtype = array.dtype.newbyteorder("<")
+    if dtype.str not in _DTYPES:
         raise InputError(f"an array of dtype {array.dtype} cannot be written as JSON")
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    little = np.ascontiguousarray(array, dtype=dtype)
     return {
         "$array": {
-            "dtype": little.dtype.str,
+            "dtype": dtype.str,
             "shape": list(array.shape),
             "base64": base64.b64encode(little.tobytes()).decode("ascii"),
         }
@@ -227,11 +307,15 @@ def _array_to_plain(array: np.ndarray[Any, Any]) -> dict[str, Any]:
 
 
 def _array_from_plain(dtype: str, shape: list[Any], data: str) -> np.ndarray[Any, Any]:
+    if dtype not in _DTYPES:
+        raise InputError(f"not an array: dtype {dtype!r}")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise InputError(f"not an array: shape {shape}")
     try:
-        parsed = np.dtype(dtype)
-        if parsed.kind not in "biufc":
-            raise ValueError(f"dtype {dtype}")
         raw = base64.b64decode(data, validate=True)
-        return np.frombuffer(raw, dtype=parsed).reshape(tuple(int(n) for n in shape)).copy()
-    except (TypeError, ValueError) as error:
+        array = np.frombuffer(raw, dtype=np.dtype(dtype)).reshape(shape).copy()
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"not an array: {error}") from None
+    if dtype == "|b1" and array.view(np.uint8).max(initial=0) > 1:
+        raise InputError("not an array: a truth value is neither 0 nor 1")
+    return array

@@ -14,9 +14,14 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from interlock.kernel.batch import Array, BatchOutcome
+from interlock.kernel.batch import Array, BatchOutcome, read_only
 from interlock.kernel.clock import NO_DEADLINE, SYSTEM_CLOCK, Clock, Deadline
-from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.kernel.errors import (
+    ConfigError,
+    DeadlineError,
+    EngineUnavailableError,
+    InterlockError,
+)
 from interlock.kernel.limits import NO_RETRY, RetryPolicy, call_with_retry
 from interlock.kernel.outcome import Evidence, Outcome, Status, Step, StepResult, strongest
 
@@ -27,6 +32,9 @@ Out_co = TypeVar("Out_co", covariant=True)
 
 Otherwise = Literal["refuse", "block", "escalate", "record"]
 OTHERWISE: tuple[Otherwise, ...] = ("refuse", "block", "escalate", "record")
+
+# A batch keeps the index of each row's step as int8.
+_MOST_STEPS = int(np.iinfo(np.int8).max)
 
 # The protocols below are what other rooms and users' own code implement. A change here breaks
 # them all; add an optional attribute to `RouteStep` before changing a method.
@@ -53,13 +61,20 @@ class Guard(Protocol[In_contra, Out_co]):
     """Looks at an answer and says accept, flag or refuse, with a reason."""
 
     def check(self, item: In_contra, answer: Any) -> Verdict:
-        """The verdict on `answer` to `item`. An exception counts as a refusal."""
+        """The verdict on `answer` to `item`, changing neither.
+
+        An exception costs the answer: the step's result is `error`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class BatchAnswer:
-    """An engine's answers to `n` rows: `value` (n, …) and further arrays (n, …) by name."""
+    """An engine's answers to `n` rows: `value` (n, …) and further arrays (n, …) by name.
+
+    All of them are boolean, integer, real or complex. The engines of a route agree on the shape
+    of a row and on the dtype's kind, so that no answer is rounded to fit another.
+    """
 
     value: Array
     fields: Mapping[str, Array] = field(default_factory=dict)
@@ -69,7 +84,10 @@ class BatchEngine(Protocol):
     """Answers all rows of a batch at once."""
 
     def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
-        """The answers, row for row; raises an EngineError where there are none."""
+        """The answers, row for row; raises an EngineError where there are none.
+
+        `inputs` are read-only.
+        """
         ...
 
 
@@ -90,7 +108,10 @@ class BatchGuard(Protocol):
     """Looks at the answers of a batch, row by row."""
 
     def check_batch(self, inputs: Mapping[str, Array], answer: BatchAnswer) -> BatchVerdict:
-        """The verdict. An exception counts as a refusal of every row."""
+        """The verdict; `inputs` and `answer` are read-only.
+
+        An exception costs every row its answer: the step's result is `error`.
+        """
         ...
 
 
@@ -146,8 +167,8 @@ class Route(Generic[In, Out]):
     """Engines in order, for single items (`run`) and for batches of rows (`run_batch`).
 
     `otherwise` is the action for items that no step answered. `on_error(step, exception)` sees
-    every exception that a step raised; outcomes keep only its code or type, since a foreign
-    message may quote the input.
+    every exception that a step raised; outcomes keep a foreign exception's type only, since its
+    message may quote the input. What `on_error` itself raises is not caught.
     """
 
     name: str
@@ -160,6 +181,10 @@ class Route(Generic[In, Out]):
     def __post_init__(self) -> None:
         """Raise ConfigError for an empty route, a name used twice or an unknown `otherwise`."""
         names = [step.name for step in self.steps]
+        if len(names) > _MOST_STEPS:
+            raise ConfigError(
+                f"route '{self.name}' has {len(names)} steps; at most {_MOST_STEPS} are kept apart"
+            )
         if not names:
             raise ConfigError(f"route '{self.name}' has no steps")
         if len(set(names)) < len(names):
@@ -171,11 +196,16 @@ class Route(Generic[In, Out]):
             )
 
     def run(self, item: In, *, deadline: Deadline = NO_DEADLINE) -> Outcome[Out]:
-        """Answer one item. Never raises for what an engine or a guard does."""
+        """Answer one item. Never raises for what an engine or a guard does.
+
+        An `item` that is an array is handed on read-only, and an answer that is an array is
+        copied before its guards see it, so the engine may reuse its buffer.
+        """
+        given: Any = read_only(item) if isinstance(item, np.ndarray) else item
         steps: list[Step] = []
         refused = False
         for step in self.steps:
-            taken, answer = self._try(step, item, deadline)
+            taken, answer = self._try(step, given, deadline)
             steps.append(taken)
             if taken.result.answered:
                 return Outcome(
@@ -205,8 +235,8 @@ class Route(Generic[In, Out]):
 
         return run_batch(self, inputs, deadline)
 
-    def _try(self, step: RouteStep, item: In, deadline: Deadline) -> tuple[Step, Any]:
-        barred = gate(step, item, deadline)
+    def _try(self, step: RouteStep, item: Any, deadline: Deadline) -> tuple[Step, Any]:
+        barred = self.gate(step, item, deadline)
         if barred is not None:
             return Step(step.name, *barred, attempts=0), None
         started = self.clock.monotonic()
@@ -221,46 +251,55 @@ class Route(Generic[In, Out]):
         answer = None
         try:
             answer = call_with_retry(ask, step.retry, clock=self.clock, deadline=due, rng=self.rng)
+            if isinstance(answer, np.ndarray):
+                answer = answer.copy()
             verdict = _judge(step, item, answer)
         except Exception as error:  # noqa: BLE001 - a broken step must hand over, whatever it raised
-            verdict = Verdict(StepResult.ERROR, self.describe(step.name, error))
+            verdict = Verdict(*self.judge_error(step.name, error))
         seconds = self.clock.monotonic() - started
         if verdict.result.answered and late(step, due, seconds):
             verdict = Verdict(StepResult.OVER_TIME, f"the answer took {seconds:.3g} s")
         evidence = verdict.evidence + step.evidence if verdict.result.answered else ()
         return Step(step.name, verdict.result, verdict.reason, seconds, attempts, evidence), answer
 
-    def describe(self, step: str, error: Exception) -> str:
-        """The reason kept for an exception, after telling `on_error`."""
+    def judge_error(self, step: str, error: Exception) -> tuple[StepResult, str]:
+        """The result and the reason kept for an exception, after telling `on_error`."""
         if self.on_error is not None:
             self.on_error(step, error)
+        result = StepResult.ERROR
+        if isinstance(error, DeadlineError):
+            result = StepResult.OVER_TIME
+        elif isinstance(error, EngineUnavailableError):
+            result = StepResult.UNAVAILABLE
         if isinstance(error, InterlockError):
-            return f"{error.code}: {error.message}"
-        return f"raised {type(error).__name__}"
+            return result, f"{error.code}: {error.message}"
+        return result, f"raised {type(error).__name__}"
+
+    def gate(self, step: RouteStep, item: Any, deadline: Deadline) -> tuple[StepResult, str] | None:
+        """Why `step` must not be asked for `item`, or None where it may be."""
+        try:
+            barred = _over_limit(step, item, deadline)
+        except Exception as error:  # noqa: BLE001 - a broken probe means that it is not available
+            return StepResult.UNAVAILABLE, f"its check: {self.judge_error(step.name, error)[1]}"
+        if barred is None and deadline.expired:
+            return StepResult.OVER_TIME, "the deadline has passed"
+        return barred
 
 
-def gate(step: RouteStep, item: Any, deadline: Deadline) -> tuple[StepResult, str] | None:
-    """Why `step` must not be asked for `item`, or None where it may be."""
-    try:
-        missing = step.available() if step.available is not None else None
+def _over_limit(step: RouteStep, item: Any, deadline: Deadline) -> tuple[StepResult, str] | None:
+    if step.available is not None:
+        missing = step.available()
         if missing is not None:
-            return StepResult.UNAVAILABLE, missing
-        if step.size is not None and step.size_limit is not None:
-            size = step.size(item)
-            if not size <= step.size_limit:
-                return StepResult.OVER_SIZE, f"size {size:g} is above {step.size_limit:g}"
-        limits = [limit for limit in (step.time_limit, deadline.remaining()) if limit is not None]
-        if step.predicted_seconds is not None and limits:
-            predicted = step.predicted_seconds(item)
-            if not predicted <= min(limits):
-                return (
-                    StepResult.OVER_TIME,
-                    f"predicted {predicted:.3g} s, {min(limits):.3g} s left",
-                )
-    except Exception as error:  # noqa: BLE001 - a broken probe means that the step is not available
-        return StepResult.UNAVAILABLE, f"its check raised {type(error).__name__}"
-    if deadline.expired:
-        return StepResult.OVER_TIME, "the deadline has passed"
+            return StepResult.UNAVAILABLE, missing or "not available"
+    if step.size is not None and step.size_limit is not None:
+        size = step.size(item)
+        if not size <= step.size_limit:
+            return StepResult.OVER_SIZE, f"size {size:g} is above {step.size_limit:g}"
+    limits = [limit for limit in (step.time_limit, deadline.remaining()) if limit is not None]
+    if step.predicted_seconds is not None and limits:
+        predicted = step.predicted_seconds(item)
+        if not predicted <= min(limits):
+            return StepResult.OVER_TIME, f"predicted {predicted:.3g} s, {min(limits):.3g} s left"
     return None
 
 
@@ -274,10 +313,11 @@ def _judge(step: RouteStep, item: Any, answer: Any) -> Verdict:
         return Verdict(StepResult.REFUSED, "the engine returned nothing")
     if not finite(answer):
         return Verdict(StepResult.REFUSED, "the value is not finite")
+    shown = read_only(answer) if isinstance(answer, np.ndarray) else answer
     flagged: list[str] = []
     evidence: tuple[Evidence, ...] = ()
     for guard in step.guards:
-        verdict = guard.check(item, answer)
+        verdict = guard.check(item, shown)
         if not verdict.result.answered:
             return Verdict(StepResult.REFUSED, verdict.reason or "refused without a reason")
         if verdict.result is StepResult.FLAGGED:
@@ -288,7 +328,7 @@ def _judge(step: RouteStep, item: Any, answer: Any) -> Verdict:
 
 
 def finite(value: Any) -> bool:
-    """False for a number or numeric array that holds NaN or an infinity; True for all else."""
+    """False for NaN and infinities, alone or in an array, list or tuple; True for all else."""
     match value:
         case float():
             return math.isfinite(value)
@@ -296,4 +336,6 @@ def finite(value: Any) -> bool:
             return math.isfinite(value.real) and math.isfinite(value.imag)
         case np.ndarray() | np.generic() if value.dtype.kind in "fc":
             return bool(np.isfinite(value).all())
+        case list() | tuple():
+            return all(finite(item) for item in value)
     return True

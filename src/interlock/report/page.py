@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,8 @@ def write(page: Page, path: Path) -> Path:
         partial.write_text(render(page), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise StorageError(
             f"cannot write the report '{path}': {error.strerror}",
             hint="choose a directory that can be written to",

@@ -74,9 +74,11 @@ def damped_rates(arm: Arm, theta: npt.ArrayLike, v: npt.ArrayLike) -> Floats:
     wanted = np.einsum("nji,nj->ni", left, np.asarray(v, dtype=np.float64))
 
     def rates(damping: Floats) -> Floats:
-        # At lambda = 0 this is the exact inverse; a zero singular value gives inf, then damps.
+        # At lambda = 0 this is the exact inverse, or the pseudo-inverse where sigma is exactly 0:
+        # the limit of ever smaller lambda.
         with np.errstate(all="ignore"):
             gain = sigma / (sigma**2 + damping[:, None] ** 2)
+            gain[np.isnan(gain)] = 0.0
             found = np.einsum("nji,nj->ni", right, gain * wanted)
         return np.asarray(found, dtype=np.float64)
 
