@@ -1,1 +1,74 @@
-"""P/Q inference with fail-closed bottom and gap masks."""
+"""P/Q inference with fail-closed bottom and gap masks.
+
+Names are imported when first used, so `import interlock.strict` needs neither onnx nor torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from interlock.kernel.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from interlock.strict.compare import Agreement
+    from interlock.strict.config import InferenceConfig
+    from interlock.strict.decode import StrictResult, strict_inference
+    from interlock.strict.engine import StrictEngine
+    from interlock.strict.export import export_bundle
+    from interlock.strict.graph import append_decode
+    from interlock.strict.guards import MaskGuard
+    from interlock.strict.runtime import (
+        StrictRuntime,
+        load_onnx_runtime_bundle,
+        run_bundle_reference_smoke_test,
+        validate_bundle,
+    )
+    from interlock.strict.wrapper import SCMInferenceWrapper as SCMInferenceWrapper
+
+_MODULES = {
+    "Agreement": "compare",
+    "InferenceConfig": "config",
+    "MaskGuard": "guards",
+    "SCMInferenceWrapper": "wrapper",
+    "StrictEngine": "engine",
+    "StrictResult": "decode",
+    "StrictRuntime": "runtime",
+    "append_decode": "graph",
+    "export_bundle": "export",
+    "load_onnx_runtime_bundle": "runtime",
+    "run_bundle_reference_smoke_test": "runtime",
+    "strict_inference": "decode",
+    "validate_bundle": "runtime",
+}
+
+# Without SCMInferenceWrapper, so that a star import works where torch is not installed.
+__all__ = [
+    "Agreement",
+    "InferenceConfig",
+    "MaskGuard",
+    "StrictEngine",
+    "StrictResult",
+    "StrictRuntime",
+    "append_decode",
+    "export_bundle",
+    "load_onnx_runtime_bundle",
+    "run_bundle_reference_smoke_test",
+    "strict_inference",
+    "validate_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(f"{__name__}.{_MODULES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MissingExtraError("torch", name) from None
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

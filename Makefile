@@ -1,0 +1,81 @@
+# The two commands of a newcomer: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RECIPE := pyproject.toml constraints.txt
+# One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
+THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+PYTEST := $(THREADS) $(BIN)/python -m pytest -q
+
+.PHONY: help demo demo-all test test-torch test-full lint format train-arm bench-strict clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+demo: $(VENV)/.core ## install the core and run the demonstration
+	@$(BIN)/interlock demo --output demo-output
+
+demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
+	@$(BIN)/interlock demo --output demo-output
+
+test: $(VENV)/.test ## install what the tests need, without torch, and run them
+	$(PYTEST) -n 2 -m "not torch and not index"
+
+test-torch: $(VENV)/.torch ## the tests that need torch
+	$(PYTEST) -m "torch and not index"
+
+test-full: $(VENV)/.torch ## every suite at its full count, the peer from the package index included
+	INTERLOCK_FULL=1 $(PYTEST) -n 2
+
+lint: $(VENV)/.lint ## ruff and mypy strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint ## let ruff rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped bundle
+	$(THREADS) $(BIN)/python scripts/train_arm.py
+
+bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
+	$(BIN)/python bench/strict.py
+
+clean: ## remove the environment and everything that the commands above made
+	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "MISSING: Python 3.11 or newer on the PATH" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { echo "MISSING: the venv module of $(PYTHON)" \
+		"(on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "creating $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python $(RECIPE)
+	@echo "installing the core"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.extras: $(VENV)/.core
+	@echo "installing the extras: sign, numba"
+	@$(PIP) -e '.[sign,numba]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.extras
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[test,sign,numba]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	@echo "installing torch"
+	@$(PIP) -e '.[test,sign,numba,torch]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	@$(PIP) -e '.[test,lint]'
+	@touch $@

@@ -1,0 +1,88 @@
+"""Recognise pickles and the containers that carry them, whatever the file is called.
+
+Nothing in a bundle is ever unpickled; a file that could be is refused all the same, so that no
+other program unpickles it because it came with a bundle.
+"""
+
+from __future__ import annotations
+
+import bz2
+import io
+import lzma
+import pickletools
+import zlib
+
+from interlock.kernel.errors import BundleFormatError
+
+_CONTAINERS = (
+    (b"PK\x03\x04", "a zip archive, as torch.save and numpy.savez write"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"\x93NUMPY", "a NumPy array file, which can hold pickled objects"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"\x04\x22\x4d\x18", "an lz4 frame, as joblib writes"),
+    (b"\x28\xb5\x2f\xfd", "a zstd frame"),
+    (b"\xfd7zXZ\x00", "an xz stream, as joblib writes"),
+)
+_CALLS = frozenset(
+    {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX"}
+)
+_ENOUGH = 24
+"""Opcodes in a row that random bytes behind a pickle's two-byte mark do not form by chance."""
+
+_MANY = 4096
+"""Opcodes in a row that nothing but a pickle forms, even without the mark."""
+
+_LOOK = 1 << 16
+
+
+def refuse_pickle(name: str, data: bytes) -> None:
+    """Raise BundleFormatError where `data` is a pickle, or a container that pickles come in."""
+    for mark, what in _CONTAINERS:
+        if data.startswith(mark):
+            raise BundleFormatError(f"{name} is {what}; pickles and their containers are refused")
+    if data[257:262] == b"ustar":
+        raise BundleFormatError(
+            f"{name} is a tar archive; pickles and their containers are refused"
+        )
+    if is_pickle(data):
+        raise BundleFormatError(f"{name} is a pickle")
+    if _inflates(data):
+        raise BundleFormatError(f"{name} is compressed, as joblib writes pickles")
+
+
+def is_pickle(data: bytes) -> bool:
+    """Whether `data` starts with a pickle of any protocol, 0 to 5."""
+    marked = data[:1] == b"\x80" and data[1:2] <= b"\x05"
+    names = set()
+    count = 0
+    try:
+        for opcode, _, position in pickletools.genops(io.BytesIO(data)):
+            names.add(opcode.name)
+            count += 1
+            if opcode.name == "STOP":
+                whole = position == len(data) - 1 and count > 1
+                return marked or whole or bool(names & _CALLS)
+            if count >= (_ENOUGH if marked else _MANY):
+                return True
+    except Exception:  # noqa: BLE001 - whatever the disassembler stumbles over is not a pickle
+        return marked and bool(names & _CALLS)
+    return False
+
+
+def _inflates(data: bytes) -> bool:
+    """Whether `data` starts with a gzip, zlib, bzip2 or lzma stream."""
+    head = data[:_LOOK]
+    try:
+        if head[:3] == b"\x1f\x8b\x08":
+            return bool(zlib.decompressobj(31).decompress(head, _LOOK))
+        if head[:1] == b"\x78" and len(head) > 2 and int.from_bytes(head[:2], "big") % 31 == 0:
+            return bool(zlib.decompressobj().decompress(head, _LOOK))
+        if head[:3] == b"BZh":
+            bz2.BZ2Decompressor().decompress(head, _LOOK)
+            return True
+        if head[:3] == b"\x5d\x00\x00":
+            lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(head, _LOOK)
+            return True
+    except (zlib.error, OSError, ValueError, EOFError, lzma.LZMAError):
+        return False
+    return False

@@ -1,0 +1,160 @@
+"""Publish a directory of files so that readers see all of the old one or all of the new one.
+
+The files are written and synced beside the target, then one rename makes them visible. Where a
+bundle is there already, Linux exchanges the two directories in one step; elsewhere replacing is
+refused. A publisher that is killed leaves at most a hidden directory, which the next one removes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from interlock.bundle.manifest import MANIFEST, REPORTS, SIGNATURE
+from interlock.kernel.errors import BundleFormatError, ConfigError
+
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_AT_FDCWD = -100
+
+
+def publish(
+    directory: Path,
+    files: Mapping[str, bytes],
+    check: Callable[[Path], None] = lambda written: None,
+) -> Path:
+    """Write `files` (name -> content) as the whole content of `directory`, atomically.
+
+    `check` sees the written directory before it becomes visible; what it raises stops the
+    publication. Returns the path with its symlinks resolved. Raises ConfigError where `directory`
+    exists and is no bundle, or where this system cannot replace a directory in one step.
+    """
+    target = directory.absolute().resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _only_publisher(target.parent) as parent:
+        prefix = f".{target.name}.publish-"
+        for stale in target.parent.glob(f"{_escape(prefix)}*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        _check_target(target)
+        written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            _write(written, files)
+            check(written)
+            _make_visible(written, target)
+            os.fsync(parent)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+    return target
+
+
+def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
+    """Put `signature.json` into a published bundle, in one step.
+
+    Raises BundleFormatError where the bundle has been replaced since `manifest` was read.
+    """
+    target = directory.absolute().resolve()
+    with _only_publisher(target.parent) as parent:
+        prefix = f".{target.name}.publish-"
+        written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        try:
+            _write(written, {SIGNATURE: signature})
+            if (target / MANIFEST).read_bytes() != manifest:
+                raise BundleFormatError(f"the bundle at {target} was replaced while it was signed")
+            (written / SIGNATURE).rename(target / SIGNATURE)
+            _sync(target)
+            os.fsync(parent)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+
+
+@contextmanager
+def _only_publisher(parent: Path) -> Iterator[int]:
+    """Hold the parent directory's lock, so that a hidden directory found is a dead publisher's."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _check_target(target: Path) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ConfigError(f"{target} exists and is not a directory")
+    names = {entry.name for entry in target.iterdir()}
+    if names - REPORTS and MANIFEST not in names:
+        raise ConfigError(
+            f"{target} exists and is not a bundle; it is left alone",
+            hint="name a directory that does not exist yet",
+        )
+
+
+def _write(directory: Path, files: Mapping[str, bytes]) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    directory.chmod(0o777 & ~mask)
+    for name, data in files.items():
+        with (directory / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_visible(written: Path, target: Path) -> None:
+    """Rename `written` to `target`; `written` then names the old content, if there was any."""
+    if not target.exists():
+        if _rename(written, target, _RENAME_NOREPLACE):
+            return
+        written.rename(target)  # elsewhere than on Linux; replaces an empty directory at most
+        return
+    if not _rename(written, target, _RENAME_EXCHANGE):
+        raise ConfigError(
+            f"{target} exists, and this system cannot replace a directory in one step",
+            hint="publish under another name",
+        )
+
+
+def _rename(source: Path, target: Path, flags: int) -> bool:
+    """renameat2 with `flags`; False where the system or the file system does not have it."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    renameat2.argtypes = (
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint,
+    )
+    done = renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def _escape(text: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in text)

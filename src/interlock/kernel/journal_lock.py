@@ -1,0 +1,97 @@
+"""Exclusive holds on a journal or one of its runs, as lock files in `<journal>.locks/`.
+
+The operating system owns the lock: it is free as soon as the holder's process ends, also by
+kill -9, and forked children do not keep it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock, Timeout
+
+from interlock.kernel.errors import RunLockedError, StorageError
+
+PROBE_SECONDS = 0.25
+
+
+class FileHold:
+    """A lock file that this process holds until `release`."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self._lock = lock
+
+    @classmethod
+    def take(cls, journal: Path, name: str) -> FileHold | None:
+        """Hold `name`, or None where it is held already, by this or another process."""
+        # `is_held` holds the lock for a moment, which must not look like a holder.
+        return cls._acquire(journal, name, timeout=PROBE_SECONDS)
+
+    @classmethod
+    def is_held(cls, journal: Path, name: str) -> bool:
+        """Whether `name` is held at this moment, by this or another process."""
+        if not (lock_directory(journal) / f"{name}.lock").exists():
+            return False
+        try:
+            hold = cls._acquire(journal, name, timeout=0)
+        except StorageError:
+            return False  # only readers who may not lock come here, and they only look
+        if hold is not None:
+            hold.release()
+        return hold is None
+
+    @classmethod
+    def wait(cls, journal: Path, name: str, seconds: float) -> FileHold:
+        """Hold `name`, waiting up to `seconds`; RunLockedError where that was not enough."""
+        hold = cls._acquire(journal, f".{name}", timeout=seconds)
+        if hold is None:
+            raise RunLockedError(f"{journal} was being opened by another process for {seconds} s")
+        return hold
+
+    @classmethod
+    def _acquire(cls, journal: Path, name: str, *, timeout: float) -> FileHold | None:
+        directory = lock_directory(journal)
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.chmod(0o700)
+            # A soft lock would outlive kill -9, and a thread-local one would not keep others out.
+            lock = FileLock(
+                directory / f"{name}.lock", mode=0o600, thread_local=False, fallback_to_soft=False
+            )
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            return None
+        except OSError as error:
+            raise StorageError(
+                f"cannot lock {directory}/{name}.lock: {error.strerror or error}",
+                hint="check who owns the directory and that there is space",
+            ) from error
+        return cls(lock)
+
+    def release(self) -> None:
+        """Let go; releasing twice does nothing."""
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Delete the lock file while it is held; who waits for it starts over with a new one."""
+        if os.name == "posix":
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def __enter__(self) -> FileHold:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def lock_directory(journal: Path) -> Path:
+    """Where the lock files of `journal` are."""
+    return journal.with_name(f"{journal.name}.locks")

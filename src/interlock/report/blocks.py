@@ -1,0 +1,74 @@
+"""What a page is made of beside pictures: tables, tiles, definition lists, verdicts.
+
+Every function escapes the text it is given; only `Markup` passes unescaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from markupsafe import Markup, escape
+
+Tone = Literal["accepted", "flagged", "routed", "refused", "failed", "plain"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure to notice: a short label, the value, and a line below it."""
+
+    label: str
+    value: str
+    note: str = ""
+    tone: Tone = "plain"
+
+
+def paragraph(text: str) -> Markup:
+    """One paragraph."""
+    return Markup("<p>{}</p>").format(text)
+
+
+def tiles(items: Iterable[Tile]) -> Markup:
+    """Figures side by side."""
+    cells = Markup("").join(
+        Markup(
+            '<div class="tile {}"><span>{}</span><strong>{}</strong><small>{}</small></div>'
+        ).format(tile.tone, tile.label, tile.value, tile.note)
+        for tile in items
+    )
+    return Markup('<div class="tiles">{}</div>').format(cells)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Markup:
+    """A table; cells that read as numbers are aligned to the right."""
+    head = Markup("").join(Markup("<th>{}</th>").format(header) for header in headers)
+    body = Markup("").join(
+        Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell) for cell in row)) for row in rows
+    )
+    title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
+    return Markup(
+        '<div class="scroll"><table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(title, head, body)
+
+
+def facts(items: Iterable[tuple[str, object]]) -> Markup:
+    """Names and values, such as digests; values are set in a fixed-width face."""
+    rows = Markup("").join(
+        Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in items
+    )
+    return Markup("<dl>{}</dl>").format(rows)
+
+
+def verdict(tone: Tone, title: str, text: str) -> Markup:
+    """A boxed statement of what was found."""
+    return Markup('<div class="verdict {}"><strong>{}</strong><p>{}</p></div>').format(
+        tone, title, text
+    )
+
+
+def _cell(cell: object) -> Markup:
+    text = str(escape(cell))
+    numeric = bool(text) and text[0] in "+-−.0123456789"
+    kind = Markup(' class="number"') if numeric else Markup("")
+    return Markup("<td{}>{}</td>").format(kind, cell)

@@ -1,0 +1,68 @@
+"""One self-contained HTML page: no script, no font, no picture from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from interlock.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a line that says what to see in it, and blocks below."""
+
+    title: str
+    lead: str
+    blocks: Sequence[Markup]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report: title, a sentence below it, opening blocks, sections, and a last line."""
+
+    title: str
+    lead: str
+    opening: Sequence[Markup]
+    sections: Sequence[Section]
+    footer: str
+
+
+def render(page: Page) -> str:
+    """The page as HTML text."""
+    return _template().render(page=page)
+
+
+def write(page: Page, path: Path) -> Path:
+    """Write the page to `path`, whole or not at all; raises StorageError where that fails."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(render(page), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise StorageError(
+            f"cannot write the report '{path}': {error.strerror}",
+            hint="choose a directory that can be written to",
+        ) from None
+    return path
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("interlock.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

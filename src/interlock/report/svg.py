@@ -1,0 +1,223 @@
+"""Pictures as inline SVG: scatter plots with linear or logarithmic axes, and stacked bars.
+
+Colours come from the page's style sheet through the tones of `interlock.report.blocks`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from interlock.report.blocks import Tone
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 34.0, 44.0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high`; values outside are drawn at the edge."""
+
+    label: str
+    low: float
+    high: float
+    log: bool = False
+
+    def place(self, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Positions along the axis, 0 at `low` and 1 at `high`."""
+        clipped = np.clip(np.asarray(values, dtype=np.float64), self.low, self.high)
+        if self.log:
+            span = math.log(self.high / self.low)
+            return np.asarray(np.log(clipped / self.low) / span, dtype=np.float64)
+        return np.asarray((clipped - self.low) / (self.high - self.low), dtype=np.float64)
+
+    def ticks(self) -> list[float]:
+        """Powers of ten on a logarithmic axis, else about five round values."""
+        if self.log:
+            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
+            every = max(1, (last - first + 5) // 6)
+            return [10.0**power for power in range(first, last + 1, every)]
+        raw = (self.high - self.low) / 5
+        unit = 10 ** math.floor(math.log10(raw))
+        step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
+        first = math.ceil(self.low / step)
+        return [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One named group of points; NaN points are left out."""
+
+    name: str
+    tone: Tone
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    size: float = 3.0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A dashed line across the plot at a value of one axis (`x` or `y`), with its name.
+
+    The name of an `x` guide stands to its right, or to its left with `left`.
+    """
+
+    axis: str
+    value: float
+    label: str
+    left: bool = False
+
+
+def scatter(
+    groups: Sequence[Dots],
+    x: Axis,
+    y: Axis,
+    *,
+    guides: Iterable[Guide] = (),
+    circles: Iterable[float] = (),
+    width: int = 620,
+    height: int = 460,
+    caption: str = "",
+    key: bool = True,
+) -> Markup:
+    """Points in groups, with a key above unless `key` is false.
+
+    `circles` are radii about the origin, in units of x.
+    """
+    inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def across(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _LEFT + x.place(values) * inner_w
+
+    def up(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _TOP + (1 - y.place(values)) * inner_h
+
+    parts = [_frame(x, y, across, up, width, height)]
+    for radius in circles:
+        size = float(across(radius) - across(0.0))
+        parts.append(
+            Markup('<circle class="outline" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
+                float(across(0.0)), float(up(0.0)), size
+            )
+        )
+    parts += [_dots(group, across, up) for group in groups]
+    parts += [_guide(guide, across, up, width, height) for guide in guides]
+    if key:
+        parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
+    return _figure(parts, width, height, caption)
+
+
+def stacked_bar(
+    shares: Sequence[tuple[str, Tone, int]], *, width: int = 960, caption: str = ""
+) -> Markup:
+    """One bar whose parts add up to the whole, each named with its count and share."""
+    total = sum(count for _, _, count in shares)
+    parts: list[Markup] = []
+    left = 0.0
+    for name, tone, count in shares:
+        size = width * count / total if total else 0.0
+        parts.append(
+            Markup(
+                '<rect class="bar {}" x="{:.2f}" y="30" width="{:.2f}" height="26">'
+                "<title>{}: {:,}</title></rect>"
+            ).format(tone, left, size, name, count)
+        )
+        left += size
+    named = [
+        (f"{name} {count / total:.1%}" if total else name, tone, count)
+        for name, tone, count in shares
+    ]
+    parts.append(_key(named, left=0.0))
+    return _figure(parts, width, 60, caption)
+
+
+def side_by_side(figures: Iterable[Markup]) -> Markup:
+    """Figures next to each other where the page is wide enough."""
+    return Markup('<div class="pair">{}</div>').format(Markup("").join(figures))
+
+
+def _frame(x: Axis, y: Axis, across: Any, up: Any, width: int, height: int) -> Markup:
+    bottom, right = height - _BOTTOM, width - _RIGHT
+    parts = [
+        Markup('<path class="axis" d="M{:.1f} {:.1f}V{:.1f}H{:.1f}"/>').format(
+            _LEFT, _TOP, bottom, right
+        )
+    ]
+    for tick in x.ticks():
+        parts.append(
+            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+                float(across(tick)), bottom + 17, _number(tick)
+            )
+        )
+    for tick in y.ticks():
+        parts.append(
+            Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                _LEFT - 7, float(up(tick)) + 4, _number(tick)
+            )
+        )
+    parts.append(
+        Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+            (_LEFT + right) / 2, height - 8, x.label
+        )
+    )
+    parts.append(
+        Markup(
+            '<text transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
+        ).format((_TOP + bottom) / 2, y.label)
+    )
+    return Markup("").join(parts)
+
+
+def _dots(group: Dots, across: Any, up: Any) -> Markup:
+    kept = ~(np.isnan(group.x) | np.isnan(group.y))
+    points = zip(across(group.x[kept]).tolist(), up(group.y[kept]).tolist(), strict=True)
+    # A line of no length with a round cap is a dot, at a tenth of a circle element's bytes.
+    path = "".join(f"M{px:.1f} {py:.1f}h0" for px, py in points)
+    return Markup('<path class="dots {}" stroke-width="{:g}" d="{}"/>').format(
+        group.tone, group.size, path
+    )
+
+
+def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
+    if guide.axis == "x":
+        at = float(across(guide.value))
+        return Markup(
+            '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/><text x="{:.1f}" y="{:.1f}">{}</text>'
+        ).format(at, _TOP, height - _BOTTOM, at + 5, _TOP + 12, guide.label)
+    at = float(up(guide.value))
+    return Markup(
+        '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
+    ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
+
+
+def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Markup:
+    parts = []
+    for name, tone, count in entries:
+        label = f"{name} ({count:,})"
+        parts.append(
+            Markup(
+                '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
+                '<text class="name" x="{:.1f}" y="16">{}</text>'
+            ).format(tone, left + 5, left + 15, label)
+        )
+        left += 34 + 7.3 * len(label)
+    return Markup("").join(parts)
+
+
+def _figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Markup:
+    below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
+    return Markup(
+        '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
+    ).format(width, height, caption, Markup("").join(parts), below)
+
+
+def _number(value: float) -> str:
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.6g}"

@@ -1,0 +1,369 @@
+"""The driver on a real journal: what ends up recorded, and how a run is stopped and resumed."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interlock.kernel.drive import RunSummary, drive
+from interlock.kernel.errors import InterruptedRunError, JournalError, StorageError
+from interlock.kernel.executor import LocalExecutor, Work
+from interlock.kernel.journal import Item, Journal, JournalRun
+from interlock.kernel.outcome import Outcome, Status
+
+ITEMS = 40
+END = 60.0
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal.db") as journal:
+        yield journal
+
+
+def start(journal: Journal, items: Sequence[Any] = range(ITEMS)) -> JournalRun:
+    return journal.create_run(
+        "test", config={}, items=[Item(f"k{n}", item) for n, item in enumerate(items)], run_id="r"
+    )
+
+
+def resume(journal: Journal) -> JournalRun:
+    return journal.resume_run("r", config={}, items=None)
+
+
+def go(run: JournalRun, work: Work | str, **options: Any) -> RunSummary:
+    """Drive `run` with a fresh executor."""
+    names = ("workers", "kind", "queued", "time_limit")
+    given = {name: options.pop(name) for name in names if name in options}
+    with run, LocalExecutor(work, **given) as executor:
+        return drive(run, run.payload, executor, **options)
+
+
+def double(items: Sequence[int]) -> list[Outcome[int]]:
+    return [Outcome(Status.ACCEPTED, value=2 * item) for item in items]
+
+
+def recorded(journal: Journal) -> dict[str, Any]:
+    return {key: outcome.value for key, outcome in journal.outcomes("r")}
+
+
+def whole() -> dict[str, Any]:
+    return {f"k{n}": 2 * n for n in range(ITEMS)}
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_every_item_is_recorded(journal: Journal, batch: int) -> None:
+    summary = go(start(journal), double, workers=3, batch=batch)
+    assert recorded(journal) == whole()
+    assert (summary.run_id, summary.recorded, summary.sent, summary.lost) == ("r", ITEMS, ITEMS, 0)
+    assert summary.counts[Status.ACCEPTED] == ITEMS
+    assert journal.info("r").state == "done"
+
+
+def test_a_run_that_is_done_asks_for_nothing(journal: Journal) -> None:
+    go(start(journal), double)
+    assert go(resume(journal), double).sent == 0
+
+
+def test_results_come_in_order_where_asked_for(journal: Journal) -> None:
+    rng = random.Random(4)
+    delays = {n: rng.choice((0.0, 0.01)) for n in range(ITEMS)}
+    seen: list[str] = []
+
+    def late(items: Sequence[int]) -> list[Outcome[int]]:
+        time.sleep(sum(delays[item] for item in items))
+        return double(items)
+
+    go(
+        start(journal),
+        late,
+        workers=4,
+        batch=2,
+        ordered=True,
+        on_result=lambda key, outcome: seen.append(key),
+    )
+    assert seen == [f"k{n}" for n in range(ITEMS)]
+
+
+def test_one_executor_serves_two_runs(journal: Journal) -> None:
+    with LocalExecutor(double, workers=2) as executor, start(journal) as run:
+        drive(run, run.payload, executor)
+        other = journal.create_run("other", config={}, items=[Item("x", 21)], run_id="o")
+        with other:
+            drive(other, other.payload, executor)
+    assert [outcome.value for _, outcome in journal.outcomes("o")] == [42]
+
+
+def test_broken_items_fail_and_the_others_do_not(journal: Journal) -> None:
+    def work(items: Sequence[Any]) -> list[Outcome[Any]]:
+        if "raise" in items:
+            raise ValueError("text that must not be kept")
+        return [
+            Outcome(Status.ACCEPTED, value=object() if item == "object" else item) for item in items
+        ]
+
+    summary = go(start(journal, [1, "raise", "object", 4]), work, workers=2)
+    outcomes = dict(journal.outcomes("r"))
+    assert [outcomes[f"k{n}"].value for n in (0, 3)] == [1, 4]
+    assert outcomes["k1"].reasons == ("work: raised ValueError",)
+    assert outcomes["k2"].reasons == ("record: input",)
+    assert summary.counts[Status.FAILED] == 2
+
+
+def test_an_item_that_cannot_be_loaded_fails_alone(journal: Journal) -> None:
+    def load(key: str) -> int:
+        if key == "k3":
+            raise FileNotFoundError("/a/path/that/must/not/be/kept")
+        return int(key[1:])
+
+    with start(journal) as run, LocalExecutor(double) as executor:
+        drive(run, load, executor)
+    outcomes = dict(journal.outcomes("r"))
+    assert outcomes["k3"].reasons == ("load: raised FileNotFoundError",)
+    assert sum(outcome.status.usable for outcome in outcomes.values()) == ITEMS - 1
+
+
+def test_a_journal_that_cannot_be_read_ends_the_run(journal: Journal) -> None:
+    def load(key: str) -> int:
+        raise JournalError("the file is gone")
+
+    with (
+        start(journal) as run,
+        LocalExecutor(double) as executor,
+        pytest.raises(JournalError, match="gone"),
+    ):
+        drive(run, load, executor)
+    assert recorded(journal) == {}
+
+
+def test_a_killer_is_tried_alone_and_given_up(journal: Journal) -> None:
+    summary = go(
+        start(journal, [1, 2, "die", 4, 5, 6]),
+        "support.work:obedient",
+        kind="processes",
+        workers=2,
+        batch=3,
+        max_crashes=3,
+    )
+    outcomes = dict(journal.outcomes("r"))
+    assert outcomes["k2"].reasons == ("worker: engine_crash",)
+    assert [outcomes[f"k{n}"].value for n in (0, 1, 3, 4, 5)] == [1, 2, 4, 5, 6]
+    # Once in its group and twice alone; its two neighbours were sent a second time.
+    assert (summary.lost, summary.sent) == (3, 6 + 2 + 2)
+
+
+def test_a_hang_is_not_tried_again_alone(journal: Journal) -> None:
+    summary = go(
+        start(journal, [1, "hang"]),
+        "support.work:obedient",
+        kind="processes",
+        time_limit=1.0,
+        max_crashes=9,
+    )
+    assert dict(journal.outcomes("r"))["k1"].reasons == ("worker: deadline",)
+    assert summary.lost == 1
+
+
+def signals_at(item: int, number: int) -> Work:
+    """Work that sends this process a signal once, when it comes to `item`."""
+    sent = threading.Event()
+
+    def work(items: Sequence[int]) -> list[Outcome[int]]:
+        if item in items and not sent.is_set():
+            sent.set()
+            os.kill(os.getpid(), number)
+        time.sleep(0.001)
+        return double(items)
+
+    return work
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_and_it_resumes(journal: Journal, number: int) -> None:
+    work = signals_at(10, number)
+    notes: list[str] = []
+
+    class Notes:
+        def advance(self, counts: object) -> None: ...
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    with pytest.raises(InterruptedRunError, match="run 'r' was interrupted after") as stopped:
+        go(start(journal), work, workers=2, progress=Notes())
+    assert "--resume" in stopped.value.hint
+    before = recorded(journal)
+    # In flight at the signal, and therefore finished, were at most 4 tasks beyond item 10.
+    assert 10 < len(before) <= 11 + 4 + 4
+    assert journal.info("r").state == "interrupted"
+    assert len(notes) <= 1
+    summary = go(resume(journal), work, workers=2)
+    assert recorded(journal) == whole()
+    assert summary.sent == ITEMS - len(before)
+
+
+def test_a_stop_while_the_last_items_end_leaves_the_run_done(journal: Journal) -> None:
+    summary = go(start(journal), signals_at(ITEMS - 1, signal.SIGINT), workers=2)
+    assert summary.recorded == ITEMS
+    assert journal.info("r").state == "done"
+
+
+def test_a_second_signal_stops_at_once(journal: Journal) -> None:
+    release = threading.Event()
+
+    def work(items: Sequence[int]) -> list[Outcome[int]]:
+        if items[0] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+            release.wait(END)
+        return double(items)
+
+    with pytest.raises(InterruptedRunError):
+        go(start(journal), work, workers=1, queued=0, grace=END)
+    assert len(recorded(journal)) == 5
+    release.set()
+    go(resume(journal), double)
+    assert recorded(journal) == whole()
+
+
+def test_a_third_signal_gets_out_of_code_that_hangs(journal: Journal) -> None:
+    def load(key: str) -> int:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(END)
+        return 0
+
+    with start(journal) as run, LocalExecutor(double) as executor, pytest.raises(KeyboardInterrupt):
+        drive(run, load, executor)
+    go(resume(journal), double)
+    assert recorded(journal) == whole()
+
+
+def test_what_does_not_end_within_the_grace_is_left_for_later(journal: Journal) -> None:
+    stop = threading.Event()
+
+    def hang_after_three(key: str, outcome: Outcome[Any]) -> None:
+        if key == "k2":
+            stop.set()
+
+    items = [1, 2, 3, "hang", 5]
+    with pytest.raises(InterruptedRunError):
+        go(
+            start(journal, items),
+            "support.work:obedient",
+            kind="processes",
+            queued=1,
+            stop=stop,
+            grace=0.3,
+            on_result=hang_after_three,
+        )
+    assert recorded(journal) == {"k0": 1, "k1": 2, "k2": 3}
+    assert journal.info("r").state == "interrupted"
+
+
+def test_handlers_are_restored_whatever_happens(journal: Journal) -> None:
+    def handlers() -> list[Any]:
+        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    before = handlers()
+    inside: list[Any] = []
+    go(start(journal), double, on_result=lambda *_: inside.extend(handlers()))
+    assert handlers() == before
+    assert not set(inside) & set(before)
+
+    def break_down(key: str, outcome: Outcome[Any]) -> None:
+        raise OSError("the reader is gone")
+
+    other = journal.create_run("o", config={}, items=[Item("x", 1)], run_id="o")
+    with pytest.raises(OSError, match="gone"):
+        go(other, double, on_result=break_down)
+    assert handlers() == before
+
+
+def test_it_works_outside_the_main_thread(journal: Journal) -> None:
+    run = start(journal)
+    stop = threading.Event()
+    raised: list[BaseException] = []
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[Any] = []
+
+    def look(key: str, outcome: Outcome[Any]) -> None:
+        seen.append(signal.getsignal(signal.SIGINT))
+        if len(seen) == 5:
+            stop.set()
+
+    def body() -> None:
+        try:
+            go(run, double, stop=stop, on_result=look)
+        except InterruptedRunError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join(END)
+    assert not thread.is_alive()
+    assert len(raised) == 1
+    assert set(seen) == {before}
+    go(resume(journal), double)
+    assert recorded(journal) == whole()
+
+
+def test_a_failed_write_ends_the_run_and_keeps_what_was_acknowledged(journal: Journal) -> None:
+    acknowledged: list[str] = []
+
+    class FullDisk:
+        """The journal's run, with a disk that is full from the fourth write of outcomes on."""
+
+        def __init__(self, run: JournalRun) -> None:
+            self.run_id = run.run_id
+            self.pending, self.begin, self.finish = run.pending, run.begin, run.finish
+            self._run = run
+            self._writes = 0
+
+        def record(self, results: Sequence[tuple[str, Outcome[Any]]]) -> None:
+            self._writes += 1
+            if self._writes >= 4:
+                raise StorageError("the disk is full")
+            self._run.record(results)
+
+    with start(journal) as run, LocalExecutor(double) as executor, pytest.raises(StorageError):
+        drive(
+            FullDisk(run),
+            run.payload,
+            executor,
+            on_result=lambda key, outcome: acknowledged.append(key),
+        )
+    assert acknowledged
+    assert sorted(recorded(journal)) == sorted(acknowledged)
+    go(resume(journal), double)
+    assert recorded(journal) == whole()
+
+
+def test_work_in_flight_stays_bounded(journal: Journal) -> None:
+    """However many items are pending, only a few are loaded ahead of what is recorded."""
+    loaded = finished = most = 0
+
+    def count_loads(load: Callable[[str], Any]) -> Callable[[str], Any]:
+        def counted(key: str) -> Any:
+            nonlocal loaded, most
+            loaded += 1
+            most = max(most, loaded - finished)
+            return load(key)
+
+        return counted
+
+    def count_results(key: str, outcome: Outcome[Any]) -> None:
+        nonlocal finished
+        finished += 1
+
+    with start(journal, range(3000)) as run, LocalExecutor(double, workers=2) as executor:
+        drive(run, count_loads(run.payload), executor, batch=5, on_result=count_results)
+    assert finished == 3000
+    assert most <= executor.capacity * 5

@@ -1,0 +1,21 @@
+"""Tables, tiles, facts and verdicts."""
+
+from interlock.report import blocks
+
+
+def test_table_aligns_numbers_and_escapes_the_rest() -> None:
+    html = blocks.table(["step", "asked"], [["model <x>", "10,000"], ["analytic", "-3"]], "Steps")
+    assert html.count('<td class="number">') == 2
+    assert "<td>model &lt;x&gt;</td>" in html
+    assert "<caption>Steps</caption>" in html
+
+
+def test_tiles_carry_their_tone() -> None:
+    html = blocks.tiles([blocks.Tile("lost", "0", "after kill -9", "accepted")])
+    assert '<div class="tile accepted">' in html
+    assert "<strong>0</strong>" in html
+
+
+def test_facts_and_verdicts_escape() -> None:
+    assert "<dd>a&amp;b</dd>" in blocks.facts([("name", "a&b")])
+    assert "<p>&lt;p&gt;</p>" in blocks.verdict("refused", "title", "<p>")

@@ -1,0 +1,95 @@
+"""The arm's kinematics and its damped solver."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.counts import count
+
+from interlock.strict.arm.kinematics import ARM, damped_rates, jacobian, tip, tracking_error
+
+ANGLES = st.one_of(
+    st.floats(-10, 10),
+    st.sampled_from([0.0, -0.0, math.pi, -math.pi, math.pi / 2, 1e-300, 1e-9, 1e9]),
+)
+SPEEDS = st.one_of(st.floats(-10, 10), st.sampled_from([0.0, 5e-324, 1e-300, 1e-12, 1e6, 1e100]))
+POSTURE, VELOCITY = st.tuples(ANGLES, ANGLES), st.tuples(SPEEDS, SPEEDS)
+
+
+def test_the_stretched_arm_reaches_both_link_lengths() -> None:
+    np.testing.assert_allclose(tip(ARM, [[0.0, 0.0]]), [[0.9, 0.0]])
+
+
+def test_the_folded_arm_reaches_their_difference() -> None:
+    np.testing.assert_allclose(tip(ARM, [[0.0, math.pi]]), [[0.1, 0.0]], atol=1e-15)
+
+
+@given(POSTURE.filter(lambda posture: max(map(abs, posture)) < 100))
+@settings(deadline=None)
+def test_the_jacobian_is_the_derivative_of_the_tip(posture: tuple[float, float]) -> None:
+    theta, step = np.array([posture]), 1e-6
+    for joint in range(2):
+        nudge = np.zeros((1, 2))
+        nudge[0, joint] = step
+        difference = (tip(ARM, theta + nudge) - tip(ARM, theta - nudge)) / (2 * step)
+        np.testing.assert_allclose(jacobian(ARM, theta)[0, :, joint], difference[0], atol=1e-8)
+
+
+@given(POSTURE, VELOCITY)
+@settings(max_examples=count(300, 20_000), deadline=None)
+def test_rates_are_finite_and_within_the_drives_limit(
+    posture: tuple[float, float], velocity: tuple[float, float]
+) -> None:
+    rates = damped_rates(ARM, [posture], [velocity])
+    assert np.all(np.abs(rates) <= ARM.rate_limit)
+
+
+@given(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), POSTURE)
+@settings(max_examples=count(300, 20_000), deadline=None)
+def test_rates_are_exact_where_the_drives_can_follow(
+    wanted_rates: tuple[float, float], posture: tuple[float, float]
+) -> None:
+    velocity = jacobian(ARM, [posture])[0] @ np.array(wanted_rates)
+    # The rates that give this velocity are within the limit; the solver may find others near a
+    # singularity, but they must give the same velocity.
+    rates = damped_rates(ARM, [posture], [velocity])
+    reached = jacobian(ARM, [posture])[0] @ rates[0]
+    np.testing.assert_allclose(reached, velocity, atol=1e-9)
+
+
+def test_rates_are_damped_onto_the_limit_where_the_drives_cannot_follow() -> None:
+    theta, v = np.array([[0.3, 1e-6]]), np.array([[-1.0, 0.2]])
+    exact = np.linalg.solve(jacobian(ARM, theta)[0], v[0])
+    assert np.abs(exact).max() > ARM.rate_limit
+    rates = damped_rates(ARM, theta, v)
+    assert np.abs(rates).max() == pytest.approx(ARM.rate_limit)
+    assert np.sign(rates[0]).tolist() == np.sign(exact).tolist()
+
+
+def test_an_exactly_singular_arm_that_shall_stand_still_stands_still() -> None:
+    np.testing.assert_array_equal(damped_rates(ARM, [[0.0, 0.0]], [[0.0, 0.0]]), [[0.0, 0.0]])
+
+
+def test_rates_do_not_depend_on_the_other_rows() -> None:
+    rng = np.random.default_rng(3)
+    theta, v = rng.uniform(-3, 3, (50, 2)), rng.uniform(-1, 1, (50, 2))
+    alone = np.concatenate([damped_rates(ARM, theta[i : i + 1], v[i : i + 1]) for i in range(50)])
+    np.testing.assert_array_equal(damped_rates(ARM, theta, v), alone)
+
+
+@pytest.mark.parametrize(
+    ("v", "dq", "error"),
+    [
+        ([0.4, 0.0], [0.0, 0.0], 1.0),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.0, 0.0], [1.0, 0.0], math.inf),
+        ([0.4, 0.0], [math.nan, 0.0], math.nan),
+    ],
+)
+def test_tracking_error(v: list[float], dq: list[float], error: float) -> None:
+    found = tracking_error(ARM, [[0.3, 1.0]], [v], [dq])
+    np.testing.assert_array_equal(found, [error])
