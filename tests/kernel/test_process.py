@@ -470,6 +470,19 @@ def test_a_connection_closed_by_a_living_worker_is_a_crash(worker: WorkerProcess
     assert gone(pid)
 
 
+def test_a_death_is_noticed_though_another_holds_the_connection(worker: WorkerProcess) -> None:
+    with pytest.raises(EngineCrashError, match="status 4"):
+        worker.call(["leave_heir"], deadline=Deadline.after(4))
+    assert worker.call(["echo", 1]) == 1
+
+
+def test_closing_ends_a_process_that_does_not_leave(worker: WorkerProcess) -> None:
+    pid = worker.call(["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    worker.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_forked_copy_of_the_parent_gets_a_process_of_its_own(worker: WorkerProcess) -> None:
     pid = worker.call(["pid"])
     copy = os.fork()
