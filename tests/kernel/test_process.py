@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from support.counts import count
 from support.processes import gone, running
 
 from interlock.kernel import frames
@@ -297,7 +298,6 @@ def test_whatever_the_worker_sends_the_parent_survives(worker: WorkerProcess, da
     with pytest.raises(EngineCrashError):
         worker.call(["write_raw", data], deadline=Deadline.after(20))
     assert gone(pid)
-    assert worker.call(["echo", 1]) == 1
 
 
 def test_half_an_answer_is_waited_for_until_the_deadline(worker: WorkerProcess) -> None:
@@ -461,6 +461,57 @@ def test_ctrl_c_in_the_parent_does_not_mix_up_answers(worker: WorkerProcess) -> 
         worker.call(["hang"], deadline=Deadline.after(20))
     timer.join()
     assert worker.call(["echo", "mine"]) == "mine"
+
+
+def test_a_connection_closed_by_a_living_worker_is_a_crash(worker: WorkerProcess) -> None:
+    pid = worker.call(["pid"])
+    with pytest.raises(EngineCrashError, match="closed its connection"):
+        worker.call(["close_connection"])
+    assert gone(pid)
+
+
+def test_a_death_is_noticed_though_another_holds_the_connection(worker: WorkerProcess) -> None:
+    with pytest.raises(EngineCrashError, match="status 4"):
+        worker.call(["leave_heir"], deadline=Deadline.after(4))
+    assert worker.call(["echo", 1]) == 1
+
+
+def test_closing_ends_a_process_that_does_not_leave(worker: WorkerProcess) -> None:
+    pid = worker.call(["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    worker.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_forked_copy_of_the_parent_gets_a_process_of_its_own(worker: WorkerProcess) -> None:
+    pid = worker.call(["pid"])
+    copy = os.fork()
+    if copy == 0:
+        status = 1
+        try:
+            own = worker.call(["pid"], deadline=Deadline.after(20))
+            worker.close()
+            status = 0 if own != pid and not worker.alive else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 0
+    assert worker.call(["pid"]) == pid
+
+
+def test_many_kills_leave_no_descriptor_process_or_thread(worker: WorkerProcess) -> None:
+    def resources() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    worker.start()
+    before = resources()
+    pids = []
+    for _ in range(count(5, 200)):
+        pids.append(worker.call(["pid"]))
+        worker.kill()
+        assert gone(pids[-1])
+    worker.start()
+    assert resources() == before
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 PARENT = """

@@ -76,12 +76,13 @@ def _accepts_anything(rows: Any, *rest: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "mutant"),
+    ("owner", "name", "mutant"),
     [
         (route, "_judge", _single_skips_a_guard),
         (batch_route, "_judge", _batch_skips_a_guard),
         (batch_route, "_run_step", _sends_all_rows_on),
         (batch_route, "_run_step", _loses_a_row),
+        (route.Route, "gate", lambda *_: None),
         (route, "call_with_retry", _retries_for_ever),
         (batch_route, "call_with_retry", _retries_everything),
         (route, "late", lambda *_: False),
@@ -94,6 +95,7 @@ def _accepts_anything(rows: Any, *rest: Any) -> Any:
         "skips a guard in a batch",
         "sends answered rows on",
         "loses a row",
+        "asks what is not available",
         "retries for ever",
         "retries what is final",
         "uses a late answer",
@@ -103,9 +105,9 @@ def _accepts_anything(rows: Any, *rest: Any) -> Any:
     ],
 )
 def test_a_broken_route_is_caught(
-    module: Any, name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, name, mutant)
+    monkeypatch.setattr(owner, name, mutant)
     assert first_caught(MUTANT_SEEDS, simulate) is not None
 
 

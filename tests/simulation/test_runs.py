@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from simulation.seeds import first_caught, run_seeds
-from simulation.world import FakeStore, World, simulate
+from simulation.store import FakeStore
+from simulation.world import World, simulate
 from support.counts import count
 
 from interlock.kernel import drive as drive_module
@@ -74,7 +75,13 @@ def _passes_over_a_failed_write(drive: Any, results: list[Result]) -> list[Resul
         return []
 
 
-_record = drive_module._Drive._record
+def _hands_out_first(drive: Any, results: list[Result]) -> None:
+    for result in results:
+        drive._on_result(result.key, result.outcome)
+    _keep(drive, results)
+
+
+_record, _keep = drive_module._Drive._record, drive_module._Drive._keep
 _settle = Dispatcher.settle
 
 
@@ -102,6 +109,7 @@ def _blames_the_group(dispatcher: Dispatcher, done: Completed) -> list[Result]:
     [
         (drive_module._Drive, "_record", _records_twice),
         (drive_module._Drive, "_record", _passes_over_a_failed_write),
+        (drive_module._Drive, "_keep", _hands_out_first),
         (Dispatcher, "settle", _forgets_lost_items),
         (Dispatcher, "settle", _believes_a_second_delivery),
         (Dispatcher, "settle", _blames_the_group),
@@ -110,6 +118,7 @@ def _blames_the_group(dispatcher: Dispatcher, done: Completed) -> list[Result]:
     ids=[
         "records twice",
         "passes over a failed write",
+        "hands out before recording",
         "forgets lost items",
         "believes a second delivery",
         "blames the group",

@@ -114,4 +114,5 @@ def _times_limit(q: Bits, form: Format, rng: np.random.Generator, limit: int) ->
         else:
             nearest = product.astype(form.name).view(form.bits).astype(np.int64)
     steps = rng.integers(-2, 3, q.size)
-    return np.clip(nearest + steps, 0, form.sign - 1).astype(form.bits)
+    clipped: Bits = np.clip(nearest + steps, 0, form.sign - 1).astype(form.bits)
+    return clipped

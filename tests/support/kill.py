@@ -11,8 +11,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,53 +51,66 @@ def run_and_kill(
     Raises AssertionError where the child fails by itself or hangs.
     """
     wanted = rng.randint(*after_lines)
-    child = _start(script, arguments)
-    lines: list[bytes] = []
-    try:
-        assert child.stdout is not None
-        while len(lines) < wanted:
-            line = child.stdout.readline()
-            if not line:
-                break  # it ended, or it is about to
-            lines.append(line)
-        time.sleep(rng.uniform(0.0, extra_seconds))
-    finally:
-        _kill_group(child)
-        rest, errors = child.communicate(timeout=HANG_SECONDS)
-    return _ended(child, b"".join(lines) + rest, errors)
+    extra = rng.uniform(0.0, extra_seconds)
+    return _run(script, arguments, lambda lines: lines >= wanted, extra)
 
 
 def run_to_end(script: Path, arguments: Sequence[str] = ()) -> Ended:
     """Run `script` undisturbed; raises AssertionError where it fails or hangs."""
-    child = _start(script, arguments)
-    try:
-        output, errors = child.communicate(timeout=HANG_SECONDS)
-    finally:
-        _kill_group(child)
-    return _ended(child, output, errors)
+    return _run(script, arguments, lambda lines: False, 0.0)
 
 
-def _start(script: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def _run(
+    script: Path, arguments: Sequence[str], enough: Callable[[int], bool], extra_seconds: float
+) -> Ended:
     tests = Path(__file__).parents[1]
     paths = [str(tests), str(tests.parent / "src"), os.environ.get("PYTHONPATH", "")]
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        start_new_session=True,
-    )
+    hung = threading.Event()
+    # A file takes any amount of errors without blocking the child; a pipe does not.
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            start_new_session=True,
+        )
+
+        def end_hang() -> None:
+            hung.set()
+            _kill_group(child)
+
+        watchdog = threading.Timer(HANG_SECONDS, end_hang)
+        watchdog.start()
+        lines: list[str] = []
+        ended_by_us = False
+        try:
+            assert child.stdout is not None
+            with child.stdout:
+                while True:
+                    if not ended_by_us and enough(len(lines)):
+                        time.sleep(extra_seconds)
+                        _kill_group(child)
+                        ended_by_us = True
+                    # What it wrote before it was killed is still in the pipe.
+                    line = child.stdout.readline()
+                    if not line:
+                        break
+                    lines.append(line.decode().removesuffix("\n"))
+            child.wait()
+        finally:
+            _kill_group(child)
+            child.wait()
+            watchdog.cancel()
+        errors.seek(0)
+        text = errors.read().decode(errors="replace")
+    assert not hung.is_set(), f"the child hung after {len(lines)} lines: {text}"
+    killed = ended_by_us and child.returncode == -signal.SIGKILL
+    assert killed or child.returncode == 0, f"the child ended with {child.returncode}: {text}"
+    return Ended(acknowledged=lines, killed=killed, errors=text)
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:
     # The group outlives its leader where workers do, and its number is not reused before then.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def _ended(child: subprocess.Popen[bytes], output: bytes, errors: bytes) -> Ended:
-    text = errors.decode(errors="replace")
-    killed = child.returncode == -signal.SIGKILL
-    assert killed or child.returncode == 0, f"the child ended with {child.returncode}: {text}"
-    lines = output.decode().splitlines()
-    return Ended(acknowledged=lines, killed=killed, errors=text)

@@ -31,7 +31,8 @@ def build(
         sparse_initializer=list(sparse),
     )
     opset = helper.make_opsetid("", _OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=_IR)
+    return bytes(model.SerializeToString())
 
 
 def tensor(name: str, kind: int, shape: Sequence[Any]) -> Any:
@@ -87,54 +88,54 @@ def gather() -> bytes:
     )
 
 
-def text_length() -> bytes:
+def is_yes() -> bytes:
     """same (N,) = whether a text equals "yes"."""
     return build(
         [helper.make_node("Equal", ["text", "yes"], ["same"])],
         [tensor("text", TensorProto.STRING, ["N"])],
         [tensor("same", TensorProto.BOOL, ["N"])],
-        [helper.make_tensor("yes", TensorProto.STRING, [1], [b"yes"])],
+        [numpy_helper.from_array(np.array(["yes"], dtype=object), "yes")],
     )
 
 
-def endless_loop(*, folded: bool = False) -> bytes:
-    """A Loop of 2^62 turns over x (N,); `folded` makes all of it constant, for the optimizer."""
+def endless_loop() -> bytes:
+    """A Loop of 2^62 turns over x (1,)."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
             helper.make_node("Add", ["v", "v"], ["v_next"]),
         ],
         "body",
-        [tensor("turn", INT64, []), tensor("go", TensorProto.BOOL, []), tensor("v", FLOAT, [1])],
+        [
+            tensor("turn", INT64, []),
+            tensor("go", TensorProto.BOOL, []),
+            tensor("v", FLOAT, [1]),
+        ],
         [tensor("go_on", TensorProto.BOOL, []), tensor("v_next", FLOAT, [1])],
     )
-    start = "one" if folded else "x"
+    return build(
+        [helper.make_node("Loop", ["turns", "true", "x"], ["y"], body=body)],
+        [tensor("x", FLOAT, [1])],
+        [tensor("y", FLOAT, [1])],
+        [constant("turns", 1 << 62), constant("true", True, np.bool_)],
+    )
+
+
+def giant_product(size: int = 7000, *, folded: bool = False) -> bytes:
+    """One MatMul of (size, size) by (size, size), blown up from x (1,): a file of 300 bytes.
+
+    `folded` blows it up from a constant, so that the optimizer runs it while loading.
+    """
     return build(
         [
-            helper.make_node("Loop", ["turns", "true", start], ["end"], body=body),
-            helper.make_node("Add", ["x", "end"], ["y"]),
+            helper.make_node("Expand", ["one" if folded else "x", "shape"], ["a"]),
+            helper.make_node("MatMul", ["a", "a"], ["product"]),
+            helper.make_node("ReduceMax", ["product"], ["largest"], keepdims=0),
+            helper.make_node("Add", ["x", "largest"], ["y"]),
         ],
         [tensor("x", FLOAT, [1])],
         [tensor("y", FLOAT, [1])],
-        [
-            constant("turns", 1 << 62),
-            constant("true", True, np.bool_),
-            constant("one", [1], np.float32),
-        ],
-    )
-
-
-def giant_product(size: int = 7000) -> bytes:
-    """One MatMul of (size, size) by (size, size), blown up from x (1,): a file of 300 bytes."""
-    return build(
-        [
-            helper.make_node("Expand", ["x", "shape"], ["a"]),
-            helper.make_node("MatMul", ["a", "a"], ["product"]),
-            helper.make_node("ReduceMax", ["product"], ["y"], keepdims=0),
-        ],
-        [tensor("x", FLOAT, [1])],
-        [tensor("y", FLOAT, [])],
-        [constant("shape", [size, size])],
+        [constant("shape", [size, size]), constant("one", [1], np.float32)],
     )
 
 

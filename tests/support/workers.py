@@ -51,6 +51,19 @@ def options_back(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return lambda payload: options
 
 
+def lying_model(options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Stands where a model should be, and answers what its bytes say."""
+    one = np.ones(1)
+    answers = {
+        b"nothing": None,
+        b"a list": [1],
+        b"no array": {"y": [1.0]},
+        b"another output": {"z": one},
+        b"more than asked": {"y": one, "z": one},
+    }
+    return lambda payload: answers[options["model"]]
+
+
 def do_echo(value: Any) -> Any:
     return value
 
@@ -137,6 +150,12 @@ def do_drip() -> None:
         time.sleep(0.001)
 
 
+def do_close_connection() -> None:
+    """Close the connection on every descriptor, and live on."""
+    os.closerange(3, 64)
+    time.sleep(3600)
+
+
 def do_answer_twice(call: int) -> str:
     """Answer call number `call` directly, and then once more."""
     for part in frames.encode([True, "genuine"], call):
@@ -161,6 +180,15 @@ def do_facts() -> dict[str, Any]:
         "threads": os.environ["OMP_NUM_THREADS"],
         "path": list(sys.path),
     }
+
+
+def do_leave_heir() -> None:
+    """Die, and leave the connection open in a process that the kill cannot reach."""
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(5)
+        os._exit(0)
+    os._exit(4)
 
 
 def do_grandchild() -> int:

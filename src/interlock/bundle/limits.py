@@ -18,7 +18,7 @@ class BundleLimits:
     max_file_bytes         size of any one file
     max_total_bytes        size of all files together
     max_json_bytes         size of `metadata.json`; the manifest and the signature may have 4 MB
-    max_structure_bytes    bytes of the model outside its tensors' raw data; a parsed message can
+    max_structure_bytes    bytes of the model beside its tensors' data; a parsed message can
                            take about 100 times its encoded size in memory
     max_nodes              nodes of the graph, its subgraphs and the functions that it calls
     max_elements           elements of any one tensor or declared shape
@@ -31,7 +31,7 @@ class BundleLimits:
     max_file_bytes: int = PROTOBUF_LIMIT
     max_total_bytes: int = 2 * PROTOBUF_LIMIT
     max_json_bytes: int = 64 << 20
-    max_structure_bytes: int = 64 << 20
+    max_structure_bytes: int = 16 << 20
     max_nodes: int = 200_000
     max_elements: int = 2**31 - 1
     domains: frozenset[str] = DEFAULT_DOMAINS

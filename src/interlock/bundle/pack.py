@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 
+from interlock.bundle.contract import signature_of
 from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
 from interlock.bundle.load import Bundle, check_contents, load
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL, check_name, manifest_of
@@ -53,6 +54,15 @@ def pack(
 
     path = publish(Path(directory), {**parts, MANIFEST: listing.encode()}, load_back)
     return dataclasses.replace(loaded[0], path=path)
+
+
+def describe(
+    model: bytes | onnx.ModelProto | Path, name: str, *, limits: BundleLimits = DEFAULT_LIMITS
+) -> Metadata:
+    """Metadata of kind `model` with the graph's own signature and no smoke vectors."""
+    parsed = parse_model(_model_bytes(model, limits), limits)
+    inputs, outputs = signature_of(parsed)
+    return Metadata(name=name, kind="model", inputs=inputs, outputs=outputs)
 
 
 def _model_bytes(model: bytes | onnx.ModelProto | Path, limits: BundleLimits) -> bytes:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import helper
 
 from interlock.bundle.contract import decode_nodes, thresholds
 from interlock.bundle.decode_cases import Cases, expected, p_cases, q_cases
 from interlock.bundle.metadata import Array, Metadata, SmokeVector, StrictContract, parse_metadata
+from interlock.bundle.runtime import onnxruntime
 from interlock.kernel.errors import BundleContractError, BundleFormatError
+
+ort = onnxruntime()
 
 _OPEN_DIM = 2
 _REASON = 300
@@ -39,7 +41,7 @@ def check(model: bytes, metadata: Metadata) -> None:
         _check_decode(model, metadata, metadata.strict)
 
 
-def open_session(model: bytes, what: str) -> ort.InferenceSession:
+def open_session(model: bytes, what: str) -> Any:
     """A session over `model`, one thread, nothing logged; BundleFormatError where there is none."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -54,7 +56,7 @@ def open_session(model: bytes, what: str) -> ort.InferenceSession:
         raise BundleFormatError(f"ONNX Runtime refuses {what}: {_first_line(error)}") from None
 
 
-def _run(session: ort.InferenceSession, names: list[str], inputs: Mapping[str, Array]) -> list[Any]:
+def _run(session: Any, names: list[str], inputs: Mapping[str, Array]) -> list[Any]:
     try:
         return list(session.run(names, dict(inputs)))
     except MemoryError:
@@ -67,9 +69,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:_REASON]
 
 
-def _reproduce(
-    session: ort.InferenceSession, metadata: Metadata, vector: SmokeVector, index: int
-) -> None:
+def _reproduce(session: Any, metadata: Metadata, vector: SmokeVector, index: int) -> None:
     names = [spec.name for spec in metadata.outputs]
     for name, actual in zip(names, _run(session, names, vector.inputs), strict=True):
         wanted = vector.outputs[name]

@@ -24,7 +24,7 @@ from interlock.bundle.tensors import (
 from interlock.bundle.wire import check_wire
 from interlock.kernel.errors import BundleFormatError
 
-MAX_GRAPH_DEPTH = 32
+MAX_GRAPH_DEPTH = 16
 MAX_CALL_DEPTH = 32
 
 _FORBIDDEN = {

@@ -31,6 +31,7 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
         raise InputError(f"--requests is {requests}; the demo's figures need 100 or more")
     from interlock.demo import arm, journalled, page, signing, tamper
     from interlock.report.page import write
+    from interlock.strict.arm.shipped import SHIPPED
 
     def say(line: str) -> None:
         click.echo(line, err=as_json)
@@ -39,13 +40,13 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     say(f"serving {requests:,} requests to the arm, 35% of them near-singular")
     served = arm.serve(requests, seed)
     say("flipping one byte of the bundle")
-    refusal = tamper.flip_one_byte(arm.shipped_bundle(), seed)
+    refusal = tamper.flip_one_byte(SHIPPED, seed)
     say("running the same requests with a journal, killing the run half-way, resuming it")
     resumed = journalled.run_killed_and_resumed(output / "journal.sqlite", requests, seed)
     signed = None
     if signing.available():
         say("signing the bundle, and verifying it with the right and a wrong key")
-        signed = signing.sign_and_verify(arm.shipped_bundle())
+        signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
     found = page.Demo(served, refusal, resumed, signed)

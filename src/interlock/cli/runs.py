@@ -60,7 +60,7 @@ def list_runs(path: Path | None, as_json: bool) -> int:
                         run.run_id,
                         run.name,
                         run.state,
-                        f"{run.created:%Y-%m-%d %H:%M:%S}",
+                        f"{run.created:%Y-%m-%d %H:%M}",
                         run.items,
                         run.pending,
                         _counts(run),

@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlock.errors import EngineCrashError
+from interlock.errors import EngineCrashError, RunNotFoundError
 from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Status
 
@@ -39,8 +40,8 @@ class Resumed:
 
 def run_killed_and_resumed(journal: Path, n: int, seed: int) -> Resumed:
     """Run, kill -9 once half of the items are acknowledged, resume to the end, and compare."""
-    for leftover in journal.parent.glob(journal.name + "*"):
-        leftover.unlink()
+    with Journal.open(journal) as opened, suppress(RunNotFoundError):
+        opened.delete_run(RUN_ID)
     started = time.perf_counter()
     before = _run(journal, n, seed, kill_after=n // 2)
     with Journal.open(journal) as opened:

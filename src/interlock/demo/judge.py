@@ -23,7 +23,7 @@ def tip_velocity_error(
     """
     request = np.asarray(x, dtype=np.float64)
     rates = np.asarray(dq, dtype=np.float64)
-    usable = np.isfinite(rates).all(axis=1)
+    usable: npt.NDArray[np.bool_] = np.isfinite(rates[:, 0]) & np.isfinite(rates[:, 1])
     rates = np.where(usable[:, None], rates, 0.0)
     seconds = _ANGLE_STEP / np.maximum(np.abs(rates).max(axis=1), 1e-12)
 

@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 from markupsafe import Markup
 
@@ -14,7 +15,7 @@ from interlock.demo.arm import Served
 from interlock.demo.journalled import Resumed
 from interlock.demo.signing import Signed
 from interlock.demo.tamper import Refusal
-from interlock.kernel.monitor import wilson_interval
+from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
 from interlock.report.page import Page, Section
@@ -85,32 +86,53 @@ def _tiles(demo: Demo) -> Markup:
 
 def _shares(served: Served) -> Markup:
     return svg.stacked_bar(
-        [(name, _tone(tone), int(rows.sum())) for name, tone, rows in served.counts()],
+        [(name, tone, int(rows.sum())) for name, tone, rows in served.counts()],
     )
 
 
 def _where(served: Served) -> Section:
-    position = tip(ARM, served.requests.theta)
-    groups = [
-        svg.Dots(name, _tone(tone), position[rows, 0], position[rows, 1], 2.6)
-        for name, tone, rows in served.counts()
-    ]
+    theta, v = served.requests.theta, served.requests.v
+    position = tip(ARM, theta)
+    # The direction that a stretched or folded arm cannot move its tip in is the one it points in.
+    along = np.abs(np.einsum("ni,ni->n", position, v))
+    along /= np.hypot(*position.T) * np.hypot(*v.T)
+    angle = np.degrees(np.arccos(np.clip(along, 0.0, 1.0)))
+    distance = np.abs(np.sin(theta[:, 1].astype(np.float64)))
     reach, hole = ARM.first + ARM.second, abs(ARM.first - ARM.second)
     limit = reach * 1.06
+
+    def dots(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> list[svg.Dots]:
+        return [svg.Dots(name, tone, x[rows], y[rows], 2.6) for name, tone, rows in served.counts()]
+
     return Section(
         "Where the arm was",
-        f"Each dot is the tip's position at a request. The arm is singular when it is stretched "
-        f"(outer circle, {reach:g} m) or folded (inner circle, {hole:g} m): that is where "
-        "requests are flagged, routed and refused.",
+        "The arm is singular when it is stretched or folded. There its tip cannot move along the "
+        "arm, however fast the joints turn: requests there are flagged, routed and refused.",
         [
-            svg.scatter(
-                groups,
-                svg.Axis("x in m", -limit, limit),
-                svg.Axis("y in m", -limit, limit),
-                circles=(reach, hole),
-                width=900,
-                height=906,
-                caption=f"{len(served.requests):,} requests, 35% of them near-singular.",
+            svg.side_by_side(
+                [
+                    svg.scatter(
+                        dots(*position.T),
+                        svg.Axis("x in m", -limit, limit),
+                        svg.Axis("y in m", -limit, limit),
+                        circles=(reach, hole),
+                        width=560,
+                        height=566,
+                        key=False,
+                        caption=f"The tip's position at each request. Circles: stretched at "
+                        f"{reach:g} m, folded at {hole:g} m.",
+                    ),
+                    svg.scatter(
+                        dots(distance, angle),
+                        svg.Axis("|sin theta_2|, 0 at a singularity", 1e-4, 1.0, log=True),
+                        svg.Axis("angle between wanted velocity and arm, degrees", 0.0, 90.0),
+                        width=560,
+                        height=566,
+                        key=False,
+                        caption="The same requests by distance from a singularity and direction. "
+                        "Close to one, only velocities across the arm can be had.",
+                    ),
+                ]
             )
         ],
     )
@@ -130,6 +152,7 @@ def _errors(served: Served) -> Section:
                 f"{step.rows:,}",
                 f"{int(given.sum()):,}",
                 *(f"{value:.2e}" for value in quantiles),
+                f"{step.seconds / step.rows * 1e6:.2f}",
                 step.evidence[0].kind.value if step.evidence else "none",
             ]
         )
@@ -145,7 +168,18 @@ def _errors(served: Served) -> Section:
         f"Unsafe means above {TOLERANCE:.0%}.",
         [
             blocks.table(
-                ["step", "asked", "answered", "median", "90%", "99%", "largest", "evidence"], rows
+                [
+                    "step",
+                    "asked",
+                    "answered",
+                    "median",
+                    "90%",
+                    "99%",
+                    "largest",
+                    "µs a row",
+                    "evidence",
+                ],
+                rows,
             ),
             blocks.table(["step", "reason for a flag or for going on", "requests"], reasons),
         ],
@@ -171,7 +205,7 @@ def _masks(served: Served) -> Section:
                 svg.Axis("|Q|", 1e-6, 0.5, log=True),
                 svg.Axis("relative error of P / Q", 1e-6, 1e2, log=True),
                 guides=(
-                    svg.Guide("x", strict.tau_infer, "tau_infer"),
+                    svg.Guide("x", strict.tau_infer, "tau_infer", left=True),
                     svg.Guide("x", strict.tau_train, "tau_train"),
                     svg.Guide("y", TOLERANCE, "unsafe above"),
                 ),
@@ -241,7 +275,7 @@ def _bundle(demo: Demo) -> Section:
                 ("digest", demo.served.bundle.digest),
                 ("tau_infer", f"{metadata.strict.tau_infer:g}"),
                 ("tau_train", f"{metadata.strict.tau_train:g}"),
-                *((name, value) for name, value in sorted(metadata.provenance.items())),
+                *((name, _fact(value)) for name, value in sorted(metadata.provenance.items())),
             ]
         ),
         blocks.verdict(
@@ -309,6 +343,5 @@ def _limits() -> Section:
     )
 
 
-def _tone(name: str) -> blocks.Tone:
-    assert name in ("accepted", "flagged", "routed", "refused", "failed", "plain")
-    return name
+def _fact(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

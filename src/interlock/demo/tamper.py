@@ -39,7 +39,6 @@ def flip_one_byte(bundle: Path, seed: int) -> Refusal:
         try:
             load_onnx_runtime_bundle(copy)
         except BundleError as error:
-            code, message = error.code, error.message.replace(scratch, "…")
-        else:
-            code, message = None, "it was loaded"
-    return Refusal("model.onnx", offset, len(content), code, message)
+            message = error.message.replace(scratch, "…")
+            return Refusal("model.onnx", offset, len(content), error.code, message)
+    return Refusal("model.onnx", offset, len(content), None, "it was loaded")

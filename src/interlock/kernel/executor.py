@@ -205,9 +205,13 @@ class LocalExecutor:
             return
         for _ in self._threads:
             self._inbox.put(None)
-        for thread in self._threads:
+        for lane, thread in zip(self._lanes, self._threads, strict=True):
             # A thread that was cancelled may hang in foreign code for ever.
             thread.join(timeout=_CANCELLED_JOIN if self._cancelled else None)
+            if thread.is_alive():
+                # A process that was just being started when the others were killed.
+                lane.kill()
+                thread.join(timeout=_CANCELLED_JOIN)
 
     def __enter__(self) -> Self:
         """The executor itself."""

@@ -102,13 +102,13 @@ def encode(value: Any, call: int) -> list[memoryview]:
         raise InputError(f"the value takes {len(body)} bytes beside its arrays; the limit is 4 GiB")
     rest = sum(size for _, size in writer.table)
     prefix = PREFIX.pack(MAGIC, len(body), call, rest)
-    return [memoryview(prefix + body), *(buffer for buffer in writer.buffers if len(buffer))]
+    return [memoryview(prefix + body), *writer.buffers]
 
 
 def fits(frame: Sequence[memoryview], limit: int) -> bool:
     """Whether a reader with `untrusted=True` and this `limit` accepts the frame."""
     body = len(frame[0]) - PREFIX.size
-    return len(frame) <= BUFFER_COUNT_LIMIT and body <= BODY_LIMIT and total(frame) <= limit
+    return len(frame) - 1 <= BUFFER_COUNT_LIMIT and body <= BODY_LIMIT and total(frame) <= limit
 
 
 def total(frame: Sequence[memoryview]) -> int:

@@ -16,6 +16,7 @@ import secrets
 import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -193,13 +194,15 @@ class Journal:
                     journal_inputs.accept(connection, row)
                     journal_inputs.seal(connection, row)
                 connection.execute("UPDATE runs SET holder = ? WHERE id = ?", (this_holder(), row))
-                journal_inputs.discard_comparison(connection)
             run = self._run(row, run_id, hold)
             run.reopen()
             return run
         except BaseException:
             hold.release()
             raise
+        finally:
+            with suppress(JournalError), self._store.read() as connection:
+                journal_inputs.discard_comparison(connection)
 
     def runs(self) -> list[RunInfo]:
         """Every run, oldest first."""
@@ -236,7 +239,8 @@ class Journal:
     def delete_run(self, run_id: str) -> None:
         """Delete a run with its payloads and outcomes; their bytes are overwritten in the file.
 
-        Raises RunNotFoundError, and RunLockedError while a process holds the run.
+        Where another process reads at that moment, the write-ahead log keeps them until its next
+        checkpoint. Raises RunNotFoundError, and RunLockedError while a process holds the run.
         """
         self._row(run_id)
         with self._hold(run_id) as hold:

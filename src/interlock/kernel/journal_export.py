@@ -69,10 +69,11 @@ def export_jsonl(store: Store, run: int, target: Path | str | IO[str]) -> int:
         return _write(store, run, target)
     path = Path(target)
     try:
-        # mkstemp's files are owner-only whatever the umask.
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                if hasattr(os, "fchmod"):
+                    os.fchmod(file.fileno(), 0o600)
                 lines = _write(store, run, file)
                 file.flush()
                 os.fsync(file.fileno())

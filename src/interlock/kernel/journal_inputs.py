@@ -13,6 +13,7 @@ from typing import Any
 
 from interlock.kernel.errors import InputError
 from interlock.kernel.journal_digest import canonical_json, inputs_digest, plain_json, sha256
+from interlock.kernel.journal_store import transaction
 
 LISTED = 20
 
@@ -79,19 +80,16 @@ def compare(connection: sqlite3.Connection, run: int, items: Iterable[Item]) -> 
         "SELECT key, digest FROM items WHERE run = ? AND position IS NOT NULL ORDER BY position",
         (run,),
     )
-    rest = map(_encode, items)
+    rest = iter(items)
     same, first_other = _common_beginning(recorded, rest)
     recorded.close()
-    connection.execute("BEGIN")
+    rows = ((same + at, *_encode(item)) for at, item in enumerate(chain(first_other, rest)))
     try:
-        connection.executemany(
-            "INSERT INTO given VALUES (?, ?, ?, ?)",
-            ((same + at, *encoded) for at, encoded in enumerate(chain(first_other, rest))),
-        )
+        # One transaction for speed; deferred, as it writes to the temporary table alone.
+        with transaction(connection, "DEFERRED"):
+            connection.executemany("INSERT INTO given VALUES (?, ?, ?, ?)", rows)
     except sqlite3.IntegrityError:
         raise InputError("items: two items have the same key; a key must be unique") from None
-    finally:
-        connection.execute("COMMIT")
     connection.execute("DROP TABLE IF EXISTS temp.tail")
     connection.execute(
         "CREATE TEMP TABLE tail AS SELECT id, position, key, digest FROM items"
@@ -158,31 +156,37 @@ Encoded = tuple[str, bytes, bytes | None]
 
 
 def _encode(item: Item) -> Encoded:
-    if not isinstance(item.key, str) or not item.key or "\0" in item.key:
+    payload = None if item.payload is None else plain_json(item.payload, _name(item))
+    return item.key, _digest(item), payload
+
+
+def _digest(item: Item) -> bytes:
+    key = item.key
+    if not isinstance(key, str) or not key or "\0" in key:
         raise InputError("items: a key must be a string that is not empty and holds no NUL")
     try:
-        item.key.encode()
+        key.encode()
     except UnicodeEncodeError:
         raise InputError("items: a key is not Unicode text") from None
-    what = f"item {item.key[:80]!r}"
-    payload = None if item.payload is None else plain_json(item.payload, what)
     if not item.digest:
-        digest = sha256(canonical_json(item.payload, what))
-    elif _DIGEST.fullmatch(item.digest):
-        digest = bytes.fromhex(item.digest)
-    else:
-        raise InputError(f"{what}: digest must be 64 hexadecimal digits in lower case")
-    return item.key, digest, payload
+        return sha256(canonical_json(item.payload, _name(item)))
+    if _DIGEST.fullmatch(item.digest):
+        return bytes.fromhex(item.digest)
+    raise InputError(f"{_name(item)}: digest must be 64 hexadecimal digits in lower case")
+
+
+def _name(item: Item) -> str:
+    return f"item {item.key[:80]!r}"
 
 
 def _common_beginning(
-    recorded: Iterator[tuple[str, bytes]], given: Iterator[Encoded]
-) -> tuple[int, list[Encoded]]:
+    recorded: Iterator[tuple[str, bytes]], given: Iterator[Item]
+) -> tuple[int, list[Item]]:
     """How many lead both, and the item of `given` that was read to find out."""
     same = 0
-    for encoded in given:
-        if next(recorded, None) != encoded[:2]:
-            return same, [encoded]
+    for item in given:
+        if next(recorded, None) != (item.key, _digest(item)):
+            return same, [item]
         same += 1
     return same, []
 

@@ -134,10 +134,12 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(
+    connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
+) -> Iterator[None]:
     """Commit what the block writes, or roll all of it back where it raises."""
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute(f"BEGIN {kind}")
         yield
         connection.execute("COMMIT")
     except BaseException:
@@ -182,36 +184,39 @@ def _journal_error(error: sqlite3.Error, path: Path) -> JournalError:
 
 
 def _ensure_file(path: Path, *, create: bool) -> None:
-    if path.is_dir():
-        raise JournalVersionError(
-            f"{path} is a directory, not a journal", hint="give the path of a journal"
-        )
-    if path.exists():
-        return
-    if not create:
-        raise RunNotFoundError(
-            f"there is no journal at {path}",
-            hint="the first journalled run creates it; --journal names another one",
-        )
     try:
-        _make_private_directories(path.parent)
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        if path.is_dir():
+            raise JournalVersionError(
+                f"{path} is a directory, not a journal", hint="give the path of a journal"
+            )
+        if path.exists():
             return
-        try:
-            # SQLite gives -wal and -shm the mode of this file, so the umask must not widen or
-            # narrow it.
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
-        _sync_directory(path.parent)
+        if not create:
+            raise RunNotFoundError(
+                f"there is no journal at {path}",
+                hint="the first journalled run creates it; --journal names another one",
+            )
+        _make_private_directories(path.parent)
+        _create_private_file(path)
     except OSError as error:
         raise StorageError(
             f"cannot create the journal {path}: {error.strerror}",
             hint="check who owns the directory and that there is space",
         ) from error
+
+
+def _create_private_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        # SQLite gives -wal and -shm the mode of this file, so the umask must not narrow it.
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    _sync_directory(path.parent)
 
 
 def _make_private_directories(directory: Path) -> None:

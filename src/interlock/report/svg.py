@@ -62,11 +62,15 @@ class Dots:
 
 @dataclass(frozen=True)
 class Guide:
-    """A dashed line across the plot at a value of one axis (`x` or `y`), with its name."""
+    """A dashed line across the plot at a value of one axis (`x` or `y`), with its name.
+
+    The name of an `x` guide stands to its right, or to its left with `left`.
+    """
 
     axis: str
     value: float
     label: str
+    left: bool = False
 
 
 def scatter(
@@ -79,8 +83,12 @@ def scatter(
     width: int = 620,
     height: int = 460,
     caption: str = "",
+    key: bool = True,
 ) -> Markup:
-    """Points in groups, with a key above. `circles` are radii about the origin, in x units."""
+    """Points in groups, with a key above unless `key` is false.
+
+    `circles` are radii about the origin, in units of x.
+    """
     inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
 
     def across(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -99,7 +107,8 @@ def scatter(
         )
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
+    if key:
+        parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
     return _figure(parts, width, height, caption)
 
 
@@ -125,6 +134,11 @@ def stacked_bar(
     ]
     parts.append(_key(named, left=0.0))
     return _figure(parts, width, 60, caption)
+
+
+def side_by_side(figures: Iterable[Markup]) -> Markup:
+    """Figures next to each other where the page is wide enough."""
+    return Markup('<div class="pair">{}</div>').format(Markup("").join(figures))
 
 
 def _frame(x: Axis, y: Axis, across: Any, up: Any, width: int, height: int) -> Markup:
@@ -192,7 +206,7 @@ def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Marku
                 '<text class="name" x="{:.1f}" y="16">{}</text>'
             ).format(tone, left + 5, left + 15, label)
         )
-        left += 34 + 6.9 * len(label)
+        left += 34 + 7.3 * len(label)
     return Markup("").join(parts)
 
 

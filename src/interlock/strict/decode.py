@@ -33,9 +33,9 @@ Engine = Literal["auto", "numpy", "numba"]
 DTYPES = {code: np.dtype(code).name for code in "efdFD"}
 """What P and Q may hold as NumPy arrays: NumPy's character code and name of each dtype."""
 
-# Elements worked on at a time: the block and its masks stay in the second-level cache, which
-# makes a batch of a million three times faster than whole-array passes.
-_BLOCK = 16_384
+# Elements worked on at a time, so that scratch memory stays small however large the batch. At a
+# million elements this also took 0.7 to 0.9 of the time of whole-array passes.
+_BLOCK = 65_536
 
 _NAN = {kind: complex(math.nan, math.nan) if kind == "c" else math.nan for kind in "fc"}
 
@@ -167,7 +167,7 @@ def _decode(
     p: Array, q: Array, thresholds: Thresholds, decoded: Array, bottom: Mask, gap: Mask
 ) -> None:
     with np.errstate(all="ignore"):
-        if p.size <= _BLOCK or p.ndim == 0:
+        if p.size <= _BLOCK:
             _decode_block(p, q, thresholds, decoded, bottom, gap)
             return
         rows = max(1, _BLOCK * len(p) // p.size)

@@ -1,0 +1,19 @@
+"""`make bench-strict`: ratios from one interleaved run; needs the index once, for the peer."""
+
+from __future__ import annotations
+
+import measure
+import strict_decode
+
+
+def main() -> None:
+    """Print the machine, every figure, and whether each bar is kept."""
+    print(measure.machine(("numpy", "numba", "onnxruntime")))
+    bars = strict_decode.run()
+    print("\nbars")
+    for line in bars:
+        print(f"  {line}")
+
+
+if __name__ == "__main__":
+    main()
