@@ -6,6 +6,7 @@ several workers merge, and a monitor's state survives a restart as versioned JSO
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
