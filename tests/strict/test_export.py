@@ -235,9 +235,14 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(
 
 
 def test_an_onnx_model_needs_thresholds_that_its_dtype_can_hold(tmp_path: Path) -> None:
-    for config in (None, InferenceConfig(1e-60)):
+    for config in (None, InferenceConfig(1e-60), 1e-6):
         with pytest.raises(ConfigError):
-            export_bundle(columns_model(), tmp_path / "b", example_inputs=(X,), config=config)
+            export_bundle(
+                columns_model(),
+                tmp_path / "b",
+                example_inputs=(X,),
+                config=config,  # type: ignore[arg-type]
+            )
     assert list(tmp_path.iterdir()) == []
 
 

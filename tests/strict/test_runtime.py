@@ -101,6 +101,8 @@ def test_inputs_are_not_modified(runtime: StrictRuntime) -> None:
         ((X[0],), "shape"),
         ((X.tolist(),), "is a list"),
         ((None,), "is a NoneType"),
+        ((np.ma.masked_array(X, X > 0),), "masked array"),
+        ((X.astype(">f4"),), "dtype"),
     ],
 )
 def test_wrong_inputs_are_named(

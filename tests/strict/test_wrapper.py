@@ -264,10 +264,12 @@ def mixes_the_rows(x: Any) -> tuple[Any, Any]:
     [
         (branches, "cannot export the model with an open batch axis"),
         (fixes_the_batch, "the batch, must be open"),
+        (lambda x: (torch.softmax(x, 0)[:, :2], x[:, 2:]), "depends on the rows beside it"),
         (mixes_the_rows, r"P has shape \(8,\) for 4 rows"),
         (lambda x: (x[:, :2], x[:, 2:].double()), "P is float32 and Q is float64"),
         (lambda x: tuple(part.half() for part in columns(x)), "P and Q are float16"),
         (lambda x: tuple(part.bfloat16() for part in columns(x)), "bfloat16"),
+        (lambda x: x.undefined, "the model failed on the inputs: AttributeError"),
         (lambda x: (x[:, 0], x[:, 2:]), "do not belong together"),
         (lambda x: x[:, :2], "it must return two tensors"),
         (lambda x: (x @ x, x), "the model failed on the inputs"),
@@ -289,7 +291,7 @@ def test_models_that_no_bundle_can_hold_are_refused_and_nothing_is_written(
         ((torch.ones(3, 4), torch.ones(3, 4)), "has 2 inputs"),
         ((torch.ones(3, 4, dtype=torch.float64),), "the model failed"),
         ((torch.ones(3, 5),), "the model failed"),
-        ((torch.ones(3, 4, dtype=torch.bfloat16),), "bfloat16, which NumPy arrays cannot"),
+        ((torch.ones(3, 4, dtype=torch.bfloat16),), r"\(strided, bfloat16\) that no NumPy array"),
         ((torch.ones(0, 4),), "at least one row"),
     ],
 )
@@ -298,6 +300,21 @@ def test_wrong_example_inputs_are_named(
 ) -> None:
     with pytest.raises(InputError, match=message):
         export_bundle(wrapped, tmp_path / "b", example_inputs=inputs)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", [13, 99])
+def test_an_opset_that_torch_cannot_give_is_refused(
+    wrapped: Any, x: Any, opset: int, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"opset is {opset}"):
+        export_bundle(wrapped, tmp_path / "b", example_inputs=(x,), opset=opset)
+
+
+def test_a_model_that_draws_at_random_is_not_published(tmp_path: Path) -> None:
+    wrapper = SCMInferenceWrapper(Says(lambda x: (torch.rand_like(x), x[:, 2:])), CONFIG).eval()
+    with pytest.raises(BundleContractError, match="the exported graph on example_inputs"):
+        export_bundle(wrapper, tmp_path / "b", example_inputs=(pairs(4, 1),))
     assert list(tmp_path.iterdir()) == []
 
 

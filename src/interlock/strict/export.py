@@ -22,7 +22,13 @@ from interlock.bundle import (
 )
 from interlock.engines.onnx import OnnxSession
 from interlock.kernel.batch import Array
-from interlock.kernel.errors import BundleError, ConfigError, EngineError, InputError
+from interlock.kernel.errors import (
+    BundleContractError,
+    BundleError,
+    ConfigError,
+    EngineError,
+    InputError,
+)
 from interlock.strict.compare import compare_answers, near_threshold, tolerance
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
@@ -75,8 +81,8 @@ def export_bundle(
     `interlock.strict.compare`; else BundleContractError is raised.
 
     Raises InputError for inputs of the wrong number, dtype or shape, a batch axis that is fixed,
-    or P and Q that do not belong together; ConfigError, MissingExtraError, and what
-    `interlock.bundle.pack` raises.
+    answers that depend on the rows beside them, or P and Q that do not belong together;
+    ConfigError, MissingExtraError, and what `interlock.bundle.pack` raises.
     """
     wrapper = _wrapper(source)
     settings = _settings(wrapper, config)
@@ -104,10 +110,10 @@ def export_bundle(
     inputs, answers = signature_of(fused)
     session = OnnxSession(fused.SerializeToString())
     reference = _onnx_answers(graph, p, q) if wrapper is None else partial(_torch_answers, wrapper)
-    _agreed("example_inputs", examples, session, reference, settings)
-    _check_batch_sizes(session, examples)
-    found, pair = _agreed("smoke_inputs", smoke, session, reference, settings)
-    vector = _smoke_vector(inputs, smoke, found, *pair, settings)
+    _, pair = _agreed("example_inputs", examples, session, reference, settings)
+    found, smoke_pair = _agreed("smoke_inputs", smoke, session, reference, settings)
+    _check_batch_sizes(session, examples, pair, settings)
+    vector = _smoke_vector(inputs, smoke, found, *smoke_pair, settings)
     metadata = Metadata(
         name=name or Path(directory).absolute().name,
         kind="strict",
@@ -203,6 +209,8 @@ def _settings(wrapper: Any | None, config: InferenceConfig | None) -> InferenceC
     if wrapper is None:
         if config is None:
             raise ConfigError("config is missing; an ONNX model states no thresholds")
+        if not isinstance(config, InferenceConfig):
+            raise ConfigError(f"config is a {type(config).__name__}; it must be an InferenceConfig")
         return config
     own: InferenceConfig = wrapper.config
     if config is not None and config != own:
@@ -304,14 +312,20 @@ def _agreed(
     return found, (p, q)
 
 
-def _check_batch_sizes(session: OnnxSession, inputs: Inputs) -> None:
-    """Run one row and twice the rows: a batch axis may be called open and still be fixed."""
-    single = tuple(array[:1] for array in inputs)
-    double = tuple(np.concatenate([array, array]) for array in inputs)
-    for resized in (single, double):
-        rows = len(resized[0])
+def _check_batch_sizes(
+    session: OnnxSession, inputs: Inputs, pair: Pair, config: InferenceConfig
+) -> None:
+    """Run one row alone and all rows twice; each row must be answered as it was before.
+
+    A batch axis may be called open and still be fixed, and an answer may depend on the other rows,
+    as that of a batch norm without running statistics does.
+    """
+    single = tuple(array[:1] for array in (*inputs, *pair))
+    double = tuple(np.concatenate([array, array]) for array in (*inputs, *pair))
+    for *resized, p, q in (single, double):
+        rows = len(p)
         try:
-            found = _answer(session, resized)
+            found = _answer(session, tuple(resized))
         except EngineError as error:
             raise InputError(
                 f"the model answers {len(inputs[0])} rows but not {rows}: {error.message}",
@@ -319,6 +333,16 @@ def _check_batch_sizes(session: OnnxSession, inputs: Inputs) -> None:
             ) from None
         if len(found.decoded) != rows:
             raise InputError(f"the model gives {len(found.decoded)} rows for {rows}")
+        # Kernels differ by batch size, and so do the last bits.
+        clear = ~near_threshold(q, config).reshape(rows, -1).any(axis=1)
+        rest = StrictResult(*(array[clear] for array in found))
+        try:
+            compare_answers(rest, p[clear], q[clear], config, what=f"as {rows} rows")
+        except BundleContractError as error:
+            raise InputError(
+                f"the model's answer to a row depends on the rows beside it: {error.message}",
+                hint="a batch's rows must be answered on their own",
+            ) from None
 
 
 def _answer(session: OnnxSession, inputs: Inputs) -> StrictResult:

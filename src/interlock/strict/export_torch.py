@@ -14,11 +14,13 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from interlock.kernel.errors import InputError, MissingExtraError
+from interlock.kernel.errors import ConfigError, InputError, InterlockError, MissingExtraError
 from interlock.strict.tensors import to_numpy
 from interlock.strict.wrapper import SCMInferenceWrapper
 
 Array = npt.NDArray[Any]
+
+_LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
 def projective_arrays(
@@ -35,8 +37,10 @@ def projective_arrays(
         _parameters(wrapper.model, len(tensors))
         try:
             p, q = wrapper.projective(*tensors)
-        except RuntimeError as error:
-            raise InputError(f"the model failed on the inputs: {_first_line(error)}") from error
+        except InterlockError:
+            raise
+        except Exception as error:
+            raise InputError(f"the model failed on the inputs: {_cause(error)}") from error
     return to_numpy("P", p), to_numpy("Q", q)
 
 
@@ -47,7 +51,7 @@ def to_onnx(
 
     Its inputs are called as the parameters of the model's `forward`, and its two outputs, in
     order, P and Q unless an input has that name. Raises InputError for a model that torch cannot
-    export or that needs one batch size.
+    export or that needs one batch size, ConfigError for an opset that it cannot give.
     """
     try:
         import onnxscript  # noqa: F401
@@ -84,6 +88,9 @@ def to_onnx(
                 hint="the model must take any number of rows; branches on values need torch.where",
             ) from error
     graph: onnx.ModelProto = program.model_proto
+    reached = [item.version for item in graph.opset_import if item.domain == ""]
+    if reached != [opset]:
+        raise ConfigError(f"opset is {opset}; torch exports this model in {reached}")
     _strip(graph)
     return graph
 
@@ -131,7 +138,9 @@ def _eval_mode(wrapper: SCMInferenceWrapper) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the exporter's warnings of itself; errors are raised, so nothing is lost."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -21,8 +21,10 @@ def to_numpy(name: str, value: Any) -> npt.NDArray[Any]:
     """`value` if it is a NumPy array, a tensor's values on the CPU if it is one.
 
     A tensor on the CPU shares its memory with the result. Raises InputError, with `name`, for
-    anything else, and for a tensor whose dtype NumPy does not have.
+    anything else, a masked array, and a tensor that is sparse or whose dtype NumPy does not have.
     """
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array; its mask would be lost", hint="fill it first")
     if isinstance(value, np.ndarray):
         return value
     if not is_tensor(value):
@@ -32,6 +34,6 @@ def to_numpy(name: str, value: Any) -> npt.NDArray[Any]:
     try:
         array: npt.NDArray[Any] = value.detach().cpu().numpy()
     except (TypeError, RuntimeError):
-        dtype = str(value.dtype).removeprefix("torch.")
-        raise InputError(f"{name} has dtype {dtype}, which NumPy arrays cannot hold") from None
+        kind = f"{value.layout}, {value.dtype}".replace("torch.", "")
+        raise InputError(f"{name} is a tensor ({kind}) that no NumPy array can hold") from None
     return array
