@@ -158,7 +158,7 @@ def test_an_accepted_change_withdraws_what_was_answered_for_another_input(
         assert list(run.pending()) == ["d", "new"]
 
 
-@settings(max_examples=count(60, 1000), deadline=None)
+@settings(max_examples=count(25, 1000), deadline=None)
 @given(
     recorded=st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 2), st.booleans())),
     given_items=st.lists(

@@ -240,7 +240,7 @@ class Journal:
         """Delete a run with its payloads and outcomes; their bytes are overwritten in the file.
 
         Where another process reads at that moment, the write-ahead log keeps them until its next
-        checkpoint.         Raises RunNotFoundError, and RunLockedError while a process holds the run.
+        checkpoint. Raises RunNotFoundError, and RunLockedError while a process holds the run.
         """
         self._row(run_id)
         with self._hold(run_id) as hold:

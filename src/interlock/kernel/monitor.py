@@ -6,7 +6,6 @@ several workers merge, and a monitor's state survives a restart as versioned JSO
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from interlock.kernel.batch import RESULT_CODE, BatchOutcome
 from interlock.kernel.errors import ConfigError, InputError
+from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import (
     Outcome,
     Status,
@@ -81,30 +81,12 @@ class Rate:
         Its coverage is approximate, and holds for independent trials of one rate only: not for
         adversarial input, and not for a rate that drifts.
         """
-        if not self.total:
-            return 0.0, 1.0
-        n, p, z = self.total, self.successes / self.total, _two_sided_z(confidence)
-        centre = p + z * z / (2 * n)
-        spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        scale = 1 + z * z / n
-        # At the ends the interval touches 0 and 1 exactly; rounding must not say otherwise.
-        low = 0.0 if self.successes == 0 else max(0.0, (centre - spread) / scale)
-        high = 1.0 if self.successes == n else min(1.0, (centre + spread) / scale)
-        return low, high
+        return wilson_interval(self.successes, self.total, confidence)
 
     def merge(self, other: Rate) -> None:
         """Add what `other` counted."""
         self.successes += other.successes
         self.total += other.total
-
-
-@functools.cache
-def _two_sided_z(confidence: float) -> float:
-    from statistics import NormalDist
-
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; it must lie between 0 and 1")
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 class _Measure(Protocol):

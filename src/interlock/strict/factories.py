@@ -29,7 +29,7 @@ class BundleOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bundle: str
     expected_digest: str | None = None
     require_signature: str | None = None
-    providers: list[str] = ["CPUExecutionProvider"]
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
     threads: int = 1
 
 
