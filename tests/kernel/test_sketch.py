@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.counts import count
 
@@ -89,6 +89,7 @@ STREAMS = st.lists(FINITE | st.sampled_from([math.nan, math.inf, -math.inf, -0.0
 
 @EXAMPLES
 @given(STREAMS, STREAMS, STREAMS, st.sampled_from([2, 5, 64, 2048]))
+@example([-0.0], [0.0], [], 64)
 def test_merging_is_associative_and_commutative_and_the_same_as_one_stream(
     a: list[float], b: list[float], c: list[float], bins: int
 ) -> None:
