@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -35,7 +34,6 @@ class JournalRun:
         self._row = row
         self._hold: FileHold | None = hold
         self._clock = clock
-        self._pid = os.getpid()
         self._counts: dict[Status, int] | None = None
         with store.read() as connection:
             self._items = count_items(connection, row)
@@ -169,8 +167,8 @@ class JournalRun:
                 )
 
     def close(self) -> None:
-        """Let the run go; closing twice, or in a forked child, does nothing."""
-        if self._hold is not None and self._pid == os.getpid():
+        """Let the run go; closing twice does nothing, in a forked child nothing to the parent."""
+        if self._hold is not None:
             self._hold.release()
             self._hold = None
 
