@@ -68,9 +68,9 @@ def pins() -> dict[str, str]:
 
 def licence(package: str) -> str:
     """The licence as an SPDX expression; raises SystemExit for one that nobody has decided on."""
-    fields = metadata.metadata(package)
-    expression = fields.get("License-Expression")
-    if expression is not None:
+    fields = metadata.metadata(package).json
+    expression = fields.get("license_expression")
+    if isinstance(expression, str):
         unknown = (
             set(re.split(r" AND | OR | WITH |[()]", expression)) - {""} - set(ALLOWED.values())
         )
@@ -78,10 +78,10 @@ def licence(package: str) -> str:
             return expression
     classified = [
         line.rpartition(" :: ")[2]
-        for line in fields.get_all("Classifier") or []
+        for line in fields.get("classifier", [])
         if line.startswith("License :: OSI Approved :: ")
     ]
-    for declared in (*classified, fields.get("License") or "", READ.get(package, "")):
+    for declared in (*classified, fields.get("license", ""), READ.get(package, "")):
         if declared in ALLOWED:
             return ALLOWED[declared]
     raise SystemExit(f"{package}: licence {expression or classified!r} is not in ALLOWED")

@@ -179,8 +179,10 @@ def test_closing_ends_calls_under_way_and_leaves_no_process() -> None:
     thread.join()
     assert ended == [EngineCrashError]
     assert all(gone(pid) for pid in pids)
-    with pytest.raises(EngineCrashError, match="closed"):
+    with pytest.raises(EngineUnavailableError, match="closed"):
         pool.run({"x": np.ones(1, np.float32)})
+    with pytest.raises(EngineUnavailableError, match="closed"):
+        pool.start()
     assert pool.alive == 0
 
 

@@ -40,11 +40,11 @@ def test_a_run_that_does_not_end_is_ended(model: bytes, limit: int | None) -> No
 
 
 def test_loading_that_does_not_end_is_ended() -> None:
-    with WorkerPool(models.giant_product(20_000, folded=True)) as pool:
-        for _ in range(2):
+    with WorkerPool(models.giant_product(8000, folded=True)) as pool:
+        for load in (pool.start, lambda deadline: pool.run(ONE, deadline=deadline)):
             began = time.monotonic()
             with pytest.raises(DeadlineError):
-                pool.run(ONE, deadline=Deadline.after(1.0))
+                load(deadline=Deadline.after(1.0))
             assert time.monotonic() - began < 1.0 + LATE
             assert pool.alive == 0
 
@@ -61,10 +61,12 @@ def test_a_memory_bomb_is_ended_by_the_limit(model: bytes) -> None:
             _whole(pool)
 
 
-def test_a_product_that_fits_its_limits_is_answered() -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_product_that_fits_its_limits_is_answered(folded: bool) -> None:
     """The control: what ends the others is their size, and not the worker."""
-    here = OnnxSession(models.giant_product(100)).run(ONE)
-    with WorkerPool(models.giant_product(100), memory_limit=400 << 20) as pool:
+    model = models.giant_product(100, folded=folded)
+    here = OnnxSession(model).run(ONE)
+    with WorkerPool(model, memory_limit=400 << 20) as pool:
         assert np.array_equal(pool.run(ONE, deadline=Deadline.after(60))["y"], here["y"])
 
 

@@ -170,6 +170,31 @@ def test_a_mask_of_the_wrong_shape_or_dtype_lets_nothing_pass(mask: Any) -> None
         assert outcome.status.tolist() == [FAILED] * 4
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        None,
+        BatchVerdict(refuse={5: np.zeros(4, bool)}),  # type: ignore[dict-item]
+        BatchVerdict(flag={None: np.zeros(4, bool)}),  # type: ignore[dict-item]
+        BatchVerdict(evidence=("forward kinematics",)),  # type: ignore[arg-type]
+        BatchVerdict(evidence=None),  # type: ignore[arg-type]
+    ],
+)
+def test_a_guard_that_answers_nonsense_lets_nothing_pass(verdict: Any) -> None:
+    step = RouteStep("model", times(1), (Judge(lambda inputs, answer: verdict),))
+    outcome = route(step).run_batch(X)
+    assert outcome.status.tolist() == [FAILED] * 4
+    assert BatchOutcome.from_json(outcome.to_json()).row(0).reasons
+
+
+@pytest.mark.parametrize(
+    "guard", [refuse_where(lambda x: x >= 0, ""), flag_where(lambda x: x >= 0, "")]
+)
+def test_a_guard_without_a_reason_is_told_on(guard: Judge) -> None:
+    outcome = route(RouteStep("model", times(1), (guard,))).run_batch(X)
+    assert outcome.row(0).reasons == ("model: no reason given",)
+
+
 def test_neither_engine_nor_guard_can_change_what_the_others_see() -> None:
     def spoil(inputs: Mapping[str, Array]) -> Array:
         inputs["x"][:] = 0

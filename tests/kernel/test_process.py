@@ -298,7 +298,6 @@ def test_whatever_the_worker_sends_the_parent_survives(worker: WorkerProcess, da
     with pytest.raises(EngineCrashError):
         worker.call(["write_raw", data], deadline=Deadline.after(20))
     assert gone(pid)
-    assert worker.call(["echo", 1]) == 1
 
 
 def test_half_an_answer_is_waited_for_until_the_deadline(worker: WorkerProcess) -> None:
@@ -471,6 +470,19 @@ def test_a_connection_closed_by_a_living_worker_is_a_crash(worker: WorkerProcess
     assert gone(pid)
 
 
+def test_a_death_is_noticed_though_another_holds_the_connection(worker: WorkerProcess) -> None:
+    with pytest.raises(EngineCrashError, match="status 4"):
+        worker.call(["leave_heir"], deadline=Deadline.after(4))
+    assert worker.call(["echo", 1]) == 1
+
+
+def test_closing_ends_a_process_that_does_not_leave(worker: WorkerProcess) -> None:
+    pid = worker.call(["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    worker.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_forked_copy_of_the_parent_gets_a_process_of_its_own(worker: WorkerProcess) -> None:
     pid = worker.call(["pid"])
     copy = os.fork()
@@ -493,7 +505,7 @@ def test_many_kills_leave_no_descriptor_process_or_thread(worker: WorkerProcess)
     worker.start()
     before = resources()
     pids = []
-    for _ in range(count(10, 200)):
+    for _ in range(count(5, 200)):
         pids.append(worker.call(["pid"]))
         worker.kill()
         assert gone(pids[-1])

@@ -115,10 +115,30 @@ def test_each_steps_answer_passes_its_own_guards_not_those_of_another() -> None:
     assert outcome.reasons == ("model: 9.0 is too big", "analytic: 8.0 is too big")
 
 
-@pytest.mark.parametrize("verdict", [None, Verdict(StepResult.UNAVAILABLE), "accepted"])
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        None,
+        "accepted",
+        Verdict(StepResult.UNAVAILABLE),
+        Verdict(StepResult.FLAGGED, 5),  # type: ignore[arg-type]
+        Verdict(StepResult.FLAGGED, None),  # type: ignore[arg-type]
+        Verdict(evidence=("forward kinematics",)),  # type: ignore[arg-type]
+        Verdict(evidence=CHECKED),  # type: ignore[arg-type]
+    ],
+)
 def test_a_guard_that_answers_nonsense_does_not_let_the_answer_pass(verdict: Any) -> None:
     step = RouteStep("model", Says(1.0), (Judge(lambda item, answer: verdict),))
-    assert not route(step).run("item").status.usable
+    outcome = route(step).run("item")
+    assert not outcome.status.usable
+    assert outcome.reasons
+    assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+@pytest.mark.parametrize("guard", [flag(""), refuse("")])
+def test_a_guard_without_a_reason_is_told_on(guard: Judge) -> None:
+    outcome = route(RouteStep("model", Says(1.0), (guard,))).run("item")
+    assert outcome.reasons == ("model: no reason given",)
 
 
 def test_a_guard_that_raises_costs_the_answer() -> None:
@@ -217,6 +237,16 @@ def test_an_unavailable_step_is_not_asked() -> None:
     outcome = route(RouteStep("gpu", engine, available=lambda: "no GPU")).run("item")
     assert results(outcome) == [("gpu", "unavailable", "no GPU")]
     assert (engine.asked, outcome.steps[0].attempts) == ([], 0)
+
+
+def test_a_step_that_gives_no_text_for_why_it_cannot_run_is_not_asked() -> None:
+    engine, answers = Says(1.0), (True, False, "")
+    for answer in answers:
+        probe: Any = lambda answer=answer: answer  # noqa: E731
+        outcome = route(RouteStep("gpu", engine, available=probe)).run("item")
+        assert results(outcome)[0][1] == "unavailable"
+        assert Outcome.from_json(outcome.to_json()) == outcome
+    assert engine.asked == []
 
 
 def test_a_step_is_not_asked_above_its_size_limit() -> None:
@@ -391,6 +421,7 @@ def test_an_interrupt_is_not_an_answer() -> None:
         lambda: RouteStep("a", Says(1), time_limit=-1),
         lambda: RouteStep("a", Says(1), time_limit=math.nan),
         lambda: RouteStep("a", Says(1), size_limit=3),
+        lambda: RouteStep("a", Says(1), evidence=("text",)),  # type: ignore[arg-type]
     ],
 )
 def test_a_route_that_could_never_work_is_refused(make: Callable[[], Any]) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import FrozenInstanceError
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ def test_the_training_threshold_may_equal_the_inference_one_but_not_be_below() -
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @given(value=st.floats(min_value=5e-324, allow_infinity=False))
 def test_rounding_is_to_nearest_even_or_refused(dtype: str, value: float) -> None:
-    expected = nearest(Fraction(value), dtype)
+    expected = nearest(*value.as_integer_ratio(), dtype)
     config = InferenceConfig(value)
     if 0 < expected < math.inf:
         assert config.in_format(dtype).infer == expected

@@ -1,4 +1,4 @@
-"""Strict decode of one pair by exact rational arithmetic; shares no code with the product.
+"""Strict decode of one pair by exact integer arithmetic; shares no code with the product.
 
 Rules and rounding are written out from their definitions, for any binary format.
 """
@@ -6,15 +6,16 @@ Rules and rounding are written out from their definitions, for any binary format
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from functools import cache
 from typing import NamedTuple
 
-# format: (significand bits with the hidden one, exponent of the smallest subnormal, largest value)
+# format: (significand bits with the hidden one, exponent of the smallest subnormal, and that of
+# the first power of two that is too large)
 _LIMITS = {
-    "float16": (11, -24, Fraction(65504)),
-    "bfloat16": (8, -133, Fraction(255) * Fraction(2) ** 120),
-    "float32": (24, -149, Fraction(2**24 - 1) * Fraction(2) ** 104),
-    "float64": (53, -1074, Fraction(2**53 - 1) * Fraction(2) ** 971),
+    "float16": (11, -24, 16),
+    "bfloat16": (8, -133, 128),
+    "float32": (24, -149, 128),
+    "float64": (53, -1074, 1024),
 }
 
 
@@ -26,17 +27,26 @@ class Decoded(NamedTuple):
     gap: bool
 
 
-def nearest(exact: Fraction, dtype: str) -> float:
-    """`exact`, at least 0, rounded to nearest, ties to even."""
-    precision, smallest, largest = _LIMITS[dtype]
-    if exact == 0:
+def nearest(numerator: int, denominator: int, dtype: str) -> float:
+    """The ratio of two positive integers, or 0, rounded to nearest, ties to even."""
+    precision, smallest, too_large = _LIMITS[dtype]
+    if numerator == 0:
         return 0.0
-    exponent = exact.numerator.bit_length() - exact.denominator.bit_length() - precision
-    if exact >= Fraction(2) ** (exponent + precision):
-        exponent += 1
-    unit = Fraction(2) ** max(exponent, smallest)
-    rounded = round(exact / unit) * unit
-    return float(rounded) if rounded <= largest else math.inf
+    unit = numerator.bit_length() - denominator.bit_length() - precision
+    if numerator << max(0, -unit) >= denominator << max(0, unit) + precision:
+        unit += 1
+    unit = max(unit, smallest)
+    numerator <<= max(0, -unit)
+    denominator <<= max(0, unit)
+    steps, rest = divmod(numerator, denominator)
+    if 2 * rest > denominator or (2 * rest == denominator and steps % 2):
+        steps += 1
+    return math.inf if steps.bit_length() + unit > too_large else math.ldexp(steps, unit)
+
+
+@cache
+def _threshold(tau: float, dtype: str) -> float:
+    return nearest(*tau.as_integer_ratio(), dtype)
 
 
 def decode(p: float, q: float, dtype: str, tau_infer: float, tau_train: float | None) -> Decoded:
@@ -44,12 +54,13 @@ def decode(p: float, q: float, dtype: str, tau_infer: float, tau_train: float | 
     bottom = Decoded(math.nan, True, False)
     if not math.isfinite(p) or not math.isfinite(q) or q == 0:
         return bottom
-    size = abs(Fraction(q))
-    if size < Fraction(nearest(Fraction(tau_infer), dtype)):
+    size = abs(q)
+    if size < _threshold(tau_infer, dtype):
         return bottom
-    quotient = nearest(abs(Fraction(p)) / size, dtype)
+    p_over, p_under = abs(p).as_integer_ratio()
+    q_over, q_under = size.as_integer_ratio()
+    quotient = nearest(p_over * q_under, p_under * q_over, dtype)
     if math.isinf(quotient):
         return bottom
     signed = math.copysign(quotient, math.copysign(1, p) * math.copysign(1, q))
-    near = tau_train is not None and size < Fraction(nearest(Fraction(tau_train), dtype))
-    return Decoded(signed, False, near)
+    return Decoded(signed, False, tau_train is not None and size < _threshold(tau_train, dtype))

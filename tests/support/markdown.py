@@ -19,7 +19,9 @@ class Block:
 def blocks(path: Path) -> list[Block]:
     """The fenced code blocks of a file, in order."""
     found: list[Block] = []
-    language, start, lines = None, 0, []
+    language: str | None = None
+    start = 0
+    lines: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.startswith("```"):
             if language is None:

@@ -182,6 +182,15 @@ def do_facts() -> dict[str, Any]:
     }
 
 
+def do_leave_heir() -> None:
+    """Die, and leave the connection open in a process that the kill cannot reach."""
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(5)
+        os._exit(0)
+    os._exit(4)
+
+
 def do_grandchild() -> int:
     """Start a process of its own in the same group, and hang."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])

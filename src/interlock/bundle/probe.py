@@ -1,7 +1,7 @@
 """Run a model for the first time in a process that can be killed, before anyone gets it.
 
-One such process is kept a Python process; it is replaced whenever a probe fails in any way. It
-bounds time and memory and contains crashes. It is no sandbox.
+One such process is kept a Python process, and replaced when it was killed or crashed. It bounds
+time and memory and contains crashes. It is no sandbox.
 """
 
 from __future__ import annotations
@@ -100,12 +100,10 @@ def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: Bundl
                 {"model": model, "metadata": metadata},
                 deadline=Deadline.after(limits.probe_seconds),
             )
-        except BaseException as error:
-            # What a hostile model may have done to the process must not outlive it.
-            _probe.close()
-            if isinstance(error, EngineError) and not isinstance(error, EngineUnavailableError):
-                raise _refusal(error, limits, memory) from None
+        except EngineUnavailableError:
             raise
+        except EngineError as error:
+            raise _refusal(error, limits, memory) from None
         while len(_probe.passed) >= _PASSED_MOST:
             _probe.passed.pop(next(iter(_probe.passed)))
         _probe.passed[key] = None

@@ -54,7 +54,7 @@ def read_file(directory: int, name: str, *, limit: int) -> bytes:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise BundleFormatError(f"{name} is a symbolic link") from None
         raise BundleFormatError(f"{name} cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BundleFormatError(f"{name} is not a regular file")
@@ -64,7 +64,11 @@ def read_file(directory: int, name: str, *, limit: int) -> bytes:
             raise BundleFormatError(f"{name} is a hard link: it has {status.st_nlink} names")
         if status.st_size > limit:
             raise BundleFormatError(f"{name} has {status.st_size} bytes; the limit is {limit}")
-        return _read(file.fileno(), status.st_size, name)
+        return _read(descriptor, status.st_size, name)
+    except OSError as error:
+        raise BundleIntegrityError(f"{name} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def _read(descriptor: int, size: int, name: str) -> bytes:

@@ -244,8 +244,6 @@ class OnnxSession:
         end. Raises InputError, DeadlineError, MemoryLimitError, or EngineError naming the node
         that failed.
         """
-        import onnxruntime as ort
-
         self.check(inputs)
         names = self._outputs if outputs is None else list(outputs)
         unknown = [name for name in names if name not in self._outputs]
@@ -254,17 +252,32 @@ class OnnxSession:
                 f"output '{unknown[0]}' is unknown",
                 hint=f"the model gives {', '.join(self._outputs)}",
             )
+        try:
+            if deadline.at is None:
+                values = self._session.run(names, dict(inputs))
+            else:
+                values = self._run_until(deadline, names, dict(inputs))
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the runtime raises a dozen unrelated types
+            raise _run_error(error) from None
+        return dict(zip(names, values, strict=True))
+
+    def _run_until(
+        self, deadline: Deadline, names: list[str], inputs: dict[str, Array]
+    ) -> list[Array]:
+        import onnxruntime as ort
+
         deadline.check("onnx")
         options = ort.RunOptions()
-        options.log_severity_level = self.config.log_severity
         with terminated_at(deadline, options) as watch:
             try:
-                values = self._session.run(names, dict(inputs), options)
-            except Exception as error:  # noqa: BLE001 - the runtime raises a dozen unrelated types
+                values: list[Array] = self._session.run(names, inputs, options)
+            except Exception:
                 if watch.fired:
                     raise DeadlineError("onnx: stopped at the deadline") from None
-                raise _run_error(error) from None
-        return dict(zip(names, values, strict=True))
+                raise
+        return values
 
     def warm_up(self, inputs: Mapping[str, Array] | None = None) -> None:
         """Run once, so that the first real call does not pay for first allocations.

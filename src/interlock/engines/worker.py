@@ -15,7 +15,13 @@ import numpy as np
 from interlock.engines.onnx import OnnxEngine, SessionConfig
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import ConfigError, DeadlineError, EngineCrashError, InterlockError
+from interlock.kernel.errors import (
+    ConfigError,
+    DeadlineError,
+    EngineCrashError,
+    EngineUnavailableError,
+    InterlockError,
+)
 from interlock.kernel.process import REPLY_LIMIT, WorkerProcess
 from interlock.kernel.route import BatchAnswer
 
@@ -108,6 +114,7 @@ class WorkerPool:
 
         They start with the first calls otherwise. Raises what loading raises.
         """
+        self._check_open()
         errors: list[InterlockError] = []
 
         def start(process: WorkerProcess) -> None:
@@ -154,7 +161,9 @@ class WorkerPool:
         return {name: found[name] for name in names}
 
     def close(self) -> None:
-        """End all processes. Calls under way raise EngineCrashError, later ones as well."""
+        """End all processes for good. A call under way raises EngineCrashError, a later one
+        EngineUnavailableError.
+        """
         self._closed = True
         for process in self._processes:
             process.kill()
@@ -178,11 +187,14 @@ class WorkerPool:
             due = limit if deadline.at is None else deadline.earlier(self.call_seconds)
         process = self._take(due)
         try:
-            if self._closed:
-                raise EngineCrashError(f"{self.name}: the pool is closed")
+            self._check_open()
             return process.call(payload, deadline=due)
         finally:
             self._give_back(process)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineUnavailableError(f"{self.name}: the pool is closed")
 
     def _take(self, due: Deadline) -> WorkerProcess:
         left = due.remaining()

@@ -27,7 +27,16 @@ from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError
 from interlock.kernel.limits import call_with_retry
 from interlock.kernel.outcome import Evidence, StepResult
-from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep, late
+from interlock.kernel.route import (
+    NO_REASON,
+    BatchAnswer,
+    BatchVerdict,
+    Route,
+    RouteStep,
+    checked_evidence,
+    checked_text,
+    late,
+)
 
 _ANSWERED = (RESULT_CODE[StepResult.ACCEPTED], RESULT_CODE[StepResult.FLAGGED])
 _CODES = {code: str(result) for result, code in RESULT_CODE.items()}
@@ -231,11 +240,11 @@ def _judge(
     for guard in step.guards:
         verdict: BatchVerdict = guard.check_batch(given, answer)
         verdicts.append(verdict)
-        evidence += verdict.evidence
+        evidence += checked_evidence(verdict.evidence)
     for verdict in verdicts:
         for reason, mask in verdict.refuse.items():
             hit = _row_mask(mask, rows) & ~refused
-            reasons[hit] = out.text(reason)
+            reasons[hit] = out.text(checked_text(reason) or NO_REASON)
             refused |= hit
     unfinished = not_finite(answer.value) & ~refused
     if unfinished.any():
@@ -244,7 +253,7 @@ def _judge(
     for verdict in verdicts:
         for reason, mask in verdict.flag.items():
             hit = _row_mask(mask, rows) & ~refused & ~flagged
-            reasons[hit] = out.text(reason)
+            reasons[hit] = out.text(checked_text(reason) or NO_REASON)
             flagged |= hit
     codes = np.full(rows, RESULT_CODE[StepResult.ACCEPTED], dtype=np.int8)
     codes[flagged] = RESULT_CODE[StepResult.FLAGGED]

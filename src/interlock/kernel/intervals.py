@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 from interlock.kernel.errors import InputError
 
 
@@ -18,6 +16,9 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
         raise InputError(f"confidence is {confidence}; it must lie between 0 and 1")
     if total == 0:
         return 0.0, 1.0
+    # Imported here: it takes as long to import as the rest of the kernel.
+    from statistics import NormalDist
+
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / total
     scale = 1 + z * z / total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Any
 
 from interlock.kernel.errors import (
@@ -23,13 +25,23 @@ def describe(error: BaseException) -> tuple[list[str], str, str, dict[str, Any]]
 
     A foreign exception's message may quote the input, so only its type is told.
     """
-    if isinstance(error, MemoryError):
+    if _out_of_memory(error):
         error = MemoryLimitError("the worker ran out of memory")
     elif not isinstance(error, InterlockError):
         error = EngineError(f"the worker raised {type(error).__name__}")
     told = {name: getattr(error, name) for name in _CARRIED if hasattr(error, name)}
     codes = [cls.code for cls in type(error).__mro__ if issubclass(cls, InterlockError)]
     return codes, error.message, error.hint, told
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    match error:
+        case OSError():
+            return error.errno == errno.ENOMEM
+        case ImportError():
+            # The loader of shared libraries tells it in words only.
+            return os.strerror(errno.ENOMEM) in str(error)
+    return isinstance(error, MemoryError)
 
 
 def rebuild(codes: list[Any], message: str, hint: str, told: dict[Any, Any]) -> InterlockError:

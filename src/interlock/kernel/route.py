@@ -19,6 +19,7 @@ from interlock.kernel.clock import NO_DEADLINE, SYSTEM_CLOCK, Clock, Deadline
 from interlock.kernel.errors import (
     ConfigError,
     DeadlineError,
+    EngineError,
     EngineUnavailableError,
     InterlockError,
 )
@@ -148,6 +149,8 @@ class RouteStep:
             raise ConfigError(
                 f"step '{self.name}': the engine has neither answer() nor answer_batch()"
             )
+        if not all(isinstance(piece, Evidence) for piece in self.evidence):
+            raise ConfigError(f"step '{self.name}': evidence must be a tuple of Evidence")
         for name in ("size_limit", "time_limit"):
             limit = getattr(self, name)
             if limit is not None and not limit >= 0:
@@ -290,7 +293,7 @@ def _over_limit(step: RouteStep, item: Any, deadline: Deadline) -> tuple[StepRes
     if step.available is not None:
         missing = step.available()
         if missing is not None:
-            return StepResult.UNAVAILABLE, missing or "not available"
+            return StepResult.UNAVAILABLE, checked_text(missing) or "not available"
     if step.size is not None and step.size_limit is not None:
         size = step.size(item)
         if not size <= step.size_limit:
@@ -318,13 +321,31 @@ def _judge(step: RouteStep, item: Any, answer: Any) -> Verdict:
     evidence: tuple[Evidence, ...] = ()
     for guard in step.guards:
         verdict = guard.check(item, shown)
+        reason = checked_text(verdict.reason)
         if not verdict.result.answered:
-            return Verdict(StepResult.REFUSED, verdict.reason or "refused without a reason")
+            return Verdict(StepResult.REFUSED, reason or NO_REASON)
         if verdict.result is StepResult.FLAGGED:
-            flagged.append(verdict.reason)
-        evidence += verdict.evidence
+            flagged.append(reason or NO_REASON)
+        evidence += checked_evidence(verdict.evidence)
     result = StepResult.FLAGGED if flagged else StepResult.ACCEPTED
     return Verdict(result, "; ".join(flagged), evidence)
+
+
+NO_REASON = "no reason given"
+
+
+def checked_text(reason: Any) -> str:
+    """`reason`, which another's code gave; raises EngineError where it is no text."""
+    if not isinstance(reason, str):
+        raise EngineError(f"a reason is of type {type(reason).__name__}, not text")
+    return reason
+
+
+def checked_evidence(evidence: Any) -> tuple[Evidence, ...]:
+    """`evidence`, which another's code gave; raises EngineError where it is none."""
+    if not isinstance(evidence, tuple) or not all(isinstance(e, Evidence) for e in evidence):
+        raise EngineError("a guard's evidence is not a tuple of Evidence")
+    return evidence
 
 
 def finite(value: Any) -> bool:

@@ -167,7 +167,7 @@ def _decode(
     p: Array, q: Array, thresholds: Thresholds, decoded: Array, bottom: Mask, gap: Mask
 ) -> None:
     with np.errstate(all="ignore"):
-        if p.size <= _BLOCK or p.ndim == 0:
+        if p.size <= _BLOCK:
             _decode_block(p, q, thresholds, decoded, bottom, gap)
             return
         rows = max(1, _BLOCK * len(p) // p.size)

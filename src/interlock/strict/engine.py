@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import InputError
+from interlock.kernel.outcome import Evidence
 from interlock.kernel.route import BatchAnswer
 from interlock.strict.runtime import StrictRuntime
 
@@ -21,6 +22,21 @@ class StrictEngine:
     """
 
     runtime: StrictRuntime
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What the bundle attests, behind every answer."""
+        return (self.runtime.bundle.evidence(),)
+
+    def describe(self) -> dict[str, str | float | None]:
+        """The bundle's name and digest and the thresholds, for reports and digests of routes."""
+        bundle, config = self.runtime.bundle, self.runtime.config
+        return {
+            "bundle": bundle.digest,
+            "name": bundle.metadata.name,
+            "tau_infer": config.tau_infer,
+            "tau_train": config.tau_train,
+        }
 
     def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
         """The decoded values and the masks; raises InputError where an input is missing."""

@@ -32,7 +32,7 @@ def projective_arrays(
     # A copy, since a model may work in place and NumPy arrays may be read-only.
     tensors = [torch.from_numpy(np.array(array)).to(device) for array in inputs]
     with _eval_mode(wrapper), torch.no_grad():
-        _check_count(wrapper.model, len(tensors))
+        _input_names(wrapper.model, len(tensors))
         try:
             p, q = wrapper.projective(*tensors)
         except RuntimeError as error:
@@ -45,7 +45,8 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """The wrapped model, in eval mode, as a self-contained graph with an open batch axis.
 
-    Its inputs are called as the parameters of the model's `forward`. Raises InputError for a
+    Its inputs are called as the parameters of the model's `forward`, and its two outputs, in
+    order, P and Q unless an input has that name. Raises InputError for a
     model that torch cannot export or that needs one batch size.
     """
     try:
@@ -54,6 +55,7 @@ def to_onnx(
         raise MissingExtraError("torch", "exporting a torch model") from None
 
     device = next((parameter.device for parameter in wrapper.parameters()), torch.device("cpu"))
+    names = _input_names(wrapper.model, len(inputs))
     # Export takes sizes 0 and 1 for fixed ones, so a single row is doubled.
     rows = [np.concatenate([array, array]) if len(array) == 1 else array for array in inputs]
     tensors = tuple(torch.from_numpy(np.array(array)).to(device) for array in rows)
@@ -65,7 +67,8 @@ def to_onnx(
                 tensors,
                 dynamo=True,
                 opset_version=opset,
-                output_names=["P", "Q"],
+                input_names=names,
+                output_names=[name if name not in names else f"{name}_" for name in ("P", "Q")],
                 dynamic_shapes=tuple({0: batch} for _ in tensors),
                 external_data=False,
                 verbose=False,
@@ -80,11 +83,17 @@ def to_onnx(
     return graph
 
 
-def _check_count(model: torch.nn.Module, count: int) -> None:
+def _input_names(model: torch.nn.Module, count: int) -> list[str]:
+    """The parameters that `count` positional inputs go to; InputError where they do not fit."""
     try:
-        inspect.signature(model.forward).bind(*[None] * count)
+        bound = inspect.signature(model.forward).bind(*range(count))
     except TypeError as error:
         raise InputError(f"example_inputs has {count} inputs; the model: {error}") from None
+    names: list[str] = []
+    for name, value in bound.arguments.items():
+        many = isinstance(value, tuple)
+        names += [f"{name}_{index}" for index in range(len(value))] if many else [name]
+    return names
 
 
 def _strip(graph: onnx.ModelProto) -> None:

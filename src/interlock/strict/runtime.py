@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,12 @@ def run_bundle_reference_smoke_test(
     in `interlock.strict.compare`. Raises BundleContractError where they are not, or where the
     thresholds differ, and what `load_onnx_runtime_bundle` and the model raise.
     """
+    # A wrapper exists only where its module, and so torch, is imported already.
+    module = sys.modules.get("interlock.strict.wrapper")
+    if module is None or not isinstance(wrapped, module.SCMInferenceWrapper):
+        raise InputError(
+            f"wrapped is a {type(wrapped).__name__}; it must be an SCMInferenceWrapper"
+        )
     from interlock.strict.export_torch import projective_arrays
 
     runtime = load_onnx_runtime_bundle(directory, expected_digest=expected_digest)

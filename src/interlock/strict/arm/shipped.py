@@ -21,4 +21,5 @@ def open_arm(directory: Path = SHIPPED) -> tuple[StrictRuntime, Route[Mapping[st
     Raises what `load_onnx_runtime_bundle` raises.
     """
     runtime = load_onnx_runtime_bundle(directory)
-    return runtime, arm_route(StrictEngine(runtime), evidence=(runtime.bundle.evidence(),))
+    engine = StrictEngine(runtime)
+    return runtime, arm_route(engine, evidence=engine.evidence)

@@ -1,0 +1,103 @@
+"""`interlock bundle`: what each subcommand prints and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from support.bundles import plain_model, strict_bundle, strict_metadata, strict_model
+
+from interlock.cli.app import run
+
+
+class Said:
+    """One call of the command line: its exit code and what it printed."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def interlock(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> Said:
+        code = run(["bundle", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return Said(code, printed.out, printed.err)
+
+    return call
+
+
+def test_pack_check_and_show(interlock: Any, tmp_path: Path) -> None:
+    model = strict_model()
+    onnx.save_model(model, tmp_path / "m.onnx")
+    (tmp_path / "meta.json").write_bytes(strict_metadata(model).encode())
+    (tmp_path / "notes.txt").write_text("hello")
+    packed = interlock(
+        "pack", tmp_path / "m.onnx", tmp_path / "b", "--metadata", tmp_path / "meta.json",
+        "--file", tmp_path / "notes.txt", "--json",
+    )  # fmt: skip
+    assert packed.code == 0
+    digest = packed.document["digest"]
+    checked = interlock("check", tmp_path / "b", "--expected-digest", digest, "--json")
+    assert (checked.code, checked.document["digest"]) == (0, digest)
+    assert checked.document["trusted"] is True
+    assert interlock("check", tmp_path / "b", "--json").document["trusted"] is False
+    shown = interlock("show", tmp_path / "b", "--json").document
+    assert shown["strict"]["tau_infer"] == pytest.approx(1e-3)
+    assert shown["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]
+    assert set(shown["files"]) == {"metadata.json", "model.onnx", "notes.txt"}
+    text = interlock("show", tmp_path / "b")
+    assert digest in text.out
+    assert "batch x 4" in text.out
+
+
+def test_pack_without_metadata_takes_the_graphs_signature(interlock: Any, tmp_path: Path) -> None:
+    onnx.save_model(plain_model(), tmp_path / "m.onnx")
+    assert interlock("pack", tmp_path / "m.onnx", tmp_path / "b", "--name", "mine").code == 0
+    shown = interlock("show", tmp_path / "b", "--json").document
+    assert (shown["name"], shown["kind"], shown["smoke_vectors"]) == ("mine", "model", 0)
+
+
+def test_a_refusal_is_exit_code_1_with_its_code_and_reason(interlock: Any, tmp_path: Path) -> None:
+    strict_bundle(tmp_path / "b")
+    wrong = interlock("check", tmp_path / "b", "--expected-digest", "sha256:0", "--json")
+    assert wrong.code == 1
+    assert wrong.document["error"]["code"] == "bundle_integrity"
+    (tmp_path / "b" / "more.txt").write_text("x")
+    extra = interlock("check", tmp_path / "b")
+    assert extra.code == 1
+    assert "does not list 'more.txt'" in extra.err
+    assert extra.out == ""
+
+
+def test_usage_errors_are_exit_code_2(interlock: Any, tmp_path: Path) -> None:
+    onnx.save_model(plain_model(), tmp_path / "m.onnx")
+    (tmp_path / "meta.json").write_text("{}")
+    assert interlock("pack", tmp_path / "none.onnx", tmp_path / "b").code == 2
+    both = ("--name", "n", "--metadata", tmp_path / "meta.json")
+    assert interlock("pack", tmp_path / "m.onnx", tmp_path / "b", *both).code == 2
+    assert interlock("sign", tmp_path / "b").code == 2
+
+
+def test_sign_and_verify(interlock: Any, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="needs the extra `sign`")
+    from support.keys import write_key_pair
+
+    private, public = write_key_pair(tmp_path)
+    digest = strict_bundle(tmp_path / "b").digest
+    assert interlock("verify", tmp_path / "b", "--key", public, "--json").code == 1
+    signed = interlock("sign", tmp_path / "b", "--key", private, "--json")
+    assert signed.document["digest"] == digest
+    verified = interlock("verify", tmp_path / "b", "--key", public, "--json")
+    assert verified.code == 0
+    assert verified.document["digest"] == digest
+    checked = interlock("check", tmp_path / "b", "--require-signature", public, "--json")
+    assert checked.document["signed_by"] == verified.document["signed_by"]
+    assert checked.document["trusted"] is True
