@@ -272,6 +272,7 @@ class TestReaders:
                 for pending in (
                     lambda: sum(1 for _ in run.pending()),
                     lambda: other.info("one").pending,
+                    lambda: sum(run.counts().values()),
                 )
             ]
             for reader in readers:

@@ -137,10 +137,12 @@ class JournalRun:
 
     def counts(self) -> dict[Status, int]:
         """How many items ended in each status, zeros included."""
-        if self._counts is None:
+        counts = self._counts
+        if counts is None:
             with self._store.read() as connection:
-                self._counts = count_outcomes(connection, self._row)
-        return dict(self._counts)
+                # Kept while no transaction can pass by, so that it is never an older count.
+                counts = self._counts = count_outcomes(connection, self._row)
+        return dict(counts)
 
     def finish(self, state: Literal["done", "interrupted", "failed"]) -> None:
         """Write how the run ended; it stays held until `close`.
