@@ -13,10 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from interlock.strict import InferenceConfig
 
 REQUIREMENTS = ("zeroproofml==0.6.1", "numpy>=2.0", "torch==2.13.0")
 
@@ -37,12 +40,12 @@ class Peer:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def load(
-        self, p: Array, q: Array, *, backend: str, tau_infer: float, tau_train: float | None
-    ) -> None:
+    def load(self, p: Array, q: Array, *, backend: str, config: InferenceConfig) -> None:
         """Hand over P and Q; `backend` is numpy, torch, or bfloat16 for torch with uint16 bits."""
         np.savez(self._file, p=p, q=q)
-        self._ask(op="load", backend=backend, tau_infer=tau_infer, tau_train=tau_train)
+        self._ask(
+            op="load", backend=backend, tau_infer=config.tau_infer, tau_train=config.tau_train
+        )
 
     def seconds(self, calls: int) -> float:
         """The time of one call, over `calls` of them."""

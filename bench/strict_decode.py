@@ -19,17 +19,20 @@ from interlock.strict import InferenceConfig, decode_numba, strict_inference
 from interlock.strict.graph import append_decode
 
 CONFIG = InferenceConfig(1e-6, 1e-4)
-DIVISION, PEER = "preallocated division", "peer, NumPy"
+DIVISION, PEER, PEER_TORCH = "preallocated division", "peer, NumPy", "peer, torch"
 
 
 def run() -> list[str]:
     """Print every figure; return the lines of the bars."""
     peer_python = peer_venv.interpreter("zeroproofml", peer_zeroproof.REQUIREMENTS)
     bars = []
-    with peer_zeroproof.Peer(peer_python) as peer:
+    with (
+        peer_zeroproof.Peer(peer_python) as peer,
+        peer_zeroproof.Peer(peer_python) as peer_torch,
+    ):
         for dtype in ("float32", "float64"):
             for n in (1, 1_000, 1_000_000):
-                times = _decode(peer, dtype, n)
+                times = _decode(peer, peer_torch, dtype, n)
                 _print(f"decode, {dtype}, {n:,} elements", times, (DIVISION, PEER))
                 if n == 1_000_000:
                     division = times.ratio("numba, out=", DIVISION)[0]
@@ -66,13 +69,16 @@ def _pair(n: int, dtype: str) -> tuple[Any, Any]:
     return rng.normal(size=n).astype(dtype), q.astype(dtype)
 
 
-def _decode(peer: peer_zeroproof.Peer, dtype: str, n: int) -> measure.Times:
+def _decode(
+    peer: peer_zeroproof.Peer, peer_torch: peer_zeroproof.Peer, dtype: str, n: int
+) -> measure.Times:
     p, q = _pair(n, dtype)
     quotient = np.empty_like(p)
     out = (np.empty_like(p), np.empty(n, np.bool_), np.empty(n, np.bool_))
     decode_numba.compile_kernels()
     graph = session(append_decode(bare(dtype), p="P", q="Q", config=CONFIG))
-    peer.load(p, q, backend="numpy", tau_infer=CONFIG.tau_infer, tau_train=CONFIG.tau_train)
+    peer.load(p, q, backend="numpy", config=CONFIG)
+    peer_torch.load(p, q, backend="torch", config=CONFIG)
 
     def divide() -> None:
         # What a caller without masks would run, warnings silenced as a decode has to.
@@ -89,6 +95,7 @@ def _decode(peer: peer_zeroproof.Peer, dtype: str, n: int) -> measure.Times:
         ),
         "onnxruntime": measure.calls_of(lambda: graph.run(None, {"p": p, "q": q})),
         PEER: peer.seconds,
+        PEER_TORCH: peer_torch.seconds,
     }
     cases |= dict(_torch_cases(p, q))
     return measure.interleaved(cases)

@@ -95,15 +95,9 @@ def _compare(
     p = p.reshape(p_shape)
     q = q[: len(p)].reshape(q_shape)
     answers = {}
-    for backend in ("numpy", "torch"):
-        if dtype != "bfloat16":
-            peer.load(p, q, backend=backend, tau_infer=config.tau_infer, tau_train=config.tau_train)
-        elif backend == "torch":
-            peer.load(
-                p, q, backend="bfloat16", tau_infer=config.tau_infer, tau_train=config.tau_train
-            )
-        else:
-            continue
+    for backend in ("torch",) if dtype == "bfloat16" else ("numpy", "torch"):
+        sent_as = "bfloat16" if dtype == "bfloat16" else backend
+        peer.load(p, q, backend=sent_as, config=config)
         answers[backend] = peer.decode()
     differing = 0
     for engine, got in _engines(dtype, p, q, config):
