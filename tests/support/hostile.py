@@ -476,6 +476,21 @@ def training_information(outside: Path) -> Any:
     return model
 
 
+@case("fields that this release does not know")
+def unknown_field_in_a_tensor(outside: Path) -> Any:
+    data = weight().SerializeToString() + b"\xfa\x3e\x04evil"
+    tensor = TensorProto.FromString(data)
+    assert tensor.SerializeToString() == data
+    return with_weight(tensor)
+
+
+@case("session options of its own")
+def options_in_the_model(outside: Path) -> Any:
+    model = plain_model()
+    model.metadata_props.add(key="ort_config", value='{"session_options": {}}')
+    return model
+
+
 # Sizes that lie.
 
 

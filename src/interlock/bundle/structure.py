@@ -51,6 +51,11 @@ def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
         model.ParseFromString(data)
     except (DecodeError, RuntimeError) as error:
         raise BundleFormatError(f"{MODEL} is not an ONNX model: {error}") from None
+    size = model.ByteSize()
+    model.DiscardUnknownFields()
+    if model.ByteSize() != size:
+        # ONNX Runtime may know the fields that this parser does not, and act on them.
+        raise BundleFormatError(f"{MODEL} has fields that this release does not know")
     if not model.HasField("graph") or not model.graph.output:
         raise BundleFormatError(f"{MODEL} has no graph with outputs")
     return model
@@ -67,6 +72,8 @@ def check_structure(
         raise BundleFormatError(f"ir_version is {model.ir_version}, not 3 to {onnx.IR_VERSION}")
     if len(model.training_info):
         raise BundleFormatError("the model has training_info")
+    if any(entry.key == "ort_config" for entry in model.metadata_props):
+        raise BundleFormatError("the model brings session options of its own: ort_config")
     functions = _functions(model)
     domains = _opsets("the model", model.opset_import, limits.domains | {k[0] for k in functions})
     walk = _Walk(limits, functions)
