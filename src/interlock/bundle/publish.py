@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlock.bundle.manifest import MANIFEST, REPORTS, SIGNATURE
-from interlock.kernel.errors import BundleFormatError, ConfigError
+from interlock.kernel.errors import BundleError, BundleFormatError, ConfigError
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
 _AT_FDCWD = -100
@@ -34,11 +34,11 @@ def publish(
 
     `check` sees the written directory before it becomes visible; what it raises stops the
     publication. Returns the path with its symlinks resolved. Raises ConfigError where `directory`
-    exists and is no bundle, or where this system cannot replace a directory in one step.
+    exists and is no bundle, or where this system cannot replace a directory in one step, and
+    BundleError where the file system refuses.
     """
     target = directory.absolute().resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _only_publisher(target.parent) as parent:
+    with _writing(target), _only_publisher(target.parent) as parent:
         prefix = f".{target.name}.publish-"
         for stale in target.parent.glob(f"{_escape(prefix)}*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -60,7 +60,7 @@ def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
     Raises BundleFormatError where the bundle has been replaced since `manifest` was read.
     """
     target = directory.absolute().resolve()
-    with _only_publisher(target.parent) as parent:
+    with _writing(target), _only_publisher(target.parent) as parent:
         prefix = f".{target.name}.publish-"
         written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
@@ -75,8 +75,21 @@ def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn what the file system says into BundleError."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="look at the free space and the permissions of the directory above it",
+        ) from None
+
+
+@contextmanager
 def _only_publisher(parent: Path) -> Iterator[int]:
     """Hold the parent directory's lock, so that a hidden directory found is a dead publisher's."""
+    parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
