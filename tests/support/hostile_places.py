@@ -241,6 +241,19 @@ def unknown_field_in_a_tensor(outside: Path) -> Any:
     return with_weight(tensor)
 
 
+@case("a name that is not UTF-8")
+def location_that_is_no_text(outside: Path) -> Any:
+    data = with_weight(external("W", "../XXXXX.bin", [4, 3])).SerializeToString()
+    return data.replace(b"XXXXX", b"\xff\xfe\xfd\xfc\xfb")
+
+
+@case("a name that is not UTF-8")
+def names_that_are_no_text(outside: Path) -> Any:
+    nodes = [node("Identity", ["W"], ["XXXXX"]), node("MatMul", ["x", "XXXXX"], ["y"])]
+    data = as_model(graph_of(nodes)).SerializeToString()
+    return data.replace(b"XXXXX", b"\xff\xfe\xfd\xfc\xfb")
+
+
 @case("session options of its own")
 def options_in_the_model(outside: Path) -> Any:
     model = plain_model()

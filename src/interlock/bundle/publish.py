@@ -21,7 +21,7 @@ from pathlib import Path
 from interlock.bundle.manifest import MANIFEST, REPORTS, SIGNATURE
 from interlock.kernel.errors import BundleError, BundleFormatError, ConfigError
 
-_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
@@ -133,20 +133,17 @@ def _sync(directory: Path) -> None:
 
 def _make_visible(written: Path, target: Path) -> None:
     """Rename `written` to `target`; `written` then names the old content, if there was any."""
-    if not target.exists():
-        if _rename(written, target, _RENAME_NOREPLACE):
-            return
-        written.rename(target)  # elsewhere than on Linux; replaces an empty directory at most
-        return
-    if not _rename(written, target, _RENAME_EXCHANGE):
+    if not target.exists() or not any(target.iterdir()):
+        written.rename(target)
+    elif not _exchange(written, target):
         raise ConfigError(
             f"{target} exists, and this system cannot replace a directory in one step",
             hint="publish under another name",
         )
 
 
-def _rename(source: Path, target: Path, flags: int) -> bool:
-    """renameat2 with `flags`; False where the system or the file system does not have it."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; False where the system or file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -160,13 +157,13 @@ def _rename(source: Path, target: Path, flags: int) -> bool:
         ctypes.c_char_p,
         ctypes.c_uint,
     )
-    done = renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     if done == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         return False
-    raise OSError(code, os.strerror(code), str(target))
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def _escape(text: str) -> str:

@@ -17,6 +17,7 @@ from interlock.bundle.tensors import (
     External,
     check_sparse,
     check_tensor,
+    check_text,
     dtype_name,
     elements,
     locate,
@@ -107,6 +108,8 @@ def inline(model: onnx.ModelProto, external: list[External], files: Mapping[str,
 def _functions(model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
     found: dict[Key, onnx.FunctionProto] = {}
     for function in model.functions:
+        check_text("a function", function.name, function.domain, function.overload)
+        check_text("a function", *function.input, *function.output)
         key = (function.domain, function.name, function.overload)
         if not function.name or key in found:
             raise BundleFormatError(
@@ -124,6 +127,7 @@ def _opsets(
     """The domains that are imported, each once and in a version that exists."""
     domains: set[str] = set()
     for opset in imports:
+        check_text(what, opset.domain)
         name = "" if opset.domain == "ai.onnx" else opset.domain
         if opset.domain not in allowed:
             raise BundleFormatError(f"{what} imports the unknown domain {opset.domain[:80]!r}")
@@ -214,6 +218,7 @@ class _Walk:
             names.add(value.name)
         stored: set[str] = set()
         for name in _initializer_names(graph):
+            check_text(what, name)
             if not name or name in stored:
                 raise BundleFormatError(
                     f"{what} has an initializer unnamed or twice: {name[:80]!r}"
@@ -253,6 +258,8 @@ class _Walk:
         if self._nodes > self._limits.max_nodes:
             raise BundleFormatError(f"the graph has more than {self._limits.max_nodes} nodes")
         for node in nodes:
+            check_text(f"a node of {what}", node.op_type, node.domain, node.overload)
+            check_text(f"a node of {what}", *node.input, *node.output)
             self._operator(what, node, domains)
             for name in node.input:
                 if name and name not in names and name not in outer:
@@ -325,6 +332,10 @@ class _Walk:
 
     def _value(self, what: str, role: str, value: onnx.ValueInfoProto, *, typed: bool) -> None:
         """Check a declared type; the main graph's inputs and outputs must be dense tensors."""
+        check_text(f"an {role} of {what}", value.name)
+        check_text(
+            f"an {role} of {what}", *(dim.dim_param for dim in value.type.tensor_type.shape.dim)
+        )
         if not value.name:
             raise BundleFormatError(f"an {role} of {what} has no name")
         label = f"the {role} {value.name[:80]!r} of {what}"
