@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import measure
+import strict_bundle
 import strict_decode
 
 
 def main() -> None:
     """Print the machine, every figure, and whether each bar is kept."""
     print(measure.machine(("numpy", "numba", "onnxruntime")))
-    bars = strict_decode.run()
+    bars = strict_decode.run() + strict_bundle.run()
     print("\nbars")
     for line in bars:
         print(f"  {line}")

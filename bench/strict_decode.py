@@ -33,7 +33,7 @@ def run() -> list[str]:
         for dtype in ("float32", "float64"):
             for n in (1, 1_000, 1_000_000):
                 times = _decode(peer, peer_torch, dtype, n)
-                _print(f"decode, {dtype}, {n:,} elements", times, (DIVISION, PEER))
+                show(f"decode, {dtype}, {n:,} elements", times, (DIVISION, PEER))
                 if n == 1_000_000:
                     division = times.ratio("numba, out=", DIVISION)[0]
                     faster = 1 / times.ratio("numba, out=", PEER)[0]
@@ -43,14 +43,15 @@ def run() -> list[str]:
                     ]
     for batch in (1, 1_000, 10_000):
         times = _network(batch)
-        _print(f"MLP-256, batch {batch:,}", times, ("model + Div",))
+        show(f"MLP-256, batch {batch:,}", times, ("model + Div",))
         if batch >= 1_000:
             ratio = times.ratio("model + fused decode", "model + Div")[0]
             bars.append(measure.bar(f"MLP-256 fused / model + Div, {batch:,}", ratio, 1.15))
     return bars
 
 
-def _print(title: str, times: measure.Times, bases: tuple[str, ...]) -> None:
+def show(title: str, times: measure.Times, bases: tuple[str, ...]) -> None:
+    """Print the median time of each case, and its ratio to each of `bases`."""
     print(f"\n{title}")
     for case in times.samples:
         ratios = []
@@ -129,7 +130,7 @@ def bare(dtype: str, rank: int = 1, q_tail: tuple[int, ...] = ()) -> onnx.ModelP
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _mlp() -> onnx.ModelProto:
+def mlp() -> onnx.ModelProto:
     """4 inputs, two hidden layers of 256, heads P (2) and Q (1)."""
     rng = np.random.default_rng(3)
     nodes, weights, source = [], [], "x"
@@ -160,13 +161,13 @@ def _mlp() -> onnx.ModelProto:
 
 
 def _network(batch: int) -> measure.Times:
-    divided = _mlp()
+    divided = mlp()
     divided.graph.node.append(helper.make_node("Div", ["P", "Q"], ["quotient"]))
     del divided.graph.output[:]
     divided.graph.output.append(
         helper.make_tensor_value_info("quotient", TensorProto.FLOAT, ["batch", 2])
     )
-    fused = append_decode(_mlp(), p="P", q="Q", config=CONFIG)
+    fused = append_decode(mlp(), p="P", q="Q", config=CONFIG)
     x = {"x": np.random.default_rng(4).normal(size=(batch, 4)).astype(np.float32)}
     sessions = {"model + Div": session(divided), "model + fused decode": session(fused)}
     cases = {

@@ -14,9 +14,15 @@ from support.adversarial import FORMATS, values
 from support.adversarial import pairs as adversarial_pairs
 from support.counts import count
 from support.parity import assert_same
-from support.projective import columns_model, fixed_inside_model, pairs, two_input_model
+from support.projective import (
+    columns_model,
+    fixed_inside_model,
+    pairs,
+    random_model,
+    two_input_model,
+)
 
-from interlock.errors import ConfigError, InputError
+from interlock.errors import BundleContractError, ConfigError, InputError
 from interlock.strict import (
     InferenceConfig,
     export_bundle,
@@ -232,6 +238,13 @@ def test_an_onnx_model_needs_thresholds_that_its_dtype_can_hold(tmp_path: Path) 
     for config in (None, InferenceConfig(1e-60)):
         with pytest.raises(ConfigError):
             export_bundle(columns_model(), tmp_path / "b", example_inputs=(X,), config=config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_disagrees_with_its_source_is_not_published(tmp_path: Path) -> None:
+    # ONNX Runtime seeds its generator by session, so only the second run tells.
+    with pytest.raises(BundleContractError, match="the exported graph on smoke_inputs: accepted"):
+        export_bundle(random_model(), tmp_path / "b", example_inputs=(X,), config=CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 

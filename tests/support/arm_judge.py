@@ -25,11 +25,3 @@ def relative_error(
     given = 1j * (upper * first_rate + lower * (first_rate + second_rate))
     wanted = v[:, 0].astype(np.float64) + 1j * v[:, 1].astype(np.float64)
     return np.asarray(np.abs(given - wanted) / np.abs(wanted), dtype=np.float64)
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share, 95% by default (E. B. Wilson, JASA 22, 1927)."""
-    share = hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return float(middle - half), float(middle + half)

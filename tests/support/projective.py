@@ -85,6 +85,16 @@ def fixed_inside_model(batch: int) -> onnx.ModelProto:
     return model
 
 
+def random_model() -> onnx.ModelProto:
+    """Like `columns_model`, but P is another one at every run."""
+    model = columns_model()
+    nodes = model.graph.node
+    nodes[0].output[0] = "p"
+    nodes.append(helper.make_node("RandomNormalLike", ["p"], ["noise"]))
+    nodes.append(helper.make_node("Add", ["p", "noise"], ["P"]))
+    return model
+
+
 def pairs(n: int, seed: int, dtype: str = "float32") -> Array:
     """(n, 3) inputs of `columns_model`: P normal, |Q| log-uniform in 1e-8 … 1, both signs."""
     rng = np.random.default_rng(seed)

@@ -27,6 +27,7 @@ from interlock.strict.compare import compare_answers, near_threshold, tolerance
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
 from interlock.strict.graph import OUTPUTS, TAU_INFER, TAU_TRAIN, append_decode
+from interlock.strict.shapes import mask_shape
 from interlock.strict.tensors import to_numpy
 
 Inputs = tuple[Array, ...]
@@ -91,7 +92,7 @@ def export_bundle(
             check_inputs(what, arrays, signature_of(graph)[0])
     else:
         # The model itself says first what is wrong with the inputs or with P and Q.
-        _check_pair(*_torch_answers(wrapper, examples))
+        _check_pair(*_torch_answers(wrapper, examples), rows=len(examples[0]))
         from interlock.strict.export_torch import to_onnx
 
         graph = to_onnx(wrapper, examples, opset=opset)
@@ -254,7 +255,7 @@ def _check_graph(graph: onnx.ModelProto, p: str, q: str) -> None:
             )
 
 
-def _check_pair(p: Array, q: Array) -> None:
+def _check_pair(p: Array, q: Array, rows: int) -> None:
     if p.dtype != q.dtype:
         raise InputError(f"P is {p.dtype} and Q is {q.dtype}; a bundle needs one dtype")
     if p.dtype.name not in SMOKE_TOLERANCE:
@@ -262,6 +263,14 @@ def _check_pair(p: Array, q: Array) -> None:
             f"P and Q are {p.dtype}; a bundle takes {' or '.join(SMOKE_TOLERANCE)}",
             hint="cast them at the end of the model",
         )
+    _check_rows(p, q, rows)
+    mask_shape(p.shape, q.shape)
+
+
+def _check_rows(p: Array, q: Array, rows: int) -> None:
+    for role, values in (("P", p), ("Q", q)):
+        if values.shape[:1] != (rows,):
+            raise InputError(f"{role} has shape {values.shape} for {rows} rows of input")
 
 
 def _torch_answers(wrapper: Any, inputs: Inputs) -> Pair:
@@ -288,11 +297,8 @@ def _agreed(
     config: InferenceConfig,
 ) -> tuple[StrictResult, Pair]:
     """The bundle's answers, having agreed with the source's, and the source's P and Q."""
-    rows = len(inputs[0])
     p, q = reference(inputs)
-    for role, values in (("P", p), ("Q", q)):
-        if values.shape[:1] != (rows,):
-            raise InputError(f"{role} has shape {values.shape} for {rows} rows of {what}")
+    _check_rows(p, q, len(inputs[0]))
     found = _answer(session, inputs)
     compare_answers(found, p, q, config, what=f"the exported graph on {what}")
     return found, (p, q)

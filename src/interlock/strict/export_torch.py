@@ -32,7 +32,7 @@ def projective_arrays(
     # A copy, since a model may work in place and NumPy arrays may be read-only.
     tensors = [torch.from_numpy(np.array(array)).to(device) for array in inputs]
     with _eval_mode(wrapper), torch.no_grad():
-        _input_names(wrapper.model, len(tensors))
+        _parameters(wrapper.model, len(tensors))
         try:
             p, q = wrapper.projective(*tensors)
         except RuntimeError as error:
@@ -46,8 +46,8 @@ def to_onnx(
     """The wrapped model, in eval mode, as a self-contained graph with an open batch axis.
 
     Its inputs are called as the parameters of the model's `forward`, and its two outputs, in
-    order, P and Q unless an input has that name. Raises InputError for a
-    model that torch cannot export or that needs one batch size.
+    order, P and Q unless an input has that name. Raises InputError for a model that torch cannot
+    export or that needs one batch size.
     """
     try:
         import onnxscript  # noqa: F401
@@ -55,11 +55,16 @@ def to_onnx(
         raise MissingExtraError("torch", "exporting a torch model") from None
 
     device = next((parameter.device for parameter in wrapper.parameters()), torch.device("cpu"))
-    names = _input_names(wrapper.model, len(inputs))
+    parameters = _parameters(wrapper.model, len(inputs))
+    names = _input_names(parameters)
     # Export takes sizes 0 and 1 for fixed ones, so a single row is doubled.
     rows = [np.concatenate([array, array]) if len(array) == 1 else array for array in inputs]
     tensors = tuple(torch.from_numpy(np.array(array)).to(device) for array in rows)
-    batch = torch.export.Dim("batch")
+    axes = {0: torch.export.Dim("batch")}
+    shapes = tuple(
+        tuple(axes for _ in taken) if isinstance(taken, tuple) else axes
+        for taken in parameters.values()
+    )
     with _eval_mode(wrapper), _quiet():
         try:
             program = torch.onnx.export(
@@ -69,7 +74,7 @@ def to_onnx(
                 opset_version=opset,
                 input_names=names,
                 output_names=[name if name not in names else f"{name}_" for name in ("P", "Q")],
-                dynamic_shapes=tuple({0: batch} for _ in tensors),
+                dynamic_shapes=shapes,
                 external_data=False,
                 verbose=False,
             )
@@ -83,16 +88,21 @@ def to_onnx(
     return graph
 
 
-def _input_names(model: torch.nn.Module, count: int) -> list[str]:
-    """The parameters that `count` positional inputs go to; InputError where they do not fit."""
+def _parameters(model: torch.nn.Module, count: int) -> dict[str, Any]:
+    """The parameters of `forward` that `count` positional inputs go to, each with its input's
+    index, or a tuple of them for `*inputs`. Raises InputError where they do not fit.
+    """
     try:
-        bound = inspect.signature(model.forward).bind(*range(count))
+        return dict(inspect.signature(model.forward).bind(*range(count)).arguments)
     except TypeError as error:
         raise InputError(f"example_inputs has {count} inputs; the model: {error}") from None
+
+
+def _input_names(parameters: dict[str, Any]) -> list[str]:
     names: list[str] = []
-    for name, value in bound.arguments.items():
-        many = isinstance(value, tuple)
-        names += [f"{name}_{index}" for index in range(len(value))] if many else [name]
+    for name, taken in parameters.items():
+        many = isinstance(taken, tuple)
+        names += [f"{name}_{index}" for index in range(len(taken))] if many else [name]
     return names
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.arm_judge import relative_error, wilson
+from support.arm_judge import relative_error
 from support.counts import count
 
 from interlock.errors import BundleError
+from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import EvidenceKind
 from interlock.strict.arm.requests import sample_requests
 from interlock.strict.arm.shipped import SHIPPED, open_arm
@@ -30,8 +31,8 @@ def test_the_masks_accept_enough_and_what_they_accept_is_good() -> None:
     error = relative_error(REQUESTS.theta, REQUESTS.v, decoded)[accepted]
     unsafe = int((~(error <= UNSAFE)).sum())
 
-    assert wilson(int(accepted.sum()), N)[0] >= 0.60
-    assert wilson(unsafe, len(error))[1] <= 0.01
+    assert wilson_interval(int(accepted.sum()), N)[0] >= 0.60
+    assert wilson_interval(unsafe, len(error))[1] <= 0.01
     # Predicting zero is off by 1 in every row.
     assert error.mean() <= 1 / 20
 
@@ -41,7 +42,7 @@ def test_nothing_unsafe_leaves_the_route_and_nearly_everything_is_answered() -> 
     outcome = route.run_batch({"x": REQUESTS.x})
     error = relative_error(REQUESTS.theta, REQUESTS.v, outcome.value)[outcome.answered]
     assert int((~(error <= UNSAFE)).sum()) == 0
-    assert wilson(int(outcome.answered.sum()), N)[0] >= 0.95
+    assert wilson_interval(int(outcome.answered.sum()), N)[0] >= 0.95
     assert np.isnan(outcome.value[~outcome.answered]).all()
     assert sum(outcome.counts().values()) == N
 
