@@ -23,13 +23,14 @@ demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not index"
+	$(PYTEST) -n 2 -m "not torch"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
-	$(PYTEST) -m "torch and not index"
+	$(PYTEST) -m torch
 
-test-full: $(VENV)/.torch ## every suite at its full count, the peer from the package index included
+test-full: $(VENV)/.torch ## every suite at its full count, then parity with the peer
 	INTERLOCK_FULL=1 $(PYTEST) -n 2
+	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 lint: $(VENV)/.lint ## ruff and mypy strict
 	$(BIN)/ruff check .
