@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.counts import count
 
-from interlock.strict.arm.kinematics import ARM, damped_rates, jacobian, tip, tracking_error
+from interlock.strict.arm.kinematics import ARM, Floats, damped_rates, jacobian, tip, tracking_error
 
 ANGLES = st.one_of(
     st.floats(-10, 10),
@@ -40,7 +40,7 @@ def test_the_jacobian_is_the_derivative_of_the_tip(posture: tuple[float, float])
 
 
 @given(POSTURE, VELOCITY)
-@settings(max_examples=count(300, 20_000), deadline=None)
+@settings(max_examples=count(300, 2_000), deadline=None)
 def test_rates_are_finite_and_within_the_drives_limit(
     posture: tuple[float, float], velocity: tuple[float, float]
 ) -> None:
@@ -49,7 +49,7 @@ def test_rates_are_finite_and_within_the_drives_limit(
 
 
 @given(st.tuples(st.floats(-10, 10), st.floats(-10, 10)), POSTURE)
-@settings(max_examples=count(300, 20_000), deadline=None)
+@settings(max_examples=count(300, 2_000), deadline=None)
 def test_rates_are_exact_where_the_drives_can_follow(
     wanted_rates: tuple[float, float], posture: tuple[float, float]
 ) -> None:
@@ -59,6 +59,31 @@ def test_rates_are_exact_where_the_drives_can_follow(
     rates = damped_rates(ARM, [posture], [velocity])
     reached = jacobian(ARM, [posture])[0] @ rates[0]
     np.testing.assert_allclose(reached, velocity, atol=1e-9)
+
+
+def test_many_postures_near_singularities_keep_the_limit_and_are_exact_if_they_can() -> None:
+    n = count(20_000, 500_000)
+    rng = np.random.default_rng(17)
+    theta = rng.uniform(-4, 4, (n, 2))
+    theta[:, 1] = rng.choice([0.0, math.pi, -math.pi], n) + 10 ** rng.uniform(-18, 0, n)
+    v = rng.normal(size=(n, 2)) * 10 ** rng.uniform(-6, 1, (n, 1))
+    rates = damped_rates(ARM, theta, v)
+    assert np.all(np.abs(rates) <= ARM.rate_limit)
+    with np.errstate(all="ignore"):
+        exact = adjugate_rates(theta, v)
+    # The closed form loses digits as the determinant vanishes, so it judges only away from that.
+    regular = np.abs(np.sin(theta[:, 1])) > 1e-3
+    slow = regular & (np.abs(exact) < 0.999 * ARM.rate_limit).all(axis=1)
+    assert slow.sum() > n / 100
+    np.testing.assert_allclose(rates[slow], exact[slow], rtol=1e-9, atol=1e-9)
+
+
+def adjugate_rates(theta: Floats, v: Floats) -> Floats:
+    """J^-1 v in closed form."""
+    (a, b), (c, d) = np.moveaxis(jacobian(ARM, theta), 0, -1)
+    determinant = ARM.first * ARM.second * np.sin(theta[:, 1])
+    solved = [d * v[:, 0] - b * v[:, 1], a * v[:, 1] - c * v[:, 0]]
+    return np.asarray(np.stack(solved, axis=1) / determinant[:, None], dtype=np.float64)
 
 
 def test_rates_are_damped_onto_the_limit_where_the_drives_cannot_follow() -> None:
