@@ -185,18 +185,17 @@ class _Walk:
         """Functions must not call themselves, nor grow beyond the limit when they are put in."""
         totals: dict[Key, int] = {}
 
-        def total(key: Key, depth: int, open_calls: frozenset[Key]) -> int:
-            if key in open_calls or depth > MAX_CALL_DEPTH:
+        def total(key: Key, depth: int) -> int:
+            if depth > MAX_CALL_DEPTH:
                 raise BundleFormatError(f"the function {key[1][:80]!r} calls itself, or too deeply")
             if key not in totals:
-                inner = open_calls | {key}
                 totals[key] = self._sizes[key] + sum(
-                    total(called, depth + 1, inner) for called in self._called[key]
+                    total(called, depth + 1) for called in self._called[key]
                 )
             return totals[key]
 
         for key in self._functions:
-            total(key, 0, frozenset())
+            total(key, 0)
         expanded = self._nodes + sum(totals[key] for key in self._calls)
         if expanded > self._limits.max_nodes:
             raise BundleFormatError(
