@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-full lint format train-arm bench-strict clean
+.PHONY: help demo demo-all test test-torch test-full lint format train-arm bench-strict parity-strict clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -23,13 +23,14 @@ demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not index"
+	$(PYTEST) -n 2 -m "not torch"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
-	$(PYTEST) -m "torch and not index"
+	$(PYTEST) -m torch
 
-test-full: $(VENV)/.torch ## every suite at its full count, the peer from the package index included
+test-full: $(VENV)/.torch ## every suite at its full count, then parity with the peer
 	INTERLOCK_FULL=1 $(PYTEST) -n 2
+	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 lint: $(VENV)/.lint ## ruff and mypy strict
 	$(BIN)/ruff check .
@@ -44,7 +45,10 @@ train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped
 	$(THREADS) $(BIN)/python scripts/train_arm.py
 
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
-	$(BIN)/python bench/strict.py
+	$(THREADS) $(BIN)/python bench/strict.py
+
+parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
+	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import measure
 import strict_bundle
+import strict_bundle
 import strict_decode
 
 

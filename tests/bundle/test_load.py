@@ -266,6 +266,12 @@ def test_packing_a_path_takes_its_external_tensors_along(tmp_path: Path) -> None
     bundle = pack(tmp_path / "b", tmp_path / "m.onnx", metadata)
     assert set(bundle.files) == {MODEL, METADATA}
     assert load(tmp_path / "b").model == bundle.model
+    (tmp_path / "linked.onnx").symlink_to("m.onnx")
+    assert pack(tmp_path / "c", tmp_path / "linked.onnx", metadata).digest == bundle.digest
+    (tmp_path / "m.data").rename(tmp_path / "secret")
+    (tmp_path / "m.data").symlink_to("secret")
+    with pytest.raises(BundleFormatError, match=r"m\.data is a symbolic link"):
+        pack(tmp_path / "d", tmp_path / "m.onnx", metadata)
 
 
 def test_a_replaced_directory_is_read_again_and_not_mixed(

@@ -82,6 +82,8 @@ def test_refused(data: bytes, reason: str) -> None:
     [
         ({"tau_infer": float("nan")}, "tau_infer"),
         ({"tau_infer": -1.0}, "tau_infer"),
+        ({"tau_infer": 0.0}, "tau_infer"),
+        ({"tau_infer": 1e-60}, "tau_infer"),
         ({"tau_infer": float("inf")}, "tau_infer"),
         ({"tau_train": 1e-9}, "tau_train"),
         ({"tau_infer": 1e39, "tau_train": None}, "tau_infer"),

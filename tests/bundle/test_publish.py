@@ -17,7 +17,13 @@ from support.bundles import (
 
 from interlock.bundle import load, pack, publish
 from interlock.bundle.manifest import MANIFEST
-from interlock.errors import BundleContractError, BundleFormatError, ConfigError, InputError
+from interlock.errors import (
+    BundleContractError,
+    BundleError,
+    BundleFormatError,
+    ConfigError,
+    InputError,
+)
 
 
 def names(directory: Path) -> set[str]:
@@ -93,7 +99,7 @@ def test_the_nth_system_call_failing_leaves_the_old_bundle(
         monkeypatch.setattr(os, "fsync", fsync)
         try:
             strict_bundle(tmp_path / "b", name=f"v{fail_at}")
-        except OSError:
+        except BundleError:
             digest = load(tmp_path / "b", probe=False).digest
             # The last sync follows the rename: the new bundle is there, its durability is not.
             assert digest == sound.digest or fail_at == 5
@@ -125,6 +131,12 @@ def test_a_signature_is_refused_for_a_bundle_that_was_replaced(tmp_path: Path) -
     with pytest.raises(BundleFormatError, match="replaced while it was signed"):
         publish.add_signature(tmp_path / "b", b"{}", before)
     assert "signature.json" not in names(tmp_path / "b")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written"):
+        strict_bundle(tmp_path / "file" / "b")
 
 
 def test_files_that_a_bundle_cannot_hold(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ import pytest
 from support import journalled_work
 from support.counts import count
 from support.journal_promises import check_promises
-from support.journalled_work import work
+from support.journalled_work import RUN_ID, work
 from support.kill import run_to_end
 
 from interlock.errors import StorageError
+from interlock.kernel.journal import Item, Journal
+from interlock.kernel.outcome import Outcome, Status
 
 ITEMS, BATCH = 12, 3
 CHILD = Path(journalled_work.__file__)
@@ -104,6 +106,29 @@ class TestStatements:
                 sqlite3, "connect", lambda *a, **options: connect(*a, **options, factory=Failing)
             )
             yield
+
+
+def test_a_run_that_was_refused_a_write_goes_on_once_there_is_space(tmp_path: Path) -> None:
+    """In the same process, with the same connection."""
+    path = tmp_path / "journal.sqlite"
+    text = "x" * 9000
+    with Journal.open(path) as journal:
+        run = journal.create_run("test", config={}, items=map(Item, "abcd"), run_id=RUN_ID)
+        connection = journal._store._connection
+        assert connection is not None
+        run.record([("a", Outcome(Status.ACCEPTED, value=text))])
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+        for _ in range(2):
+            with pytest.raises(StorageError, match="full"):
+                run.record([(key, Outcome(Status.ACCEPTED, value=text)) for key in "bc"])
+            assert run.counts()[Status.ACCEPTED] == 1
+            assert list(run.pending()) == ["b", "c", "d"]
+        run.record([("d", Outcome(Status.ACCEPTED, value=text))])
+        connection.execute("PRAGMA max_page_count = 1000000")
+        run.record([(key, Outcome(Status.ACCEPTED, value=text)) for key in "bc"])
+        run.finish("done")
+        assert [key for key, _ in journal.outcomes(RUN_ID)] == ["a", "b", "c", "d"]
 
 
 def test_the_database_may_be_full_at_every_page(

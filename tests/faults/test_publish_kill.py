@@ -72,6 +72,7 @@ def test_readers_see_the_old_or_the_new_bundle_whatever_happens(tmp_path: Path) 
     reader = threading.Thread(target=read_all_the_time)
     reader.start()
     version = acknowledged = 0
+    window = 0.06  # seconds; follows the machine's speed, so that kills fall inside publications
     with subprocess.Popen(
         [sys.executable, "-c", PUBLISH, str(directory)],
         stdin=subprocess.PIPE,
@@ -86,10 +87,12 @@ def test_readers_see_the_old_or_the_new_bundle_whatever_happens(tmp_path: Path) 
                 print(version, file=starter.stdin, flush=True)
                 ready, pid = starter.stdout.readline().split()
                 assert ready == "ready"
-                time.sleep(rng.uniform(0, 0.06))
+                time.sleep(rng.uniform(0, window))
                 os.kill(int(pid), signal.SIGKILL)
+                window = min(5.0, 1.5 * window)
                 while (line := starter.stdout.readline()) != "killed\n":
                     acknowledged = int(line)
+                    window = max(0.01, 0.6 * window)
                 if directory.exists():
                     known = max(version, acknowledged)
                     version = read_version(directory)

@@ -173,7 +173,7 @@ def test_a_process_killed_between_tasks_is_replaced() -> None:
 @pytest.mark.parametrize(
     ("item", "limits", "code"),
     [
-        ("hang", {"time_limit": 1.0}, "deadline"),
+        ("hang", {"time_limit": 2.0}, "deadline"),
         ("hoard", {"memory_limit": 400 << 20}, "memory_limit"),
     ],
 )

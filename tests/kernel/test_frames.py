@@ -69,7 +69,7 @@ def same(got: Any, sent: Any) -> bool:
     return type(got) is type(sent) and bool(got == sent)
 
 
-@settings(max_examples=count(100, 5000), deadline=None)
+@settings(max_examples=count(100, 2000), deadline=None)
 @given(values, st.integers(0, 2**64 - 1))
 def test_a_value_comes_back_as_it_was(value: Any, call: int) -> None:
     peer = Bytes(b"".join(frames.encode(value, call)))
@@ -79,7 +79,7 @@ def test_a_value_comes_back_as_it_was(value: Any, call: int) -> None:
     assert len(peer.rest) == 0
 
 
-@settings(max_examples=count(100, 5000), deadline=None)
+@settings(max_examples=count(100, 2000), deadline=None)
 @given(values, st.randoms(use_true_random=False))
 def test_a_frame_with_changed_bytes_is_a_value_or_a_frame_error(
     value: Any, rng: random.Random
@@ -91,7 +91,7 @@ def test_a_frame_with_changed_bytes_is_a_value_or_a_frame_error(
         frames.read(Bytes(bytes(frame)).fill, limit=LIMIT)
 
 
-@settings(max_examples=count(100, 5000), deadline=None)
+@settings(max_examples=count(100, 2000), deadline=None)
 @given(st.binary(max_size=200))
 def test_any_body_is_a_value_or_a_frame_error(body: bytes) -> None:
     data = frames.PREFIX.pack(frames.MAGIC, len(body), 1, 0) + body

@@ -185,7 +185,7 @@ class TestHold:
             reader.start()
         try:
             with Journal.open(path) as journal:
-                for _ in range(30):
+                for _ in range(200):
                     journal.resume_run("one", config={}, items=None).close()
         finally:
             stop.set()
@@ -272,6 +272,7 @@ class TestReaders:
                 for pending in (
                     lambda: sum(1 for _ in run.pending()),
                     lambda: other.info("one").pending,
+                    lambda: sum(run.counts().values()),
                 )
             ]
             for reader in readers:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -286,17 +288,27 @@ def test_a_bucket_that_lets_nothing_pass_is_refused(rate: float, burst: float) -
         TokenBucket(rate, burst)
 
 
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Lets threads take turns as often as they can, so that a missing lock shows."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
 def test_threads_share_one_bucket_without_losing_a_unit() -> None:
-    bucket = TokenBucket(rate=1.0, burst=100, clock=ManualClock())
+    bucket = TokenBucket(rate=1.0, burst=2_000, clock=ManualClock())
     passed: list[bool] = []
 
     def take() -> None:
-        for _ in range(100):
+        for _ in range(800):
             passed.append(bucket.try_acquire())
 
-    threads = [threading.Thread(target=take) for _ in range(8)]
+    threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(passed) == 100
+    assert sum(passed) == 2_000

@@ -101,7 +101,8 @@ def load(
     Raises BundleIntegrityError for bytes that differ from the manifest or the expected digest,
     BundleFormatError for malformed or forbidden content, BundleContractError where the graph and
     the metadata disagree or the probe finds a wrong answer, SignatureError for a missing or wrong
-    signature, and MissingExtraError where checking one needs the extra `sign`.
+    signature, ConfigError for a key that cannot be used, MissingExtraError where checking a
+    signature needs the extra `sign`, and EngineUnavailableError where no process can be started.
     """
     path = Path(directory)
     contents = read_contents(path, limits)

@@ -101,8 +101,11 @@ class StrictContract(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         if set(self.meaning) != set(OUTPUT_ORDER):
             raise InputError(f"strict: meaning must describe {', '.join(OUTPUT_ORDER)}")
         largest = float(np.finfo(self.dtype).max)
-        if not 0 <= self.tau_infer <= largest:
-            raise InputError(f"strict: tau_infer is {self.tau_infer}; it must be 0 or more, finite")
+        if not 0 < self.tau_infer <= largest or np.dtype(self.dtype).type(self.tau_infer) == 0:
+            raise InputError(
+                f"strict: tau_infer is {self.tau_infer}; it must be above 0 and finite in "
+                f"{self.dtype}"
+            )
         if self.tau_train is not None and not self.tau_infer <= self.tau_train <= largest:
             raise InputError(
                 f"strict: tau_train is {self.tau_train}; it must be finite and not below "

@@ -80,7 +80,8 @@ def _model_bytes(model: bytes | onnx.ModelProto | Path, limits: BundleLimits) ->
 def _read_model(path: Path, limits: BundleLimits) -> bytes:
     """The model at `path`, with the external tensors that lie beside it put in."""
     with open_directory(path.parent) as directory:
-        data = read_file(directory, path.name, limit=limits.max_file_bytes)
+        # The caller named this file, link or not; what the model names in turn must be no link.
+        data = read_file(directory, path.name, limit=limits.max_file_bytes, links=True)
         model = parse_model(data, limits)
         names = {
             entry.value

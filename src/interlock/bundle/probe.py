@@ -25,6 +25,7 @@ from interlock.kernel.errors import (
 from interlock.kernel.process import WorkerProcess
 
 _LARGE = 64 << 20
+_START_SECONDS = 60.0
 _PASSED_MOST = 256
 
 Identity = tuple[tuple[str, str], ...]
@@ -95,6 +96,11 @@ def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: Bundl
         memory += 4 * len(model)
     with _probe.lock:
         worker = _probe.worker_for(memory)
+        try:
+            # The start does not depend on the model, so it does not count against its time.
+            worker.start(Deadline.after(_START_SECONDS))
+        except DeadlineError as error:
+            raise EngineUnavailableError(f"the probe did not start: {error.message}") from None
         try:
             worker.call(
                 {"model": model, "metadata": metadata},

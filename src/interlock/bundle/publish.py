@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlock.bundle.manifest import MANIFEST, REPORTS, SIGNATURE
-from interlock.kernel.errors import BundleFormatError, ConfigError
+from interlock.kernel.errors import BundleError, BundleFormatError, ConfigError
 
-_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+_RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
@@ -34,11 +34,11 @@ def publish(
 
     `check` sees the written directory before it becomes visible; what it raises stops the
     publication. Returns the path with its symlinks resolved. Raises ConfigError where `directory`
-    exists and is no bundle, or where this system cannot replace a directory in one step.
+    exists and is no bundle, or where this system cannot replace a directory in one step, and
+    BundleError where the file system refuses.
     """
     target = directory.absolute().resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _only_publisher(target.parent) as parent:
+    with _writing(target), _only_publisher(target.parent) as parent:
         prefix = f".{target.name}.publish-"
         for stale in target.parent.glob(f"{_escape(prefix)}*"):
             shutil.rmtree(stale, ignore_errors=True)
@@ -60,7 +60,7 @@ def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
     Raises BundleFormatError where the bundle has been replaced since `manifest` was read.
     """
     target = directory.absolute().resolve()
-    with _only_publisher(target.parent) as parent:
+    with _writing(target), _only_publisher(target.parent) as parent:
         prefix = f".{target.name}.publish-"
         written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
@@ -75,8 +75,21 @@ def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Turn what the file system says into BundleError."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{target} cannot be written: {error.strerror or error}",
+            hint="look at the free space and the permissions of the directory above it",
+        ) from None
+
+
+@contextmanager
 def _only_publisher(parent: Path) -> Iterator[int]:
     """Hold the parent directory's lock, so that a hidden directory found is a dead publisher's."""
+    parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -120,20 +133,17 @@ def _sync(directory: Path) -> None:
 
 def _make_visible(written: Path, target: Path) -> None:
     """Rename `written` to `target`; `written` then names the old content, if there was any."""
-    if not target.exists():
-        if _rename(written, target, _RENAME_NOREPLACE):
-            return
-        written.rename(target)  # elsewhere than on Linux; replaces an empty directory at most
-        return
-    if not _rename(written, target, _RENAME_EXCHANGE):
+    if not target.exists() or not any(target.iterdir()):
+        written.rename(target)
+    elif not _exchange(written, target):
         raise ConfigError(
             f"{target} exists, and this system cannot replace a directory in one step",
             hint="publish under another name",
         )
 
 
-def _rename(source: Path, target: Path, flags: int) -> bool:
-    """renameat2 with `flags`; False where the system or the file system does not have it."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; False where the system or file system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -147,13 +157,13 @@ def _rename(source: Path, target: Path, flags: int) -> bool:
         ctypes.c_char_p,
         ctypes.c_uint,
     )
-    done = renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    done = renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
     if done == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
         return False
-    raise OSError(code, os.strerror(code), str(target))
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def _escape(text: str) -> str:

@@ -38,14 +38,14 @@ def open_directory(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def read_file(directory: int, name: str, *, limit: int) -> bytes:
+def read_file(directory: int, name: str, *, limit: int, links: bool = False) -> bytes:
     """The content of the regular file `name` in the directory with that descriptor.
 
     Raises VanishedFileError where it is missing, BundleFormatError for a symlink, a hard link,
-    anything that is not a regular file, and more than `limit` bytes.
+    anything that is not a regular file, and more than `limit` bytes. `links` lets links pass.
     """
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
     try:
         descriptor = os.open(name, flags, dir_fd=directory)
     except FileNotFoundError:
@@ -60,7 +60,7 @@ def read_file(directory: int, name: str, *, limit: int) -> bytes:
             raise BundleFormatError(f"{name} is not a regular file")
         if status.st_nlink == 0:
             raise VanishedFileError(f"{name} was removed while it was read")
-        if status.st_nlink > 1:
+        if status.st_nlink > 1 and not links:
             raise BundleFormatError(f"{name} is a hard link: it has {status.st_nlink} names")
         if status.st_size > limit:
             raise BundleFormatError(f"{name} has {status.st_size} bytes; the limit is {limit}")

@@ -17,6 +17,7 @@ from interlock.bundle.tensors import (
     External,
     check_sparse,
     check_tensor,
+    check_text,
     dtype_name,
     elements,
     locate,
@@ -51,6 +52,11 @@ def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
         model.ParseFromString(data)
     except (DecodeError, RuntimeError) as error:
         raise BundleFormatError(f"{MODEL} is not an ONNX model: {error}") from None
+    size = model.ByteSize()
+    model.DiscardUnknownFields()
+    if model.ByteSize() != size:
+        # ONNX Runtime may know the fields that this parser does not, and act on them.
+        raise BundleFormatError(f"{MODEL} has fields that this release does not know")
     if not model.HasField("graph") or not model.graph.output:
         raise BundleFormatError(f"{MODEL} has no graph with outputs")
     return model
@@ -67,6 +73,8 @@ def check_structure(
         raise BundleFormatError(f"ir_version is {model.ir_version}, not 3 to {onnx.IR_VERSION}")
     if len(model.training_info):
         raise BundleFormatError("the model has training_info")
+    if any(entry.key == "ort_config" for entry in model.metadata_props):
+        raise BundleFormatError("the model brings session options of its own: ort_config")
     functions = _functions(model)
     domains = _opsets("the model", model.opset_import, limits.domains | {k[0] for k in functions})
     walk = _Walk(limits, functions)
@@ -100,6 +108,8 @@ def inline(model: onnx.ModelProto, external: list[External], files: Mapping[str,
 def _functions(model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
     found: dict[Key, onnx.FunctionProto] = {}
     for function in model.functions:
+        check_text("a function", function.name, function.domain, function.overload)
+        check_text("a function", *function.input, *function.output)
         key = (function.domain, function.name, function.overload)
         if not function.name or key in found:
             raise BundleFormatError(
@@ -117,6 +127,7 @@ def _opsets(
     """The domains that are imported, each once and in a version that exists."""
     domains: set[str] = set()
     for opset in imports:
+        check_text(what, opset.domain)
         name = "" if opset.domain == "ai.onnx" else opset.domain
         if opset.domain not in allowed:
             raise BundleFormatError(f"{what} imports the unknown domain {opset.domain[:80]!r}")
@@ -174,18 +185,17 @@ class _Walk:
         """Functions must not call themselves, nor grow beyond the limit when they are put in."""
         totals: dict[Key, int] = {}
 
-        def total(key: Key, depth: int, open_calls: frozenset[Key]) -> int:
-            if key in open_calls or depth > MAX_CALL_DEPTH:
+        def total(key: Key, depth: int) -> int:
+            if depth > MAX_CALL_DEPTH:
                 raise BundleFormatError(f"the function {key[1][:80]!r} calls itself, or too deeply")
             if key not in totals:
-                inner = open_calls | {key}
                 totals[key] = self._sizes[key] + sum(
-                    total(called, depth + 1, inner) for called in self._called[key]
+                    total(called, depth + 1) for called in self._called[key]
                 )
             return totals[key]
 
         for key in self._functions:
-            total(key, 0, frozenset())
+            total(key, 0)
         expanded = self._nodes + sum(totals[key] for key in self._calls)
         if expanded > self._limits.max_nodes:
             raise BundleFormatError(
@@ -207,6 +217,7 @@ class _Walk:
             names.add(value.name)
         stored: set[str] = set()
         for name in _initializer_names(graph):
+            check_text(what, name)
             if not name or name in stored:
                 raise BundleFormatError(
                     f"{what} has an initializer unnamed or twice: {name[:80]!r}"
@@ -246,6 +257,8 @@ class _Walk:
         if self._nodes > self._limits.max_nodes:
             raise BundleFormatError(f"the graph has more than {self._limits.max_nodes} nodes")
         for node in nodes:
+            check_text(f"a node of {what}", node.op_type, node.domain, node.overload)
+            check_text(f"a node of {what}", *node.input, *node.output)
             self._operator(what, node, domains)
             for name in node.input:
                 if name and name not in names and name not in outer:
@@ -318,6 +331,10 @@ class _Walk:
 
     def _value(self, what: str, role: str, value: onnx.ValueInfoProto, *, typed: bool) -> None:
         """Check a declared type; the main graph's inputs and outputs must be dense tensors."""
+        check_text(f"an {role} of {what}", value.name)
+        check_text(
+            f"an {role} of {what}", *(dim.dim_param for dim in value.type.tensor_type.shape.dim)
+        )
         if not value.name:
             raise BundleFormatError(f"an {role} of {what} has no name")
         label = f"the {role} {value.name[:80]!r} of {what}"

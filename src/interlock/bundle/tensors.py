@@ -60,6 +60,12 @@ class External:
     length: int
 
 
+def check_text(what: str, *texts: object) -> None:
+    """Raise BundleFormatError for text that is not UTF-8: protobuf hands it out as bytes."""
+    if not all(isinstance(text, str) for text in texts):
+        raise BundleFormatError(f"{what} has a name that is not UTF-8")
+
+
 def elements(what: str, dims: list[int], limit: int) -> int:
     """The product of `dims`; BundleFormatError where one is negative or the product too large."""
     if any(dim < 0 for dim in dims):
@@ -110,6 +116,7 @@ def locate(
     """
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
+        check_text(f"external data of {what}", entry.key, entry.value)
         if entry.key in entries:
             raise BundleFormatError(f"{what}: external data gives {entry.key[:40]!r} twice")
         entries[entry.key] = entry.value

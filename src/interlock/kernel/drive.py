@@ -98,7 +98,8 @@ def drive(
     max_crashes  an item whose worker dies is tried again alone, until this many workers were lost
     stop         set it, from any thread, to stop as by Ctrl-C
     grace        seconds that items in flight get to end after a request to stop
-    on_result    called with each key and outcome after it was recorded
+    on_result    called with each key and outcome after it was recorded, at most once; after an
+                 interruption the log alone has those that were still held back to be in order
 
     In the main thread SIGINT and SIGTERM stop the run: nothing more is sent, and what is in flight
     is recorded if it ends within `grace`. The second one stops at once. Either way the log is

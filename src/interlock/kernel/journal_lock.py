@@ -1,4 +1,4 @@
-"""Exclusive holds on a journal or one of its runs, as lock files in `<journal>.locks/`.
+"""Exclusive holds on the runs of a journal, as lock files in `<journal>.locks/`.
 
 The operating system owns the lock: it is free as soon as the holder's process ends, also by
 kill -9, and forked children do not keep it.
@@ -12,9 +12,9 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from interlock.kernel.errors import RunLockedError, StorageError
+from interlock.kernel.errors import StorageError
 
-PROBE_SECONDS = 0.25
+PROBE_SECONDS = 0.5
 
 
 class FileHold:
@@ -41,14 +41,6 @@ class FileHold:
         if hold is not None:
             hold.release()
         return hold is None
-
-    @classmethod
-    def wait(cls, journal: Path, name: str, seconds: float) -> FileHold:
-        """Hold `name`, waiting up to `seconds`; RunLockedError where that was not enough."""
-        hold = cls._acquire(journal, f".{name}", timeout=seconds)
-        if hold is None:
-            raise RunLockedError(f"{journal} was being opened by another process for {seconds} s")
-        return hold
 
     @classmethod
     def _acquire(cls, journal: Path, name: str, *, timeout: float) -> FileHold | None:

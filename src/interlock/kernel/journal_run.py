@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -35,7 +34,6 @@ class JournalRun:
         self._row = row
         self._hold: FileHold | None = hold
         self._clock = clock
-        self._pid = os.getpid()
         self._counts: dict[Status, int] | None = None
         with store.read() as connection:
             self._items = count_items(connection, row)
@@ -139,10 +137,12 @@ class JournalRun:
 
     def counts(self) -> dict[Status, int]:
         """How many items ended in each status, zeros included."""
-        if self._counts is None:
+        counts = self._counts
+        if counts is None:
             with self._store.read() as connection:
-                self._counts = count_outcomes(connection, self._row)
-        return dict(self._counts)
+                # Kept while no transaction can pass by, so that it is never an older count.
+                counts = self._counts = count_outcomes(connection, self._row)
+        return dict(counts)
 
     def finish(self, state: Literal["done", "interrupted", "failed"]) -> None:
         """Write how the run ended; it stays held until `close`.
@@ -169,8 +169,8 @@ class JournalRun:
                 )
 
     def close(self) -> None:
-        """Let the run go; closing twice, or in a forked child, does nothing."""
-        if self._hold is not None and self._pid == os.getpid():
+        """Let the run go; closing twice does nothing, in a forked child nothing to the parent."""
+        if self._hold is not None:
             self._hold.release()
             self._hold = None
 

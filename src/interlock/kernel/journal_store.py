@@ -22,7 +22,6 @@ from interlock.kernel.errors import (
     RunNotFoundError,
     StorageError,
 )
-from interlock.kernel.journal_lock import FileHold
 
 Durability = Literal["normal", "full"]
 
@@ -260,15 +259,18 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, create: bool) -> Non
         raise JournalVersionError(
             f"{path} is empty, not a journal", hint="give the path of a journal"
         )
-    # Two processes must not both switch an empty file to WAL, which SQLite doesn't wait for.
-    with FileHold.wait(path, "open", BUSY_SECONDS):
+    if journal_schema.is_empty(connection):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StorageError(
+                f"{path} is on a file system without the shared memory that a journal needs",
+                hint="keep the journal on a local disk",
+            )
+    with transaction(connection):
+        # Another process may have created or migrated the tables meanwhile.
         if journal_schema.is_empty(connection):
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        with transaction(connection):
-            if journal_schema.is_empty(connection):
-                journal_schema.create(connection)
-            else:
-                # Another process may have migrated it meanwhile.
-                version = journal_schema.check_version(connection, path)
-                journal_schema.migrate(connection, version)
+            journal_schema.create(connection)
+        else:
+            version = journal_schema.check_version(connection, path)
+            journal_schema.migrate(connection, version)

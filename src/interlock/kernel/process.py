@@ -211,6 +211,7 @@ class WorkerProcess:
         """Send the payload and return the answer; the child is gone after anything unexpected."""
         frame = frames.encode(payload, child.calls + 1)
         child.calls += 1
+        child.peak = 0
         try:
             child.send(frame, deadline, self.memory_limit)
             call, answer = frames.read(
@@ -225,7 +226,7 @@ class WorkerProcess:
             raise DeadlineError(f"{self.name}: killed at the deadline") from None
         except (OSError, EOFError):
             # A crash is told by its exit status, so let it leave before it is killed.
-            child.reap(_REAP / 2)
+            child.reap(_REAP)
             error = self._death(child)
             self._discard()
             raise error from None
