@@ -53,6 +53,15 @@ def test_a_value_that_is_off_by_more_is_told_with_its_place() -> None:
         compare_answers(found, P, Q, CONFIG, what="here")
 
 
+def test_a_huge_row_does_not_excuse_the_others() -> None:
+    p, q = np.ones((3, 2), np.float32), np.ones((3, 1), np.float32)
+    p[0] = 1e30
+    found = strict_inference(p, q, config=CONFIG)
+    found.decoded[2, 1] = 1.001
+    with pytest.raises(BundleContractError, match=r"at \(2, 1\)"):
+        compare_answers(found, p, q, CONFIG, what="here")
+
+
 @pytest.mark.parametrize("name", ["bottom_mask", "gap_mask"])
 def test_one_wrong_mask_element_is_told_with_its_place(name: str) -> None:
     found = answer()

@@ -3,7 +3,7 @@
 Two programs that compute the same model differ in the last bits of P and Q, and dividing by a
 small Q magnifies that. What may differ is therefore derived from P and Q: with `eps` the machine
 epsilon and `unit = 32 eps`, P may be off by `unit max(1, max|P|)` and Q by `unit max(1, max|Q|)`,
-maxima over the finite values of the batch. To first order the quotient is then off by
+maxima over the finite values of the row. To first order the quotient is then off by
 
     (error of P + |P/Q| error of Q) / |Q|
 """
@@ -46,11 +46,15 @@ class Agreement:
     tolerance_used: float
 
 
-def rounding(values: Array) -> float:
-    """The absolute error that P or Q may have by rounding; see the module's docstring."""
-    finite = np.abs(values[np.isfinite(values)])
-    scale = max(1.0, float(finite.max(initial=0.0)))
-    return ROUNDING_UNITS * float(np.finfo(values.dtype).eps) * scale
+def rounding(values: Array) -> Array:
+    """The absolute error that P or Q may have by rounding, row by row, as defined above.
+
+    Has the rank of `values`, all axes but the first of length 1.
+    """
+    size = np.abs(values.astype(np.float64))
+    size[~np.isfinite(size)] = 0.0
+    largest = size.max(axis=tuple(range(1, values.ndim)), initial=1.0, keepdims=True)
+    return np.asarray(ROUNDING_UNITS * float(np.finfo(values.dtype).eps) * largest)
 
 
 def tolerance(p: Array, q: Array) -> Array:
@@ -58,10 +62,10 @@ def tolerance(p: Array, q: Array) -> Array:
 
     Infinite or NaN where Q is 0 or P/Q is not finite; such values are bottom anyway.
     """
-    wide, column = p.astype(np.float64), _aligned(q.astype(np.float64), p.ndim)
+    column = _aligned(q.astype(np.float64), p.ndim)
     with np.errstate(all="ignore"):
-        quotient = np.abs(wide / column)
-        allowed = (rounding(p) + quotient * rounding(q)) / np.abs(column)
+        quotient = np.abs(p.astype(np.float64) / column)
+        allowed = (rounding(p) + quotient * _aligned(rounding(q), p.ndim)) / np.abs(column)
     return np.asarray(allowed, dtype=np.float64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,6 @@ from interlock.engines.onnx import OnnxSession
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import (
     BundleContractError,
-    BundleError,
     ConfigError,
     EngineError,
     InputError,
@@ -32,7 +32,8 @@ from interlock.kernel.errors import (
 from interlock.strict.compare import compare_answers, near_threshold, tolerance
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
-from interlock.strict.graph import OUTPUTS, TAU_INFER, TAU_TRAIN, append_decode
+from interlock.strict.graph import OUTPUTS, append_decode
+from interlock.strict.pq_model import check_inputs, check_signature, read_model
 from interlock.strict.shapes import mask_shape
 from interlock.strict.tensors import to_numpy
 
@@ -93,7 +94,7 @@ def export_bundle(
         smoke = _arrays("smoke_inputs", smoke_inputs)
     if wrapper is None:
         graph, (p, q) = read_model(source), outputs
-        _check_graph(graph, p, q)
+        check_signature(graph, p, q)
         for what, arrays in (("example_inputs", examples), ("smoke_inputs", smoke)):
             check_inputs(what, arrays, signature_of(graph)[0])
     else:
@@ -103,7 +104,7 @@ def export_bundle(
 
         graph = to_onnx(wrapper, examples, opset=opset)
         p, q = (value.name for value in graph.graph.output)
-        _check_graph(graph, p, q)
+        check_signature(graph, p, q)
         check_inputs("smoke_inputs", smoke, signature_of(graph)[0])
 
     fused = append_decode(graph, p=p, q=q, config=settings)
@@ -132,66 +133,8 @@ def export_bundle(
     return pack(directory, fused, metadata)
 
 
-def read_model(source: onnx.ModelProto | bytes | str | os.PathLike[str]) -> onnx.ModelProto:
-    """The model; external tensors of a path are read from beside it, then it is self-contained.
-
-    Raises InputError for anything that is not a model, or that lacks its external tensors.
-    """
-    model: onnx.ModelProto
-    try:
-        match source:
-            case onnx.ModelProto():
-                model = source
-            case bytes():
-                model = onnx.load_from_string(source)
-            case str() | os.PathLike():
-                model = onnx.load(os.fspath(source))
-            case _:
-                raise InputError(
-                    f"source is a {type(source).__name__}; it must be an SCMInferenceWrapper, or "
-                    "an ONNX model as a ModelProto, bytes or path"
-                )
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"the model cannot be read: {error}") from None
-    except Exception as error:  # noqa: BLE001 - protobuf's errors differ by backend
-        raise InputError(f"the source is no ONNX model: {type(error).__name__}") from None
-    if not model.graph.node or not model.graph.output:
-        raise InputError("the source is no ONNX model: its graph has no nodes or no outputs")
-    external = onnx.TensorProto.EXTERNAL
-    if any(tensor.data_location == external for tensor in model.graph.initializer):
-        raise InputError(
-            "the model has external tensors, which bytes or a ModelProto lack",
-            hint="give the model's path",
-        )
-    return model
-
-
-def check_inputs(what: str, arrays: Sequence[Array], specs: Sequence[TensorSpec]) -> None:
-    """Raise InputError unless `arrays` fit the graph's inputs `specs`, one for each in order."""
-    if len(arrays) != len(specs):
-        names = ", ".join(spec.name for spec in specs)
-        raise InputError(f"{what} has {len(arrays)} arrays; the model has the inputs {names}")
-    for array, spec in zip(arrays, specs, strict=True):
-        if array.dtype.name != spec.dtype:
-            raise InputError(
-                f"{what}: {spec.name!r} has dtype {array.dtype}; the model takes {spec.dtype}"
-            )
-        fits = array.ndim == len(spec.shape) and all(
-            isinstance(dim, str) or dim == size
-            for dim, size in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"{what}: {spec.name!r} has shape {array.shape}; the model takes {spec.shape}"
-            )
-
-
 def _wrapper(source: Any) -> Any | None:
     """`source` if it is a wrapper, None if it is for `read_model` to judge."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(source, torch.nn.Module):
         return None
@@ -236,31 +179,6 @@ def _arrays(what: str, values: Sequence[Any]) -> Inputs:
                 f"{what}[{index}] has {len(array)} rows and {what}[0] has {len(arrays[0])}"
             )
     return arrays
-
-
-def _check_graph(graph: onnx.ModelProto, p: str, q: str) -> None:
-    """Raise InputError unless the graph gives P and Q for any number of rows."""
-    try:
-        inputs, outputs = signature_of(graph)
-    except BundleError as error:
-        raise InputError(error.message) from None
-    found = [spec.name for spec in outputs]
-    for role, name in (("P", p), ("Q", q)):
-        if name not in found:
-            raise InputError(
-                f"the model has no output {name!r} for {role}; it has {', '.join(found)}",
-                hint="rename the model's outputs, or name them: outputs=('numerator', …)",
-            )
-        if name in (*OUTPUTS, TAU_INFER, TAU_TRAIN):
-            raise InputError(f"the output for {role} is called {name!r}, which the decode needs")
-    if not inputs:
-        raise InputError("the model has no inputs")
-    for spec in (*inputs, *(spec for spec in outputs if spec.name in (p, q))):
-        if not spec.shape or not isinstance(spec.shape[0], str):
-            raise InputError(
-                f"{spec.name!r} has shape {spec.shape}; its first axis, the batch, must be open",
-                hint="export the model with a dynamic batch axis",
-            )
 
 
 def _check_pair(p: Array, q: Array, rows: int) -> None:
@@ -337,7 +255,7 @@ def _check_batch_sizes(
         clear = ~near_threshold(q, config).reshape(rows, -1).any(axis=1)
         rest = StrictResult(*(array[clear] for array in found))
         try:
-            compare_answers(rest, p[clear], q[clear], config, what=f"as {rows} rows")
+            compare_answers(rest, p[clear], q[clear], config, what=f"in a batch of {rows}")
         except BundleContractError as error:
             raise InputError(
                 f"the model's answer to a row depends on the rows beside it: {error.message}",
