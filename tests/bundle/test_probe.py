@@ -13,8 +13,9 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from support.bundles import (
+    as_model,
     plain_metadata,
     plain_model,
     strict_bundle,
@@ -88,6 +89,53 @@ def _inverted(model: onnx.ModelProto) -> None:
 
 def _never_bottom(model: onnx.ModelProto) -> None:
     _node(model, "Or").op_type = "And"
+
+
+def row_model(reduction: str) -> onnx.ModelProto:
+    """P (n, 2) and Q (n,) as inputs; a row is bottom where `reduction` over its elements says."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    nodes = [
+        node("Unsqueeze", ["Q", "last"], ["column"]),
+        node("Div", ["P", "column"], ["quotient"]),
+        node("Sub", ["quotient", "quotient"], ["zero_or_nan"]),
+        node("Sub", ["column", "column"], ["q_minus_q"]),
+        node("Add", ["zero_or_nan", "q_minus_q"], ["sum"]),
+        node("IsNaN", ["sum"], ["fault"]),
+        node("Cast", ["fault"], ["fault_as_int"], to=onnx.TensorProto.INT32),
+        node(reduction, ["fault_as_int", "last"], ["row_as_int"], keepdims=0),
+        node("Cast", ["row_as_int"], ["row_fault"], to=onnx.TensorProto.BOOL),
+        node("Abs", ["Q"], ["size"]),
+        node("Less", ["size", "tau_infer"], ["small"]),
+        node("Or", ["row_fault", "small"], ["bottom_mask"]),
+        node("Less", ["size", "tau_train"], ["near"]),
+        node("Not", ["bottom_mask"], ["usable"]),
+        node("And", ["near", "usable"], ["gap_mask"]),
+        node("Unsqueeze", ["bottom_mask", "last"], ["where"]),
+        node("Where", ["where", "nan", "quotient"], ["decoded"]),
+    ]
+    numbers = {"tau_infer": 1e-3, "tau_train": 1e-1, "nan": np.nan}
+    constants = [numpy_helper.from_array(np.array(x, np.float32), n) for n, x in numbers.items()]
+    kind, truth = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    graph = helper.make_graph(
+        nodes,
+        "rows",
+        [value("P", kind, ["n", 2]), value("Q", kind, ["n"])],
+        [
+            value("decoded", kind, ["n", 2]),
+            value("bottom_mask", truth, ["n"]),
+            value("gap_mask", truth, ["n"]),
+        ],
+        [*constants, numpy_helper.from_array(np.array([1]), "last")],
+    )
+    return as_model(graph)
+
+
+def test_masks_of_whole_rows_are_judged_by_row(tmp_path: Path) -> None:
+    model = row_model("ReduceMax")
+    pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
+    model = row_model("ReduceMin")
+    with pytest.raises(BundleContractError, match="bottom_mask is False for P = "):
+        pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
 
 
 @pytest.mark.parametrize(
