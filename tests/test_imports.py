@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,14 @@ def test_every_module_imports_on_its_own() -> None:
         *(module_of(path) for path in FILES),
     )
     assert failed == {}
+
+
+def test_onnxruntime_is_imported_in_one_place_only() -> None:
+    """The one that turns its telemetry off first."""
+    statement = re.compile(r"^\s*(import|from) onnxruntime|import_module\(.onnxruntime", re.M)
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if statement.search(path.read_text(encoding="utf-8"))
+    }
+    assert importers == {"bundle/runtime.py"}

@@ -22,7 +22,7 @@ from support.bundles import (
 from support.hostile import external, write_files
 
 from interlock.bundle import REPORTS, BundleLimits, load, pack
-from interlock.bundle.load import check_contents, read_contents
+from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL
 from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError
 from interlock.kernel.outcome import EvidenceKind

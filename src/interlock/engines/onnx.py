@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from interlock.bundle.runtime import onnxruntime
 from interlock.engines.termination import terminated_at
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
@@ -122,7 +123,7 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
     EngineUnavailableError where a provider is absent, none can run a node, or the model is
     malformed, and MemoryLimitError.
     """
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     config = config if config is not None else SessionConfig()
     if not isinstance(model, bytes):
@@ -156,7 +157,7 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
 
 
 def _session_options(config: SessionConfig) -> Any:
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.intra_op_threads
@@ -266,7 +267,7 @@ class OnnxSession:
     def _run_until(
         self, deadline: Deadline, names: list[str], inputs: dict[str, Array]
     ) -> list[Array]:
-        import onnxruntime as ort
+        ort = onnxruntime()
 
         deadline.check("onnx")
         options = ort.RunOptions()
