@@ -279,7 +279,7 @@ def test_a_replaced_directory_is_read_again_and_not_mixed(
 ) -> None:
     first = strict_bundle(tmp_path / "b")
 
-    module = importlib.import_module("interlock.bundle.load")
+    module = importlib.import_module("interlock.bundle.contents")
     real, turns = module.read_file, list[str]()
 
     def replace_after_the_manifest(directory: int, name: str, *, limit: int) -> bytes:

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from interlock.bundle.runtime import onnxruntime
 from interlock.engines.termination import terminated_at
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
@@ -28,6 +27,7 @@ from interlock.kernel.errors import (
     MemoryLimitError,
 )
 from interlock.kernel.route import BatchAnswer
+from interlock.ort import onnxruntime
 
 Optimization = Literal["none", "basic", "extended", "all"]
 _LEVELS = {
