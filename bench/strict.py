@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import measure
 import strict_bundle
-import strict_bundle
 import strict_decode
 
 

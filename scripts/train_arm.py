@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 
+from interlock.engines.onnx import OnnxSession
 from interlock.strict import InferenceConfig, export_bundle
 from interlock.strict.arm.kinematics import ARM, tracking_error
 from interlock.strict.arm.requests import sample_requests
@@ -35,8 +35,8 @@ def choose_tau(model: onnx.ModelProto, seed: int) -> tuple[float, dict[str, floa
     plain empirical choice, without a confidence statement.
     """
     requests = sample_requests(VALIDATION, seed)
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    p, q = session.run(None, {"x": requests.x})
+    found = OnnxSession(model.SerializeToString()).run({"x": requests.x})
+    p, q = found["P"], found["Q"]
     with np.errstate(all="ignore"):
         error = tracking_error(ARM, requests.theta, requests.v, p / q)
     unsafe: npt.NDArray[np.bool_] = ~(error <= TOLERANCE)

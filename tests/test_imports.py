@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,12 @@ ROWS = (
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 
 # Files beside the rooms, and the room whose rules they follow.
-BESIDE = {"interlock": "kernel", "interlock.errors": "kernel", "interlock.__main__": "cli"}
+BESIDE = {
+    "interlock": "kernel",
+    "interlock.ort": "kernel",
+    "interlock.errors": "kernel",
+    "interlock.__main__": "cli",
+}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -197,3 +203,14 @@ def test_every_module_imports_on_its_own() -> None:
         *(module_of(path) for path in FILES),
     )
     assert failed == {}
+
+
+def test_onnxruntime_is_imported_in_one_place_only() -> None:
+    """The one that turns its telemetry off first."""
+    statement = re.compile(r"^\s*(import|from) onnxruntime|import_module\(.onnxruntime", re.M)
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if statement.search(path.read_text(encoding="utf-8"))
+    }
+    assert importers == {"ort.py"}

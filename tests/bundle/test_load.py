@@ -22,7 +22,7 @@ from support.bundles import (
 from support.hostile import external, write_files
 
 from interlock.bundle import REPORTS, BundleLimits, load, pack
-from interlock.bundle.load import check_contents, read_contents
+from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL
 from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError
 from interlock.kernel.outcome import EvidenceKind
@@ -279,7 +279,7 @@ def test_a_replaced_directory_is_read_again_and_not_mixed(
 ) -> None:
     first = strict_bundle(tmp_path / "b")
 
-    module = importlib.import_module("interlock.bundle.load")
+    module = importlib.import_module("interlock.bundle.contents")
     real, turns = module.read_file, list[str]()
 
     def replace_after_the_manifest(directory: int, name: str, *, limit: int) -> bytes:

@@ -11,7 +11,7 @@ from support.counts import count
 from support.hostile import corpus
 
 from interlock.bundle import BundleLimits
-from interlock.bundle.load import check_contents
+from interlock.bundle.contents import check_contents
 from interlock.bundle.manifest import METADATA, MODEL, manifest_of, parse_manifest
 from interlock.errors import BundleError
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import onnx
 
+from interlock.bundle.contents import check_contents
 from interlock.bundle.contract import signature_of
 from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
-from interlock.bundle.load import Bundle, check_contents, load
+from interlock.bundle.load import Bundle, load
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL, check_name, manifest_of
 from interlock.bundle.metadata import Metadata
 from interlock.bundle.publish import publish

@@ -12,8 +12,8 @@ from onnx import helper
 from interlock.bundle.contract import decode_nodes, thresholds
 from interlock.bundle.decode_cases import Cases, expected, p_cases, q_cases
 from interlock.bundle.metadata import Array, Metadata, SmokeVector, StrictContract, parse_metadata
-from interlock.bundle.runtime import onnxruntime
 from interlock.kernel.errors import BundleContractError, BundleFormatError
+from interlock.ort import onnxruntime
 
 ort = onnxruntime()
 

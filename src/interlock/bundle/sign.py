@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
+from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
-from interlock.bundle.load import check_contents, read_contents
 from interlock.bundle.manifest import MANIFEST, SIGNATURE
 from interlock.bundle.publish import add_signature
 from interlock.bundle.strict_json import decode_json

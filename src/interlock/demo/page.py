@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from markupsafe import Markup
 
 import interlock
@@ -53,7 +53,7 @@ def build(demo: Demo) -> Page:
             _limits(),
         ],
         footer=(
-            f"interlock {interlock.__version__}, onnxruntime {onnxruntime.__version__}, "
+            f"interlock {interlock.__version__}, onnxruntime {metadata.version('onnxruntime')}, "
             f"Python {platform.python_version()}, {platform.machine()}. Written by `make demo`; "
             "every figure on this page was measured by that run."
         ),
@@ -267,15 +267,15 @@ def _timings(served: Served) -> Section:
 
 
 def _bundle(demo: Demo) -> Section:
-    metadata, refusal = demo.served.bundle.metadata, demo.refusal
+    described, refusal = demo.served.bundle.metadata, demo.refusal
     parts = [
         blocks.facts(
             [
-                ("name", metadata.name),
+                ("name", described.name),
                 ("digest", demo.served.bundle.digest),
-                ("tau_infer", f"{metadata.strict.tau_infer:g}"),
-                ("tau_train", f"{metadata.strict.tau_train:g}"),
-                *((name, _fact(value)) for name, value in sorted(metadata.provenance.items())),
+                ("tau_infer", f"{described.strict.tau_infer:g}"),
+                ("tau_train", f"{described.strict.tau_train:g}"),
+                *((name, _fact(value)) for name, value in sorted(described.provenance.items())),
             ]
         ),
         blocks.verdict(

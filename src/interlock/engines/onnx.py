@@ -27,6 +27,7 @@ from interlock.kernel.errors import (
     MemoryLimitError,
 )
 from interlock.kernel.route import BatchAnswer
+from interlock.ort import onnxruntime
 
 Optimization = Literal["none", "basic", "extended", "all"]
 _LEVELS = {
@@ -122,7 +123,7 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
     EngineUnavailableError where a provider is absent, none can run a node, or the model is
     malformed, and MemoryLimitError.
     """
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     config = config if config is not None else SessionConfig()
     if not isinstance(model, bytes):
@@ -156,7 +157,7 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
 
 
 def _session_options(config: SessionConfig) -> Any:
-    import onnxruntime as ort
+    ort = onnxruntime()
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.intra_op_threads
@@ -266,7 +267,7 @@ class OnnxSession:
     def _run_until(
         self, deadline: Deadline, names: list[str], inputs: dict[str, Array]
     ) -> list[Array]:
-        import onnxruntime as ort
+        ort = onnxruntime()
 
         deadline.check("onnx")
         options = ort.RunOptions()

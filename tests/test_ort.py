@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-from interlock.bundle.runtime import onnxruntime
+from interlock.ort import onnxruntime
 from support.bundles import plain_model
 onnxruntime().InferenceSession(plain_model().SerializeToString())
 """

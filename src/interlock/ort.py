@@ -1,7 +1,8 @@
 """ONNX Runtime, imported with its telemetry off.
 
-Its wheels write a device id and a database of events below the user's cache directory, and send
-them, from the moment of the import, unless ORT_DISABLE_TELEMETRY says otherwise by then.
+Its wheels keep a device id and a database of events below the user's cache directory, with a
+collector's address built in, from the moment of the import, unless ORT_DISABLE_TELEMETRY says
+otherwise by then. Every import of it goes through here.
 """
 
 from __future__ import annotations
