@@ -7,19 +7,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import measure
 import numpy as np
-import onnxruntime as ort
 import strict_decode
 
+from interlock.ort import onnxruntime as ort
 from interlock.strict import export_bundle, load_onnx_runtime_bundle
 
 BARE_RUN, BARE_LOAD = "session.run", "read, hash, session"
 
 FIRST_LOAD = """
 import sys, time
-import onnx, onnxruntime
+import interlock.engines.onnx
 from interlock.strict import load_onnx_runtime_bundle
 start = time.perf_counter()
 load_onnx_runtime_bundle(sys.argv[1], probe=sys.argv[2] == "probe")
@@ -55,7 +56,7 @@ def run() -> list[str]:
     return bars
 
 
-def _bare_session(model: bytes) -> ort.InferenceSession:
+def _bare_session(model: bytes) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -76,7 +77,7 @@ def _run(directory: Path, batch: int) -> measure.Times:
 def _load(directory: Path) -> measure.Times:
     load_onnx_runtime_bundle(directory)
 
-    def bare() -> ort.InferenceSession:
+    def bare() -> Any:
         files = {path.name: path.read_bytes() for path in directory.iterdir()}
         for data in files.values():
             hashlib.sha256(data).hexdigest()

@@ -83,7 +83,7 @@ def export_bundle(
 
     Raises InputError for inputs of the wrong number, dtype or shape, a batch axis that is fixed,
     answers that depend on the rows beside them, or P and Q that do not belong together;
-    ConfigError, MissingExtraError, EngineUnavailableError for a graph that ONNX Runtime cannot load,
+    ConfigError, MissingExtraError, EngineUnavailableError for a graph that does not load,
     and what `interlock.bundle.pack` raises.
     """
     wrapper = _wrapper(source)

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 import pytest
 
+from interlock.engines.onnx import OnnxSession
 from interlock.strict.arm.kinematics import ARM
 from interlock.strict.arm.requests import sample_requests
 from interlock.strict.arm.training import Q_SCALE, TrainingConfig, Weights, to_onnx, train
@@ -44,8 +44,8 @@ def forward(
 @pytest.mark.parametrize("n", [0, 1, 100])
 def test_the_graph_computes_the_network(n: int) -> None:
     weights, x = random_weights(1), sample_requests(n, 4).x
-    session = ort.InferenceSession(to_onnx(weights).SerializeToString())
-    p, q = session.run(["P", "Q"], {"x": x})
+    found = OnnxSession(to_onnx(weights).SerializeToString()).run({"x": x})
+    p, q = found["P"], found["Q"]
     wanted_p, wanted_q = forward(weights, x)
     np.testing.assert_allclose(p, wanted_p, atol=1e-5)
     np.testing.assert_allclose(q, wanted_q, atol=1e-5)
