@@ -13,15 +13,17 @@ import measure
 import numpy as np
 import strict_decode
 
-from interlock.ort import onnxruntime as ort
+from interlock.ort import onnxruntime
 from interlock.strict import export_bundle, load_onnx_runtime_bundle
 
 BARE_RUN, BARE_LOAD = "session.run", "read, hash, session"
 
 FIRST_LOAD = """
 import sys, time
-import interlock.engines.onnx
+import onnx
+from interlock.ort import onnxruntime
 from interlock.strict import load_onnx_runtime_bundle
+onnxruntime()
 start = time.perf_counter()
 load_onnx_runtime_bundle(sys.argv[1], probe=sys.argv[2] == "probe")
 print(time.perf_counter() - start)
@@ -57,6 +59,7 @@ def run() -> list[str]:
 
 
 def _bare_session(model: bytes) -> Any:
+    ort = onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
