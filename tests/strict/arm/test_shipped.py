@@ -13,9 +13,10 @@ import pytest
 from support.arm_judge import relative_error
 from support.counts import count
 
-from interlock.errors import BundleError
+from interlock.errors import BundleError, BundleFormatError
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import EvidenceKind
+from interlock.strict.arm import shipped
 from interlock.strict.arm.requests import sample_requests
 from interlock.strict.arm.shipped import SHIPPED, open_arm
 
@@ -72,3 +73,21 @@ def test_one_flipped_byte_is_refused(name: str, tmp_path: Path) -> None:
     (copy / name).write_bytes(bytes(data))
     with pytest.raises(BundleError):
         open_arm(copy)
+
+
+def test_an_installer_may_hard_link_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some do from their cache; a bundle that is loaded directly must not have such links."""
+    linked = tmp_path / "shipped"
+    linked.mkdir()
+    (tmp_path / "cache").mkdir()
+    for file in shipped.SHIPPED.iterdir():
+        cached = tmp_path / "cache" / file.name
+        cached.write_bytes(file.read_bytes())
+        (linked / file.name).hardlink_to(cached)
+    monkeypatch.setattr(shipped, "SHIPPED", linked)
+    runtime, _ = shipped.open_arm()
+    assert runtime.bundle.metadata.name == "two-link-arm"
+    with pytest.raises(BundleFormatError, match="hard link"):
+        shipped.open_arm(linked)
