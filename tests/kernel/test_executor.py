@@ -230,6 +230,28 @@ def test_cancelling_leaves_a_thread_that_hangs_behind() -> None:
     release.set()
 
 
+def test_closing_waits_once_for_all_threads_that_hang() -> None:
+    workers = 100
+    running, release = threading.Barrier(workers + 1), threading.Event()
+
+    def wait(items: Sequence[int]) -> list[Outcome[int]]:
+        running.wait(END)
+        release.wait(2 * END)
+        return square(items)
+
+    executor = LocalExecutor(wait, workers=workers)
+    for number in range(workers):
+        executor.submit(task(number, number))
+    running.wait(END)
+    executor.cancel()
+    closing = threading.Thread(target=executor.close, daemon=True)
+    closing.start()
+    # The deadline stands between one wait and one for each thread, which takes minutes.
+    closing.join(END / 2)
+    assert not closing.is_alive()
+    release.set()
+
+
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_run_items_gives_every_outcome(ordered: bool, batch: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
     ConfigError,
     EngineCrashError,
@@ -205,13 +206,18 @@ class LocalExecutor:
             return
         for _ in self._threads:
             self._inbox.put(None)
+        self._join(_CANCELLED_JOIN if self._cancelled else None)
         for lane, thread in zip(self._lanes, self._threads, strict=True):
-            # A thread that was cancelled may hang in foreign code for ever.
-            thread.join(timeout=_CANCELLED_JOIN if self._cancelled else None)
             if thread.is_alive():
                 # A process that was just being started when the others were killed.
                 lane.kill()
-                thread.join(timeout=_CANCELLED_JOIN)
+        self._join(_CANCELLED_JOIN)
+
+    def _join(self, seconds: float | None) -> None:
+        """Wait for the threads, so long at most in all; those that hang in foreign code stay."""
+        end = Deadline.after(seconds)
+        for thread in self._threads:
+            thread.join(timeout=end.remaining())
 
     def __enter__(self) -> Self:
         """The executor itself."""
