@@ -14,9 +14,10 @@ import pytest
 
 from interlock.kernel.drive import RunSummary, drive
 from interlock.kernel.errors import InterruptedRunError, JournalError, StorageError
-from interlock.kernel.executor import LocalExecutor, Work
+from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.journal import Item, Journal, JournalRun
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Work
 
 ITEMS = 40
 END = 60.0

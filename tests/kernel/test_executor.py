@@ -13,8 +13,9 @@ import pytest
 
 from interlock.kernel.drive import run_items
 from interlock.kernel.errors import ConfigError, EngineCrashError, InterlockError
-from interlock.kernel.executor import Completed, LocalExecutor, Task
+from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Completed, Task
 
 WORK = "support.work:obedient"
 END = 60.0

@@ -7,9 +7,9 @@ from typing import Any
 
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineCrashError, InputError, InterlockError
-from interlock.kernel.executor import Completed, Task, load_work, misfit, reason_of
 from interlock.kernel.outcome import Outcome
 from interlock.kernel.process import WorkerProcess
+from interlock.kernel.task import Completed, Task, load_work, misfit, reason_of
 
 STARTS = 3
 """How often a process that dies while it starts is started again."""
