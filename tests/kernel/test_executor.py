@@ -140,12 +140,34 @@ def test_processes_answer_numbers_and_arrays() -> None:
     np.testing.assert_array_equal(found[1], [3.0, np.nan])
 
 
-def test_what_cannot_cross_to_a_process_is_the_tasks_error() -> None:
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (object(), "worker: input"),
+        (1j, "worker: input"),
+        ("\ud800", "worker: input"),
+        ("object", "record: input"),
+    ],
+)
+def test_what_cannot_cross_costs_its_own_item(odd: Any, reason: str) -> None:
     with LocalExecutor(WORK, kind="processes") as executor:
-        executor.submit(task(0, object()))
-        executor.submit(task(1, "object"))
+        executor.submit(task(0, 1, odd, 2))
+        executor.submit(task(1, odd))
         found = collect(executor, 2)
-    assert (found[0].error, found[1].error) == ("input", "input")
+    one, bad, two = found[0].outcomes or ()
+    assert (one.value, two.value) == (1, 2)
+    assert bad.reasons == (reason,)
+    assert [outcome.reasons for outcome in found[1].outcomes or ()] == [(reason,)]
+
+
+def test_large_outcomes_come_back_from_a_process() -> None:
+    texts = ["text of 50 kB"] * 200
+    with LocalExecutor(WORK, kind="processes") as executor:
+        executor.submit(task(0, "large"))
+        executor.submit(task(1, *texts))
+        found = collect(executor, 2)
+    np.testing.assert_array_equal(values(found[0])[0], np.arange(1_000_000.0))
+    assert [len(text) for text in values(found[1])] == [50_000] * len(texts)
 
 
 def test_a_process_that_dies_costs_its_own_task_and_is_replaced() -> None:
