@@ -8,7 +8,7 @@ from interlock.cli.output import print_table
 def test_columns_are_aligned_and_no_cell_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line a row, however narrow the terminal is: a broken word can be neither read nor found."""
+    """One line a row, however narrow the terminal: a broken word cannot be searched for."""
     monkeypatch.setenv("COLUMNS", "20")
     print_table(("run", "outcomes"), [("a-rather-long-id", "90 accepted, 10 refused"), ("b", 1)])
     assert capsys.readouterr().out.splitlines() == [
