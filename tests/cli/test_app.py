@@ -1,6 +1,10 @@
 """Exit codes and messages of the command line: a user's mistake is one message, never a trace."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -38,6 +42,7 @@ def behave(monkeypatch: pytest.MonkeyPatch, act: BaseException | int | None) -> 
         (StorageError("disk full"), 1),
         (InterruptedRunError("stopped"), 130),
         (KeyboardInterrupt(), 130),
+        (PermissionError(13, "Permission denied", "model.onnx"), 1),
     ],
 )
 def test_exit_codes(
@@ -80,3 +85,65 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["--help"]) == 0
     listed = capsys.readouterr().out
     assert all(verb in listed for verb in app.VERBS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["runs"], ["bundle"]])
+def test_without_a_verb_the_help_is_printed_as_it_is(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert app.run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(" ".join(["Usage: interlock", *arguments]))
+    assert "hint" not in printed.err
+
+
+def test_the_hint_names_the_command_that_was_misused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["runs", "list", "--jornal", "x"]) == 2
+    assert "see `interlock runs list --help`" in capsys.readouterr().err
+
+
+def test_the_systems_own_error_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behave(monkeypatch, PermissionError(13, "Permission denied", "model.onnx"))
+    assert app.run(["try"]) == 1
+    assert capsys.readouterr().err == "interlock: model.onnx: Permission denied\n"
+    assert app.run(["try", "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"] == {
+        "code": "storage", "message": "model.onnx: Permission denied", "hint": ""
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--help"], "No space left"), (["runs", "list", "--json"], "there is no journal")],
+)
+def test_a_full_disk_behind_standard_output_is_one_message(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "interlock", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("interlock: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error_message() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "interlock", "--help"], stdout=closed, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (1, b"")

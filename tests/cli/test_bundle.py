@@ -67,7 +67,7 @@ def test_pack_without_metadata_takes_the_graphs_signature(interlock: Any, tmp_pa
 
 def test_a_refusal_is_exit_code_1_with_its_code_and_reason(interlock: Any, tmp_path: Path) -> None:
     strict_bundle(tmp_path / "b")
-    wrong = interlock("check", tmp_path / "b", "--expected-digest", "sha256:0", "--json")
+    wrong = interlock("check", tmp_path / "b", "--expected-digest", "sha256:" + 64 * "0", "--json")
     assert wrong.code == 1
     assert wrong.document["error"]["code"] == "bundle_integrity"
     (tmp_path / "b" / "more.txt").write_text("x")
@@ -84,6 +84,21 @@ def test_usage_errors_are_exit_code_2(interlock: Any, tmp_path: Path) -> None:
     both = ("--name", "n", "--metadata", tmp_path / "meta.json")
     assert interlock("pack", tmp_path / "m.onnx", tmp_path / "b", *both).code == 2
     assert interlock("sign", tmp_path / "b").code == 2
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:0", 64 * "0", "sha256:" + 64 * "g"])
+def test_what_is_no_digest_is_a_usage_error(interlock: Any, tmp_path: Path, digest: str) -> None:
+    """A mistyped digest must not read as a bundle that somebody changed."""
+    strict_bundle(tmp_path / "b")
+    typo = interlock("check", tmp_path / "b", "--expected-digest", digest, "--no-probe")
+    assert typo.code == 2
+    assert "sha256: and 64 hexadecimal digits" in typo.err
+
+
+def test_an_empty_name_is_a_usage_error(interlock: Any, tmp_path: Path) -> None:
+    onnx.save_model(plain_model(), tmp_path / "m.onnx")
+    assert interlock("pack", tmp_path / "m.onnx", tmp_path / "b", "--name", "").code != 0
+    assert not (tmp_path / "b").exists()
 
 
 def test_sign_and_verify(interlock: Any, tmp_path: Path) -> None:

@@ -98,6 +98,12 @@ def test_neither_list_nor_show_prints_prompts_or_answers(runs: Command) -> None:
         assert "an answer" not in text
 
 
+@pytest.mark.parametrize("age", ["999999w", "3x", "-1d", ""])
+def test_an_age_out_of_range_is_a_usage_error(runs: Command, age: str) -> None:
+    assert "--older-than" in runs("prune", "--older-than", age, "--dry-run", exit_code=2)
+    assert runs.left() == RUNS
+
+
 def test_export(runs: Command, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in runs("export", "three").splitlines()]
     assert [line["key"] for line in lines] == ["a", "b"]

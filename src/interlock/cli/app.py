@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from interlock.cli.output import print_json, wants_json
-from interlock.errors import InterlockError, InterruptedRunError, UsageError
+from interlock.errors import InterlockError, InterruptedRunError, StorageError, UsageError
 
 # verb -> (module, what it does); the module holds a click command named `command`.
 VERBS: dict[str, tuple[str, str]] = {
@@ -59,12 +59,30 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; the user's mistakes print one message."""
+    code = _call(arguments)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        _discard_output()
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            click.echo(f"interlock: {_system_message(error)}", err=True)
+        return code or 1
+    return code
+
+
+def _call(arguments: list[str]) -> int:
     try:
         result = interlock.main(args=arguments, prog_name="interlock", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
     except click.ClickException as error:
-        return _fail(arguments, "usage", error.format_message(), "see `interlock --help`", 2)
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = "interlock" if context is None else context.command_path
+        return _fail(arguments, "usage", error.format_message(), f"see `{command} --help`", 2)
     except (KeyboardInterrupt, click.Abort):
         return _fail(arguments, "interrupted", "interrupted", "", 130)
     except InterruptedRunError as error:
@@ -74,17 +92,32 @@ def run(arguments: list[str]) -> int:
     except InterlockError as error:
         return _fail(arguments, error.code, error.message, error.hint, 1)
     except BrokenPipeError:
-        # The reader of a pipe went away; keep the interpreter's own flush at exit quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
+    except OSError as error:
+        return _fail(arguments, StorageError.code, _system_message(error), "", 1)
     return result if isinstance(result, int) else 0
 
 
 def _fail(arguments: list[str], code: str, message: str, hint: str, exit_code: int) -> int:
     if wants_json(arguments):
-        print_json({"error": {"code": code, "message": message, "hint": hint}})
-    else:
-        click.echo(f"interlock: {message}", err=True)
-        if hint:
-            click.echo(f"  hint: {hint}", err=True)
+        try:
+            print_json({"error": {"code": code, "message": message, "hint": hint}})
+            return exit_code
+        except OSError:
+            _discard_output()
+    click.echo(f"interlock: {message}", err=True)
+    if hint:
+        click.echo(f"  hint: {hint}", err=True)
     return exit_code
+
+
+def _system_message(error: OSError) -> str:
+    """What the system says, with the file it says it of."""
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or type(error).__name__}"
+
+
+def _discard_output() -> None:
+    """Drop what standard output could not take, which the interpreter would try again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
+from interlock.errors import ConfigError
 
 _DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -48,10 +50,9 @@ def pack(
     from interlock.bundle import pack as pack_bundle
     from interlock.bundle.metadata import parse_metadata
     from interlock.bundle.pack import describe
-    from interlock.errors import ConfigError
 
     if metadata_file is None:
-        metadata = describe(model, name or model.stem)
+        metadata = describe(model, model.stem if name is None else name)
     elif name is not None:
         raise ConfigError("--name and --metadata are both given")
     else:
@@ -92,6 +93,11 @@ def check(
     """
     from interlock.bundle import load
 
+    if expected_digest is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", expected_digest):
+        raise ConfigError(
+            f"--expected-digest is {expected_digest!r}; "
+            "it must be sha256: and 64 hexadecimal digits in lower case"
+        )
     bundle = load(
         directory,
         expected_digest=expected_digest,

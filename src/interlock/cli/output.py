@@ -32,13 +32,20 @@ def print_json(document: Any) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a plain table, columns aligned; wide enough terminals are the reader's affair."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print a plain table, one line a row, columns aligned, without codes for a terminal.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    Console(highlight=False, markup=False).print(table)
+    No cell is folded: a narrow terminal wraps whole lines, and a pipe gets every row on its own.
+    """
+    from rich.cells import cell_len
+
+    lines = [[_printable(str(cell)) for cell in row] for row in (headers, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -20,6 +20,7 @@ from interlock.kernel.journal import Journal, RunInfo, default_path
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_OLDEST = timedelta(days=36_525)
 
 
 def _journal_option(command: Command) -> Command:
@@ -217,6 +218,9 @@ def _print_deleted(run_ids: list[str], *, as_json: bool) -> None:
 
 def _age(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    if match is None:
-        raise UsageError(f"--older-than is {text!r}; it must be a number and m, h, d or w")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    age = None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if age is None or age > _OLDEST:
+        raise UsageError(
+            f"--older-than is {text!r}; it must be a number and m, h, d or w, up to 100 years"
+        )
+    return age
