@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,9 @@ def scatter(
     height: int = 460,
     caption: str = "",
     key: bool = True,
+    key_counts: bool = True,
 ) -> Markup:
-    """Points in groups, with a key above unless `key` is false.
+    """Points in groups, with a key above unless `key` is false; it counts the points of each.
 
     `circles` are radii about the origin, in units of x.
     """
@@ -108,7 +110,11 @@ def scatter(
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
     if key:
-        parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
+        entries = [
+            (f"{group.name} ({len(group.x):,})" if key_counts else group.name, group.tone)
+            for group in groups
+        ]
+        parts.append(_key(entries))
     return _figure(parts, width, height, caption)
 
 
@@ -129,7 +135,7 @@ def stacked_bar(
         )
         left += size
     named = [
-        (f"{name} {count / total:.1%}" if total else name, tone, count)
+        (f"{name} {count / total:.1%} ({count:,})" if total else f"{name} ({count:,})", tone)
         for name, tone, count in shares
     ]
     parts.append(_key(named, left=0.0))
@@ -139,6 +145,17 @@ def stacked_bar(
 def side_by_side(figures: Iterable[Markup]) -> Markup:
     """Figures next to each other where the page is wide enough."""
     return Markup('<div class="pair">{}</div>').format(Markup("").join(figures))
+
+
+def document(figure: Markup) -> str:
+    """A figure as an SVG file of its own, with the page's colours; its caption is left out."""
+    picture = figure[figure.index("<svg ") : figure.index("</svg>")]
+    sheet = files("interlock.report").joinpath("templates", "page.css").read_text("utf-8")
+    opening, drawing = picture.split(">", 1)
+    return (
+        f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{sheet}</style>'
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{drawing}</svg>\n'
+    )
 
 
 def _frame(x: Axis, y: Axis, across: Any, up: Any, width: int, height: int) -> Markup:
@@ -196,10 +213,9 @@ def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Marku
     ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
 
 
-def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Markup:
+def _key(entries: Sequence[tuple[str, Tone]], left: float = _LEFT) -> Markup:
     parts = []
-    for name, tone, count in entries:
-        label = f"{name} ({count:,})"
+    for label, tone in entries:
         parts.append(
             Markup(
                 '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
