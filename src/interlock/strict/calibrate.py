@@ -85,6 +85,7 @@ def calibrate_tau(
     tolerance: float | None = None,
     rate: Rate = "accepted",
     start: float | None = None,
+    lowest: float | None = None,
     dtype: str | None = None,
     split: str = "held_out",
 ) -> Calibration:
@@ -102,6 +103,8 @@ def calibrate_tau(
                accepted and unsafe as a share of all rows, which is never larger
     start      where testing begins; must be known before these rows are looked at, as a training
                threshold is. By default some of the rows choose it: see the module's docstring.
+    lowest     thresholds below it are not considered. With `start` equal to it, one threshold is
+               certified or not; with rate "all" it does so alone where every set above passes.
     dtype      dtype of the deployed Q where `q_abs` has another; |Q| is rounded to it
     split      what these rows are called in the certificate
 
@@ -118,12 +121,14 @@ def calibrate_tau(
     if rate == "all" and start is not None:
         raise ConfigError("start is given, but rate 'all' needs none")
     data = read_held_out(q_abs, loss, tolerance=tolerance, dtype=dtype)
-    least = _least_rows(alpha, delta)
+    begin, floor = _rounded("start", start, data.q), _rounded("lowest", lowest, data.q)
+    if begin is not None and floor is not None and begin < floor:
+        raise ConfigError(f"start is {begin!r}; it must not be below lowest, {floor!r}")
 
     pilot, tested = np.empty(0, np.intp), np.arange(len(data))
-    if rate == "accepted" and start is None:
+    if rate == "accepted" and begin is None:
         pilot, tested = _set_aside(len(data))
-    n = len(tested)
+    n, least = len(tested), _least_rows(alpha, delta)
 
     def abstain(reason: str) -> Calibration:
         return Calibration(None, reason, n, len(pilot))
@@ -134,21 +139,22 @@ def calibrate_tau(
             "all of them safe"
         )
     sets = data.rows(tested).accepted_sets()
+    if floor is not None:
+        sets = sets.down_to(floor)
     if rate == "all":
         found = _walk_all(sets, n, alpha, delta)
     else:
-        if start is not None:
-            begin: float | None = rounded_threshold("start", start, data.q.dtype.name)
-        else:
-            share = _start_share(n, alpha, delta, least)
-            begin = _quantile(data.q[pilot], share)
         if begin is None:
-            return abstain(f"|Q| is 0 or not finite in all of the {len(pilot)} pilot rows")
-        start = begin
-        found = _walk_accepted(sets, start, alpha, delta)
+            begin = _quantile(data.q[pilot], _start_share(n, alpha, delta, least))
+            if begin is None:
+                return abstain(f"|Q| is 0 or not finite in all of the {len(pilot)} pilot rows")
+            begin = begin if floor is None else max(begin, floor)
+        found = _walk_accepted(sets, begin, alpha, delta)
     if found.passed is None:
-        return abstain(_why_not(found, start, least, alpha, delta))
+        return abstain(_why_not(found, begin, least, alpha, delta))
     tau, accepted, unsafe = found.passed
+    if floor is not None and accepted == _largest(sets):
+        tau = floor
     total = accepted if rate == "accepted" else n
     certificate = Certificate(
         tau=tau,
@@ -160,7 +166,7 @@ def calibrate_tau(
         accepted=accepted,
         unsafe=unsafe,
         bound=clopper_pearson_upper(unsafe, total, 1 - delta),
-        start=start,
+        start=begin,
         tolerance=None if tolerance is None else float(tolerance),
         dtype=cast(Any, data.q.dtype.name),
         data=data.digest(),
@@ -208,6 +214,14 @@ def _walk_all(sets: AcceptedSets, n: int, alpha: float, delta: float) -> _Walk:
         return _Walk(0, 0, _at(sets, passing - 1))
     accepted, unsafe = (int(sets.accepted[0]), int(sets.unsafe[0])) if len(sets.tau) else (0, 0)
     return _Walk(accepted, unsafe, None)
+
+
+def _rounded(field: str, value: float | None, q: npt.NDArray[Any]) -> float | None:
+    return None if value is None else rounded_threshold(field, value, q.dtype.name)
+
+
+def _largest(sets: AcceptedSets) -> int:
+    return int(sets.accepted[-1]) if len(sets.tau) else 0
 
 
 def _at(sets: AcceptedSets, index: int) -> tuple[float, int, int]:
