@@ -242,7 +242,7 @@ def _sync_directory(directory: Path) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     with storage_errors(path):
         return sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?mode=rw",
+            f"file:{quote(os.fsencode(path.absolute()))}?mode=rw",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,
