@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 finished with refusals or failures, 2 usage, 130 interrupt
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -54,6 +55,10 @@ def interlock() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # What a person reads may hold text that the locale lacks; JSON is UTF-8 anyway.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -74,10 +79,28 @@ def run(arguments: list[str]) -> int:
     except InterlockError as error:
         return _fail(arguments, error.code, error.message, error.hint, 1)
     except BrokenPipeError:
-        # The reader of a pipe went away; keep the interpreter's own flush at exit quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
+    except OSError as error:
+        return _fail_in_system(arguments, error)
     return result if isinstance(result, int) else 0
+
+
+def _fail_in_system(arguments: list[str], error: OSError) -> int:
+    told = error.strerror or type(error).__name__
+    message = told if error.filename is None else f"{error.filename}: {told}"
+    try:
+        sys.stdout.flush()
+        return _fail(arguments, "system", message, "", 1)
+    except OSError:
+        # Standard output itself cannot be written.
+        _drop_output()
+        return _fail([], "system", message, "", 1)
+
+
+def _drop_output() -> None:
+    """Keep the interpreter's own flush of standard output at exit quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(arguments: list[str], code: str, message: str, hint: str, exit_code: int) -> int:
