@@ -375,3 +375,19 @@ def test_no_run_is_older_than_time_itself(journal: Journal) -> None:
         run.finish("done")
     assert journal.prune(timedelta.max) == []
     assert len(journal.runs()) == 1
+
+
+def test_items_that_write_to_the_journal_are_refused_and_spoil_nothing(journal: Journal) -> None:
+    with journal.create_run("test", config={}, items=[Item("a")], run_id="one") as one:
+
+        def source() -> Iterator[Item]:
+            yield Item("a")
+            with pytest.raises(JournalError, match="under way"):
+                one.record([("a", Outcome(Status.FAILED))])
+            yield Item("b")
+
+        journal.create_run("test", config={}, items=source(), run_id="two").close()
+    assert [(run.run_id, run.items, run.pending) for run in journal.runs()] == [
+        ("one", 1, 1),
+        ("two", 2, 2),
+    ]
