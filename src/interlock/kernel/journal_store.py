@@ -137,12 +137,7 @@ def transaction(
     connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
 ) -> Iterator[None]:
     """Commit what the block writes, or roll all of it back where it raises."""
-    if connection.in_transaction:
-        # Only the thread that writes comes here: the source of a run's items, for instance.
-        raise JournalError(
-            "the journal cannot be written while another write of this thread is under way",
-            hint="collect the items first, then create or resume the run",
-        )
+    _refuse_nested(connection)
     try:
         connection.execute(f"BEGIN {kind}")
         yield
@@ -153,6 +148,15 @@ def transaction(
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
         raise
+
+
+def _refuse_nested(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        # Only the thread that writes comes here: the source of a run's items, for instance.
+        raise JournalError(
+            "the journal cannot be written while another write of this thread is under way",
+            hint="collect the items first, then create or resume the run",
+        )
 
 
 @contextmanager
