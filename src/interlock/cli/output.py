@@ -32,7 +32,11 @@ def print_json(document: Any) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a plain table, columns aligned; wide enough terminals are the reader's affair."""
+    """Print a plain table, columns aligned; wide enough terminals are the reader's affair.
+
+    What is not printable, such as a terminal's escape sequences in names from a file, is shown as
+    `?`.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -40,5 +44,5 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*("".join(c if c.isprintable() else "?" for c in str(cell)) for cell in row))
     Console(highlight=False, markup=False).print(table)
