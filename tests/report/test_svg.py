@@ -1,5 +1,7 @@
 """Axes place values, and plots hold every point."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,17 @@ def test_scatter_draws_each_finite_point_once() -> None:
     assert 'class="outline"' in html
     assert ">limit<" in html
     assert "three &lt;points&gt;" in html
+
+
+def test_the_name_of_a_guide_stands_on_the_side_that_was_asked_for() -> None:
+    guides = [Guide("x", 0.5, "one", left=True), Guide("x", 0.5, "other")]
+    html = scatter([], Axis("x", 0, 1), Axis("y", 0, 1), guides=guides)
+    place = r'<text x="([0-9.]+)" y="[0-9.]+" text-anchor="{}">{}<'
+    left = re.search(place.format("end", "one"), html)
+    right = re.search(place.format("start", "other"), html)
+    assert left is not None
+    assert right is not None
+    assert float(left[1]) < float(right[1])
 
 
 def test_stacked_bar_parts_add_up_to_its_width() -> None:

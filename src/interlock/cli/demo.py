@@ -25,11 +25,13 @@ from interlock.errors import InputError
 def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
 
-    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite.
+    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite. Ends
+    with 1 where a promise does not hold, and says which.
     """
-    if requests < 100:
-        raise InputError(f"--requests is {requests}; the demo's figures need 100 or more")
+    if requests < 1000:
+        raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
     from interlock.demo import arm, journalled, page, signing, tamper
+    from interlock.demo.found import Demo
     from interlock.report.page import write
     from interlock.strict.arm.shipped import SHIPPED
 
@@ -49,15 +51,13 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
         signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
-    found = page.Demo(served, refusal, resumed, signed)
+    found = Demo(served, refusal, resumed, signed)
     report = write(page.build(found), output / "report.html")
-
-    kept = served.unsafe == 0 and refusal.code and resumed.lost == resumed.repeated == 0
     if as_json:
         print_json(_document(found, report))
     else:
         _print(found, report)
-    return 0 if kept else 1
+    return 1 if found.broken() else 0
 
 
 def _document(found: Any, report: Path) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
             "repeated": resumed.repeated,
             "sent_again": resumed.sent_again,
         },
+        "broken": found.broken(),
         "report": str(report.resolve()),
     }
 
@@ -94,9 +95,11 @@ def _print(found: Any, report: Path) -> None:
     ]
     rows += [
         ("unsafe, by the independent judge", f"{served.unsafe}", ""),
-        ("tampered bundle", "refused" if found.refusal.code else "LOADED", ""),
+        ("tampered bundle", "refused" if found.refusal.noticed else "NOT NOTICED", ""),
         ("killed half-way: lost, repeated", f"{resumed.lost}, {resumed.repeated}", ""),
     ]
     click.echo()
     print_table([f"{total:,} requests", "", "share"], rows)
+    for sentence in found.broken():
+        click.echo(f"broken promise: {sentence}")
     click.echo(f"\nreport: {report.resolve()}")

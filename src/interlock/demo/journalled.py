@@ -16,6 +16,7 @@ from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Status
 
 RUN_ID = "arm-demo"
+_PIPE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Resumed:
     counts: dict[Status, int]
     seconds: float
     journal_bytes: int
+
+    @property
+    def answered(self) -> float:
+        """Share of the items with an answer in the journal."""
+        answers = self.counts[Status.ACCEPTED] + self.counts[Status.FLAGGED]
+        return answers / max(1, self.items)
 
 
 def run_killed_and_resumed(journal: Path, n: int, seed: int) -> Resumed:
@@ -70,7 +77,10 @@ def _run(journal: Path, n: int, seed: int, kill_after: int | None) -> list[str]:
     command = [sys.executable, "-m", "interlock.demo.journalled_child"]
     command += [str(journal), RUN_ID, str(n), str(seed)]
     acknowledged: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    # So small a pipe that the process cannot run on to its end before it is killed.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES, text=True
+    ) as child:
         assert child.stdout is not None
         for line in child.stdout:
             if line.endswith("\n"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -12,25 +11,14 @@ from markupsafe import Markup
 
 import interlock
 from interlock.demo.arm import Served
+from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
-from interlock.demo.signing import Signed
-from interlock.demo.tamper import Refusal
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
 from interlock.report.page import Page, Section
 from interlock.strict.arm.kinematics import ARM, tip
 from interlock.strict.arm.route import TOLERANCE
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Everything that the demonstration found."""
-
-    served: Served
-    refusal: Refusal
-    resumed: Resumed
-    signed: Signed | None
 
 
 def build(demo: Demo) -> Page:
@@ -42,7 +30,11 @@ def build(demo: Demo) -> Page:
             "the network cannot be trusted, and it says so: masks fail closed, a solver takes "
             "over, the true Jacobian checks every answer, and what stays unanswered is refused."
         ),
-        opening=[_tiles(demo), _shares(demo.served)],
+        opening=[
+            *(blocks.verdict("failed", "A promise is broken", text) for text in demo.broken()),
+            _tiles(demo),
+            _shares(demo.served),
+        ],
         sections=[
             _where(demo.served),
             _errors(demo.served),
@@ -222,7 +214,7 @@ def _masks(served: Served) -> Section:
                     ],
                     [
                         "unsafe among them",
-                        f"{masks.unsafe / masks.accepted:.3%} ({masks.unsafe})",
+                        f"{masks.unsafe / max(1, masks.accepted):.3%} ({masks.unsafe})",
                         f"{low:.3%} to {high:.3%}",
                     ],
                     ["mean error", f"{masks.mean_error:.2e}", ""],
@@ -279,8 +271,8 @@ def _bundle(demo: Demo) -> Section:
             ]
         ),
         blocks.verdict(
-            "accepted" if refusal.code else "failed",
-            "A flipped byte is refused" if refusal.code else "A flipped byte was not noticed",
+            "accepted" if refusal.noticed else "failed",
+            "A flipped byte is refused" if refusal.noticed else "A flipped byte was not noticed",
             f"Byte {refusal.offset:,} of {refusal.size:,} of {refusal.file}: "
             f"{refusal.code}: {refusal.message}",
         ),

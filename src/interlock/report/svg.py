@@ -186,9 +186,11 @@ def _dots(group: Dots, across: Any, up: Any) -> Markup:
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
+        text, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
         return Markup(
-            '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/><text x="{:.1f}" y="{:.1f}">{}</text>'
-        ).format(at, _TOP, height - _BOTTOM, at + 5, _TOP + 12, guide.label)
+            '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/>'
+            '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+        ).format(at, _TOP, height - _BOTTOM, text, _TOP + 12, anchor, guide.label)
     at = float(up(guide.value))
     return Markup(
         '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
