@@ -288,7 +288,7 @@ def _bundle(demo: Demo) -> Section:
     if demo.signed is None:
         parts.append(
             blocks.paragraph(
-                "Not run: signing the bundle. It needs the extra “sign”; “make demo-all” installs it."
+                "Not run: signing the bundle. “make demo-all” installs the extra that it needs."
             )
         )
     else:
