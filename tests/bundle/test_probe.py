@@ -69,7 +69,7 @@ def _forgets_infinite_q(model: onnx.ModelProto) -> None:
 
 
 def _masks_overlap(model: onnx.ModelProto) -> None:
-    _node(model, "And").input[1] = "near"
+    _node(model, "Not").op_type = "Identity"
 
 
 def _decodes_bottoms(model: onnx.ModelProto) -> None:
@@ -91,8 +91,8 @@ def _never_bottom(model: onnx.ModelProto) -> None:
     _node(model, "Or").op_type = "And"
 
 
-def row_model(reduction: str) -> onnx.ModelProto:
-    """P (n, 2) and Q (n,) as inputs; a row is bottom where `reduction` over its elements says."""
+def row_model(reduction: str, width: int = 2) -> onnx.ModelProto:
+    """P (n, width), Q (n,) as inputs; a row is bottom where `reduction` over its elements says."""
     node, value = helper.make_node, helper.make_tensor_value_info
     nodes = [
         node("Unsqueeze", ["Q", "last"], ["column"]),
@@ -119,9 +119,9 @@ def row_model(reduction: str) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "rows",
-        [value("P", kind, ["n", 2]), value("Q", kind, ["n"])],
+        [value("P", kind, ["n", width]), value("Q", kind, ["n"])],
         [
-            value("decoded", kind, ["n", 2]),
+            value("decoded", kind, ["n", width]),
             value("bottom_mask", truth, ["n"]),
             value("gap_mask", truth, ["n"]),
         ],
@@ -130,11 +130,64 @@ def row_model(reduction: str) -> onnx.ModelProto:
     return as_model(graph)
 
 
-def test_masks_of_whole_rows_are_judged_by_row(tmp_path: Path) -> None:
-    model = row_model("ReduceMax")
+@pytest.mark.parametrize("width", [1, 2, 16])
+def test_masks_of_whole_rows_are_judged_by_row(width: int, tmp_path: Path) -> None:
+    model = row_model("ReduceMax", width)
     pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
-    model = row_model("ReduceMin")
-    with pytest.raises(BundleContractError, match="bottom_mask is False for P = "):
+    if width > 1:
+        model = row_model("ReduceMin", width)
+        with pytest.raises(BundleContractError, match="bottom_mask is False for P = "):
+            pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
+
+
+@pytest.mark.parametrize("width", [1, 2, 16])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_thresholds_are_probed_however_wide_a_row_is(turn: int, width: int, tmp_path: Path) -> None:
+    model = row_model("ReduceMax", width)
+    _node(model, "Less", turn).op_type = "LessOrEqual"
+    with pytest.raises(BundleContractError, match=("bottom_mask", "gap_mask")[turn]):
+        pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
+
+
+def batch_model() -> onnx.ModelProto:
+    """P (n, 2) and Q (n, 1) as inputs; one bottom mask for the whole batch, from NaN in P alone."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    kind, truth = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+    nodes = [
+        node("Less", ["Q", "tau_infer"], ["small"]),
+        node("And", ["small", "never"], ["nowhere"]),
+        node("IsNaN", ["P"], ["nan_in_p"]),
+        node("Or", ["nan_in_p", "nowhere"], ["fault"]),
+        node("Cast", ["fault"], ["fault_as_int"], to=onnx.TensorProto.INT32),
+        node("ReduceMax", ["fault_as_int", "axes"], ["any"], keepdims=1),
+        node("Cast", ["any"], ["bottom_mask"], to=truth),
+        node("And", ["bottom_mask", "never"], ["gap_mask"]),
+        node("Div", ["P", "Q"], ["quotient"]),
+        node("Where", ["bottom_mask", "nan", "quotient"], ["decoded"]),
+    ]
+    constants = {
+        "tau_infer": np.array(1e-3, np.float32),
+        "nan": np.array(np.nan, np.float32),
+        "never": np.array(False),
+        "axes": np.array([0, 1]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "batch",
+        [value("P", kind, ["n", 2]), value("Q", kind, ["n", 1])],
+        [
+            value("decoded", kind, ["n", 2]),
+            value("bottom_mask", truth, [1, 1]),
+            value("gap_mask", truth, [1, 1]),
+        ],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    return as_model(graph)
+
+
+def test_one_mask_for_a_whole_batch_is_refused(tmp_path: Path) -> None:
+    model = batch_model()
+    with pytest.raises(BundleContractError, match="the decode gives the shapes"):
         pack(tmp_path / "b", model, strict_metadata(model, smoke=()))
 
 
@@ -252,7 +305,7 @@ def test_the_rules_as_the_probe_knows_them() -> None:
     tau, train = np.float32(0.5), np.float32(2)
     q = np.array([0.5, 0.25, -0.5, 2, -0.0, inf, nan, 1, 1], np.float32)
     p = np.array([1, 1, 1, 1, 1, 1, 1, nan, inf], np.float32)
-    found = expected(p, q, tau, train, mask_shape=(9,))
+    found = expected(p, q, tau, train)
     assert found is not None
     assert found.bottom.tolist() == [False, True, False, False] + [True] * 5
     assert found.gap.tolist() == [True, False, True] + [False] * 6
@@ -262,9 +315,9 @@ def test_the_rules_as_the_probe_knows_them() -> None:
         np.array([1, 1], np.float32),
         tau,
         train,
-        mask_shape=(2,),
     )
     assert rows is not None
     assert rows.bottom.tolist() == [True, False]
     assert rows.gap.tolist() == [False, True]
-    assert expected(p, q, tau, train, mask_shape=(3,)) is None
+    for other in (q[:3], q[:1], q.reshape(9, 1), q.reshape(1, 9), q[0]):
+        assert expected(p, np.asarray(other), tau, train) is None

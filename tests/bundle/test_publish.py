@@ -71,6 +71,37 @@ def test_what_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == {"home", "file"}
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        '{"manifest_version": 3, "name": "a browser extension"}',
+        "not JSON",
+        None,
+    ],
+)
+def test_a_manifest_alone_makes_no_bundle(manifest: str | None, tmp_path: Path) -> None:
+    """Other programs keep a manifest.json too; and more files may lie beside a bundle's."""
+    if manifest is None:
+        strict_bundle(tmp_path / "b")
+    else:
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "manifest.json").write_text(manifest)
+    (tmp_path / "b" / "sources").mkdir()
+    (tmp_path / "b" / "sources" / "app.js").write_text("ten years of work")
+    with pytest.raises(ConfigError, match="it is left alone"):
+        strict_bundle(tmp_path / "b", name="second")
+    assert (tmp_path / "b" / "sources" / "app.js").read_text() == "ten years of work"
+    assert names(tmp_path) == {"b"}
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"\xff", b"[" * 100_000])
+def test_a_bundle_with_a_broken_manifest_is_replaced(manifest: bytes, tmp_path: Path) -> None:
+    strict_bundle(tmp_path / "b")
+    (tmp_path / "b" / MANIFEST).write_bytes(manifest)
+    second = strict_bundle(tmp_path / "b", name="second")
+    assert load(tmp_path / "b", probe=False).digest == second.digest
+
+
 def test_what_loading_refuses_is_not_published(tmp_path: Path) -> None:
     sound = strict_bundle(tmp_path / "b")
     model = strict_model()

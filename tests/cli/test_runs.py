@@ -118,6 +118,14 @@ def test_export(runs: Command, tmp_path: Path) -> None:
     assert document == {"run_id": "three", "path": str(target), "items": 2}
 
 
+def test_export_as_json_keeps_every_kind_of_line_end_in_a_text(runs: Command) -> None:
+    text = "a\nb\r\nc\x0bd\x0ce\x1cf\x1dg\x1eh\x85i\u2028j\u2029k"
+    with Journal.open(runs.path) as journal:
+        journal.create_run("lines", config={}, items=[Item("a", text)], run_id="lines").close()
+    (item,) = runs.json("export", "lines")["items"]
+    assert item["payload"] == text
+
+
 def test_delete_asks_and_takes_no_for_an_answer(runs: Command) -> None:
     assert "nothing was deleted" in runs("delete", "one", answer="n", exit_code=1)
     assert runs.left() == RUNS

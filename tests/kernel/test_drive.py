@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from interlock.kernel.drive import RunSummary, drive
 from interlock.kernel.errors import InterruptedRunError, JournalError, StorageError
-from interlock.kernel.executor import LocalExecutor, Work
+from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.journal import Item, Journal, JournalRun
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Work
 
 ITEMS = 40
 END = 60.0
@@ -114,6 +116,12 @@ def test_broken_items_fail_and_the_others_do_not(journal: Journal) -> None:
     assert outcomes["k1"].reasons == ("work: raised ValueError",)
     assert outcomes["k2"].reasons == ("record: input",)
     assert summary.counts[Status.FAILED] == 2
+
+
+def test_a_label_taken_from_an_array_of_text_is_recorded(journal: Journal) -> None:
+    labels = np.array(["no", "yes"])
+    go(start(journal, [0, 1]), lambda items: [Outcome(Status.ACCEPTED, labels[n]) for n in items])
+    assert recorded(journal) == {"k0": "no", "k1": "yes"}
 
 
 def test_an_item_that_cannot_be_loaded_fails_alone(journal: Journal) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from interlock.kernel.drive import run_items
 from interlock.kernel.errors import ConfigError, EngineCrashError, InterlockError
-from interlock.kernel.executor import Completed, LocalExecutor, Task
+from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Completed, Task
 
 WORK = "support.work:obedient"
 END = 60.0
@@ -139,12 +140,34 @@ def test_processes_answer_numbers_and_arrays() -> None:
     np.testing.assert_array_equal(found[1], [3.0, np.nan])
 
 
-def test_what_cannot_cross_to_a_process_is_the_tasks_error() -> None:
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        (object(), "worker: input"),
+        (1j, "worker: input"),
+        ("\ud800", "worker: input"),
+        ("object", "record: input"),
+    ],
+)
+def test_what_cannot_cross_costs_its_own_item(odd: Any, reason: str) -> None:
     with LocalExecutor(WORK, kind="processes") as executor:
-        executor.submit(task(0, object()))
-        executor.submit(task(1, "object"))
+        executor.submit(task(0, 1, odd, 2))
+        executor.submit(task(1, odd))
         found = collect(executor, 2)
-    assert (found[0].error, found[1].error) == ("input", "input")
+    one, bad, two = found[0].outcomes or ()
+    assert (one.value, two.value) == (1, 2)
+    assert bad.reasons == (reason,)
+    assert [outcome.reasons for outcome in found[1].outcomes or ()] == [(reason,)]
+
+
+def test_large_outcomes_come_back_from_a_process() -> None:
+    texts = ["text of 50 kB"] * 200
+    with LocalExecutor(WORK, kind="processes") as executor:
+        executor.submit(task(0, "large"))
+        executor.submit(task(1, *texts))
+        found = collect(executor, 2)
+    np.testing.assert_array_equal(values(found[0])[0], np.arange(1_000_000.0))
+    assert [len(text) for text in values(found[1])] == [50_000] * len(texts)
 
 
 def test_a_process_that_dies_costs_its_own_task_and_is_replaced() -> None:
@@ -227,6 +250,28 @@ def test_cancelling_leaves_a_thread_that_hangs_behind() -> None:
     executor.cancel()
     executor.close()
     assert executor.completed(None) == []
+    release.set()
+
+
+def test_closing_waits_once_for_all_threads_that_hang() -> None:
+    workers = 100
+    running, release = threading.Barrier(workers + 1), threading.Event()
+
+    def wait(items: Sequence[int]) -> list[Outcome[int]]:
+        running.wait(END)
+        release.wait(2 * END)
+        return square(items)
+
+    executor = LocalExecutor(wait, workers=workers)
+    for number in range(workers):
+        executor.submit(task(number, number))
+    running.wait(END)
+    executor.cancel()
+    closing = threading.Thread(target=executor.close, daemon=True)
+    closing.start()
+    # The deadline stands between one wait and one for each thread, which takes minutes.
+    closing.join(END / 2)
+    assert not closing.is_alive()
     release.set()
 
 

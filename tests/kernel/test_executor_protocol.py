@@ -10,9 +10,10 @@ import pytest
 
 from interlock.kernel.drive import drive
 from interlock.kernel.errors import InterruptedRunError
-from interlock.kernel.executor import Completed, Executor, Task, reason_of
+from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Item, Journal
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Completed, Task, reason_of
 
 ITEMS = 60
 

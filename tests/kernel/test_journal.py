@@ -169,7 +169,8 @@ def test_an_array_payload_keeps_dtype_and_bits(journal: Journal) -> None:
         ([Item("a\0b")], "a key must be a string"),
         ([Item(5)], "a key must be a string"),  # type: ignore[arg-type]
         ([Item("\ud800")], "not Unicode"),
-        ([Item("a", "\ud800")], "item 'a': it is not Unicode text"),
+        ([Item("a", "\ud800")], "item 'a': a text with a lone surrogate"),
+        ([Item("a", 10**5000)], "item 'a': an integer is too long"),
         ([Item("a", object())], "item 'a': a value of type object"),
         ([Item("a", None, "ABC")], "item 'a': digest must be 64"),
     ],

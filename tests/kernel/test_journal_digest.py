@@ -131,7 +131,8 @@ def test_a_configuration_that_json_cannot_carry_is_refused_without_its_text(
     with Journal.open(tmp_path / "journal.sqlite") as journal:
         for config, reason in (
             ({"a": object()}, "type object"),
-            ({"a": "secret \ud800"}, "not Unicode"),
+            ({"a": "secret \ud800"}, "lone surrogate"),
+            ({"a": 10**5000}, "too long"),
             ({1: 2}, "keys must be strings"),
         ):
             with pytest.raises(InputError, match=f"config: .*{reason}") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from enum import IntEnum, StrEnum
 from typing import Any, Literal
 
 import msgspec
@@ -156,6 +157,38 @@ def test_a_struct_becomes_a_mapping_with_its_arrays() -> None:
 
     back = from_plain(to_plain(Pair(np.array([1.5, math.nan]), "x")))
     assert same({"q": np.array([1.5, math.nan]), "note": "x"}, back)
+
+
+class Text(str):
+    """A text of a library's own type."""
+
+
+class Colour(StrEnum):
+    """A text with a name."""
+
+    RED = "red"
+
+
+class Size(IntEnum):
+    """A number with a name."""
+
+    LARGE = 3
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.str_("a"), "a"),
+        (Text("a"), "a"),
+        (Colour.RED, "red"),
+        (Size.LARGE, 3),
+        ({np.str_("a"): Size.LARGE, Text("b"): [Text("c")], Colour.RED: True}, None),
+    ],
+)
+def test_subclasses_of_text_and_int_are_written_as_what_they_hold(value: Any, plain: Any) -> None:
+    plain = {"a": 3, "b": ["c"], "red": True} if plain is None else plain
+    found = Outcome.from_json(Outcome(Status.ACCEPTED, value=value).to_json()).value
+    assert same(plain, found)
 
 
 def nested(depth: int) -> list[Any]:

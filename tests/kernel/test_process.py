@@ -90,6 +90,12 @@ def test_an_array_larger_than_the_socket_buffers_crosses_both_ways(worker: Worke
     assert np.array_equal(worker.call(["echo", array]), array)
 
 
+def test_large_bytes_come_back_wherever_they_are(worker: WorkerProcess) -> None:
+    large = bytes(6 << 20)
+    assert worker.call(["echo", large]) == large
+    assert worker.call(["echo", {"in": [large, (1, large)]}]) == {"in": [large, [1, large]]}
+
+
 def test_options_reach_the_factory() -> None:
     options = {"model": os.urandom(3 << 20), "n": 2}
     with WorkerProcess("support.workers:options_back", options=options) as worker:

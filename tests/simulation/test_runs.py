@@ -12,8 +12,8 @@ from support.counts import count
 from interlock.kernel import drive as drive_module
 from interlock.kernel.dispatch import Dispatcher, Result
 from interlock.kernel.errors import StorageError
-from interlock.kernel.executor import Completed
 from interlock.kernel.outcome import Outcome
+from interlock.kernel.task import Completed
 
 FILE = "tests/simulation/test_runs.py"
 MUTANT_SEEDS = 300

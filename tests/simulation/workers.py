@@ -16,8 +16,8 @@ from interlock.kernel.errors import (
     InterlockError,
     MemoryLimitError,
 )
-from interlock.kernel.executor import Completed, Task
 from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.task import Completed, Task
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -54,4 +54,8 @@ def _obey(item: Any, factor: int) -> Outcome[Any]:
             return Outcome(Status.ACCEPTED, value=os.getpid())
         case "object":
             return Outcome(Status.ACCEPTED, value=object())
+        case "large":
+            return Outcome(Status.ACCEPTED, value=np.arange(1_000_000, dtype=np.float64))
+        case "text of 50 kB":
+            return Outcome(Status.ACCEPTED, value="x" * 50_000)
     return Outcome(Status.ACCEPTED, value=item * factor)

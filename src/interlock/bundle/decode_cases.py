@@ -5,6 +5,7 @@ Written apart from `interlock.strict`, on purpose: the probe judges graphs that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.intp]
 Scalar = np.floating[Any]
 
 
@@ -36,9 +38,13 @@ def q_cases(dtype: str, taus: Sequence[Scalar]) -> Array:
 
 @dataclass(frozen=True)
 class Cases:
-    """Batches of P and Q that hold every pair of the values `p` and `q`.
+    """Batches of P and Q that hold every pair of the values `p` and `q`, in two layouts.
 
     p_shape, q_shape  shapes of P and Q for some batch; along `axis` it becomes `rows`
+
+    First a row holds one value in all its elements: whatever its width, there are rows without a
+    fault whose Q is at a threshold. Then it holds the value in one element and 1 in the others, so
+    that a mask of the whole row has to look at each.
     """
 
     p: Array
@@ -52,22 +58,34 @@ class Cases:
         if self.rows == 0:
             return
         total = len(self.p) * len(self.q)
-        for start in range(0, total, self.rows):
-            # The last batch wraps around to stay full: the graph may have a fixed batch.
-            pairs = (start + np.arange(self.rows)) % total
-            yield (
-                self._fill(self.p, pairs // len(self.q), self.p_shape),
-                self._fill(self.q, pairs % len(self.q), self.q_shape),
-            )
+        for fill in (self._all, self._one):
+            for start in range(0, total, self.rows):
+                # The last batch wraps around to stay full: the graph may have a fixed batch.
+                pairs = (start + np.arange(self.rows)) % total
+                yield (
+                    fill(self.p[pairs // len(self.q)], pairs, self.p_shape),
+                    fill(self.q[pairs % len(self.q)], pairs, self.q_shape),
+                )
 
-    def _fill(self, values: Array, first: Array, shape: tuple[int, ...]) -> Array:
-        """Row r holds value `first[r]` and, in its further elements, the values after it."""
-        if len(shape) <= self.axis:
-            return np.full(shape, values[first[0]])
-        rest = shape[: self.axis] + shape[self.axis + 1 :]
-        count = int(np.prod(rest, dtype=np.int64))
-        index = (first[:, None] + np.arange(count)) % len(values)
-        return np.moveaxis(values[index].reshape(self.rows, *rest), 0, self.axis)
+    def _all(self, values: Array, pairs: Indices, shape: tuple[int, ...]) -> Array:
+        """Row r holds `values[r]` in every element."""
+        rest = self._rest(shape)
+        return self._shaped(np.repeat(values, math.prod(rest)), rest)
+
+    def _one(self, values: Array, pairs: Indices, shape: tuple[int, ...]) -> Array:
+        """Row r holds `values[r]` in one element, in turn, and 1 in the others."""
+        rest = self._rest(shape)
+        width = math.prod(rest)
+        filled = np.ones((self.rows, width), values.dtype)
+        if width:
+            filled[np.arange(self.rows), pairs % width] = values
+        return self._shaped(filled, rest)
+
+    def _rest(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[: self.axis] + shape[self.axis + 1 :]
+
+    def _shaped(self, values: Array, rest: tuple[int, ...]) -> Array:
+        return np.moveaxis(values.reshape(self.rows, *rest), 0, self.axis)
 
 
 @dataclass(frozen=True)
@@ -79,38 +97,31 @@ class Expected:
     gap: Array
 
 
-def expected(
-    p: Array, q: Array, tau_infer: Scalar, tau_train: Scalar | None, mask_shape: tuple[int, ...]
-) -> Expected | None:
-    """The strict rules for P and Q; None where masks of `mask_shape` cannot belong to them.
+def expected(p: Array, q: Array, tau_infer: Scalar, tau_train: Scalar | None) -> Expected | None:
+    """The strict rules for P and Q; None where their shapes do not belong together.
 
     fault: P, Q or P/Q is not finite. Bottom: a fault, |Q| < tau_infer or Q = 0. Gap:
-    tau_infer <= |Q| < tau_train and not bottom. `decoded` is P/Q, NaN where bottom. A mask with
-    fewer elements than P/Q is a row's: bottom where any element of the row is.
+    tau_infer <= |Q| < tau_train and not bottom. `decoded` is P/Q, NaN where bottom. Q has P's
+    shape, or 1 as its last axis, and every element is judged; or it has P's leading axes only,
+    and so have the masks: bottom where any element of the row is.
     """
+    rowwise = 0 < q.ndim < p.ndim and p.shape[: q.ndim] == q.shape
+    column = q.ndim == p.ndim > 1 and q.shape == (*p.shape[:-1], 1)
+    if not (rowwise or column or q.shape == p.shape):
+        return None
     wide = q.reshape(q.shape + (1,) * (p.ndim - q.ndim))
     with np.errstate(all="ignore"):
-        try:
-            quotient = p / wide
-        except ValueError:
-            return None
+        quotient = p / wide
         size = np.abs(wide)
         fault = ~np.isfinite(p) | ~np.isfinite(wide) | ~np.isfinite(quotient)
         small = (size < tau_infer) | (wide == 0)
         within = size < (tau_infer if tau_train is None else tau_train)
-    element = fault | small
-    near = np.broadcast_to((size >= tau_infer) & within, element.shape)
-    collapsed = mask_shape + (1,) * (element.ndim - len(mask_shape))
-    if len(collapsed) != element.ndim or any(
-        mask not in (1, full) for mask, full in zip(collapsed, element.shape, strict=True)
-    ):
-        return None
-    axes = tuple(
-        axis
-        for axis, (mask, full) in enumerate(zip(collapsed, element.shape, strict=True))
-        if mask != full
-    )
-    bottom: Array = element.any(axis=axes, keepdims=True)
-    gap: Array = near.any(axis=axes, keepdims=True) & ~bottom
+    bottom: Array = fault | small
+    near: Array = np.broadcast_to((size >= tau_infer) & within, bottom.shape)
+    if rowwise:
+        trailing = tuple(range(q.ndim, p.ndim))
+        bottom = np.asarray(bottom.any(axis=trailing, keepdims=True))
+        near = np.asarray(near.any(axis=trailing, keepdims=True))
     decoded = np.where(bottom, quotient.dtype.type(np.nan), quotient)
-    return Expected(decoded, bottom.reshape(mask_shape), gap.reshape(mask_shape))
+    masks = q.shape if rowwise else p.shape
+    return Expected(decoded, bottom.reshape(masks), (near & ~bottom).reshape(masks))

@@ -18,7 +18,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from interlock.bundle.manifest import MANIFEST, REPORTS, SIGNATURE
+from interlock.bundle.limits import DEFAULT_LIMITS
+from interlock.bundle.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    METADATA,
+    MODEL,
+    SIGNATURE,
+    UNLISTED,
+    parse_manifest,
+)
+from interlock.bundle.read import open_directory, read_file
 from interlock.kernel.errors import BundleError, BundleFormatError, ConfigError
 
 _RENAME_EXCHANGE = 2
@@ -103,12 +113,22 @@ def _check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise ConfigError(f"{target} exists and is not a directory")
-    names = {entry.name for entry in target.iterdir()}
-    if names - REPORTS and MANIFEST not in names:
+    # Other programs call a file manifest.json too, so everything there must be a bundle's.
+    if {entry.name for entry in target.iterdir()} - UNLISTED - {MODEL, METADATA} - _listed(target):
         raise ConfigError(
             f"{target} exists and is not a bundle; it is left alone",
             hint="name a directory that does not exist yet",
         )
+
+
+def _listed(target: Path) -> set[str]:
+    """The names in the manifest of the bundle at `target`; none where there is no sound one."""
+    try:
+        with open_directory(target) as directory:
+            data = read_file(directory, MANIFEST, limit=MAX_MANIFEST_BYTES)
+        return {entry.name for entry in parse_manifest(data, DEFAULT_LIMITS).files}
+    except BundleError:
+        return set()
 
 
 def _write(directory: Path, files: Mapping[str, bytes]) -> None:

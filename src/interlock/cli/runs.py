@@ -125,7 +125,8 @@ def export(run_id: str, output: Path | None, path: Path | None, as_json: bool) -
         elif as_json:
             buffer = io.StringIO()
             journal.export_jsonl(run_id, buffer)
-            items = [msgspec.Raw(line.encode()) for line in buffer.getvalue().splitlines()]
+            # Not splitlines: JSON leaves U+2028 and its like as they are inside a text.
+            items = [msgspec.Raw(line.encode()) for line in buffer.getvalue().split("\n")[:-1]]
             print_json({"run_id": run_id, "items": items})
         else:
             journal.export_jsonl(run_id, sys.stdout)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock.kernel.errors import ConfigError, JournalError
-from interlock.kernel.executor import Completed, Task, misfit, reason_of
-from interlock.kernel.outcome import Outcome, Status, Step, StepResult
+from interlock.kernel.outcome import Outcome
+from interlock.kernel.task import Completed, Task, failed, misfit, reason_of
 
 WINDOW = 4
 """Ordered results: how many times the in-flight items may be held back behind the oldest one."""
@@ -194,8 +194,3 @@ class InOrder:
             ready.append(self._held.pop(self.next))
             self.next += 1
         return ready
-
-
-def failed(step: str, reason: str, attempts: int = 1) -> Outcome[Any]:
-    """The outcome of an item that nothing could answer."""
-    return Outcome(Status.FAILED, steps=(Step(step, StepResult.ERROR, reason, attempts=attempts),))

@@ -15,11 +15,12 @@ from types import FrameType
 from typing import Any, Literal, Protocol
 
 from interlock.kernel.clock import SYSTEM_CLOCK, Clock
-from interlock.kernel.dispatch import Dispatcher, Result, failed
+from interlock.kernel.dispatch import Dispatcher, Result
 from interlock.kernel.errors import ConfigError, InputError, InterruptedRunError
-from interlock.kernel.executor import Executor, Kind, LocalExecutor, Work
+from interlock.kernel.executor import Executor, Kind, LocalExecutor
 from interlock.kernel.outcome import Outcome, Status
 from interlock.kernel.progress import SILENT, Progress
+from interlock.kernel.task import Work, failed
 
 TICK = 0.1
 """Seconds after which the driver looks for a request to stop, even if no task ends."""

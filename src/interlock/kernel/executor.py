@@ -8,47 +8,21 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
+from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
     ConfigError,
     EngineCrashError,
     EngineUnavailableError,
     InterlockError,
 )
-from interlock.kernel.outcome import Outcome
-
-Work = Callable[[Sequence[Any]], Sequence[Outcome[Any]]]
-"""Answers a small group of items: one outcome an item, in the order of the items."""
+from interlock.kernel.process_lane import ProcessLane
+from interlock.kernel.task import Completed, Task, Work, attempt, load_work, reason_of
 
 Kind = Literal["threads", "processes"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A group of items that one worker answers together. `id` is unique within a run."""
-
-    id: int
-    keys: tuple[str, ...]
-    items: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """What became of a task: exactly one of the three.
-
-    outcomes  one an item, as the work returned them
-    error     the work raised: the error's code or type, never its text
-    lost      the worker died or was killed, so which item did it is not known
-    """
-
-    task: Task
-    outcomes: tuple[Outcome[Any], ...] | None = None
-    error: str | None = None
-    lost: InterlockError | None = None
 
 
 # Other places to run items implement this Protocol. A change here breaks them.
@@ -205,13 +179,18 @@ class LocalExecutor:
             return
         for _ in self._threads:
             self._inbox.put(None)
+        self._join(_CANCELLED_JOIN if self._cancelled else None)
         for lane, thread in zip(self._lanes, self._threads, strict=True):
-            # A thread that was cancelled may hang in foreign code for ever.
-            thread.join(timeout=_CANCELLED_JOIN if self._cancelled else None)
             if thread.is_alive():
                 # A process that was just being started when the others were killed.
                 lane.kill()
-                thread.join(timeout=_CANCELLED_JOIN)
+        self._join(_CANCELLED_JOIN)
+
+    def _join(self, seconds: float | None) -> None:
+        """Wait for the threads, so long at most in all; those that hang in foreign code stay."""
+        end = Deadline.after(seconds)
+        for thread in self._threads:
+            thread.join(timeout=end.remaining())
 
     def __enter__(self) -> Self:
         """The executor itself."""
@@ -278,8 +257,6 @@ def _lanes(
                 "work is a callable; processes need the name of a factory",
                 hint="give work as 'module:factory', a function that returns the callable",
             )
-        from interlock.kernel.process_lane import ProcessLane
-
         return [
             ProcessLane(work, options, memory_limit=memory_limit, time_limit=time_limit)
             for _ in range(workers)
@@ -295,26 +272,6 @@ def _lanes(
     elif options:
         raise ConfigError("options are for a named factory; work is a callable")
     return [ThreadLane(work) for _ in range(workers)]
-
-
-def load_work(name: str, options: Mapping[str, Any]) -> Work:
-    """The callable that the factory `name` ("module:function") makes from `options`.
-
-    Raises ConfigError where there is no such factory or it returns something else.
-    """
-    import importlib
-
-    module, colon, function = name.partition(":")
-    if not colon or not module or not function:
-        raise ConfigError(f"work is {name!r}; it must have the form 'module:factory'")
-    try:
-        factory = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"work {name!r} cannot be loaded: {type(error).__name__}") from error
-    work = factory(**options)
-    if not callable(work):
-        raise ConfigError(f"work {name!r} returned {type(work).__name__}, not a callable")
-    return work  # type: ignore[no-any-return]
 
 
 class ThreadLane:
@@ -335,30 +292,3 @@ class ThreadLane:
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-def attempt(work: Work, task: Task) -> Completed:
-    """Run `work` on the task's items; an exception or a wrong result is the task's error."""
-    try:
-        outcomes = tuple(work(task.items))
-    except BaseException as error:  # noqa: BLE001 - SystemExit too must not lose the items
-        return Completed(task, error=reason_of(error))
-    problem = misfit(outcomes, len(task.items))
-    return Completed(task, error=problem) if problem else Completed(task, outcomes)
-
-
-def misfit(outcomes: Sequence[Any], items: int) -> str | None:
-    """Why `outcomes` cannot be the answer to so many items, or None where they can."""
-    if len(outcomes) != items:
-        return f"the work returned {len(outcomes)} outcomes for {items} items"
-    for outcome in outcomes:
-        if not isinstance(outcome, Outcome):
-            return f"the work returned {type(outcome).__name__} where an Outcome was due"
-    return None
-
-
-def reason_of(error: BaseException) -> str:
-    """What is kept of an exception: its code or its type, since its text may quote the input."""
-    if isinstance(error, InterlockError):
-        return error.code
-    return f"raised {type(error).__name__}"

@@ -34,6 +34,7 @@ BUFFER_COUNT_LIMIT = 1 << 16
 # Larger bytes travel beside the body, so that a model of 2 GB is not copied into a message.
 _BESIDE = 1 << 16
 _SCRATCH = 1 << 20
+_LIFTED = (dict, list, tuple, bytes, bytearray, memoryview)
 
 _ARRAY, _BYTES, _STRINGS = 1, 2, 3
 _NUMERIC = "biufc"
@@ -63,9 +64,12 @@ class _Writer:
         return msgspec.msgpack.Ext(code, msgspec.msgpack.encode(place))
 
     def lift(self, value: Any) -> Any:
-        """Put large bytes in (nested) dicts beside the body."""
+        """Put large bytes, at any depth, beside the body."""
         if isinstance(value, dict):
             return {key: self.lift(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            # A long list of numbers must not cost a call for each.
+            return [self.lift(item) if isinstance(item, _LIFTED) else item for item in value]
         if isinstance(value, bytes | bytearray | memoryview) and len(value) >= _BESIDE:
             return self.beside(_BYTES, memoryview(value).cast("B"))
         return value
@@ -106,7 +110,7 @@ def encode(value: Any, call: int) -> list[memoryview]:
 
 
 def fits(frame: Sequence[memoryview], limit: int) -> bool:
-    """Whether a reader with `untrusted=True` and this `limit` accepts the frame."""
+    """Whether `read` with this `limit` accepts the frame."""
     body = len(frame[0]) - PREFIX.size
     return len(frame) - 1 <= BUFFER_COUNT_LIMIT and body <= BODY_LIMIT and total(frame) <= limit
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from interlock.kernel.errors import InputError
-from interlock.kernel.outcome import to_plain
+from interlock.kernel.outcome import encode_json, to_plain
 
 
 class Setting(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,11 +47,9 @@ def plain_json(value: Any, what: str) -> bytes:
 
 def _encode(value: Any, what: str, order: Literal["sorted"] | None) -> bytes:
     try:
-        return msgspec.json.encode(to_plain(value), order=order)
-    except (InputError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-        # A UnicodeEncodeError's text holds the value itself.
-        reason = "it is not Unicode text" if isinstance(error, UnicodeError) else str(error)
-        raise InputError(f"{what}: {reason}") from None
+        return encode_json(value, order=order)
+    except InputError as error:
+        raise InputError(f"{what}: {error.message}") from None
 
 
 def sha256(data: bytes) -> bytes:

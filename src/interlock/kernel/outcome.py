@@ -10,7 +10,7 @@ import base64
 import math
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -171,10 +171,13 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
             raise InputError(f"not an outcome: {error}") from None
 
 
-def encode_json(value: Any) -> bytes:
-    """`value` as JSON by way of `to_plain`; raises InputError for what JSON cannot carry."""
+def encode_json(value: Any, *, order: Literal["sorted"] | None = None) -> bytes:
+    """`value` as JSON by way of `to_plain`; raises InputError for what JSON cannot carry.
+
+    Keys come in the order given, or sorted.
+    """
     try:
-        return msgspec.json.encode(to_plain(value))
+        return msgspec.json.encode(to_plain(value), order=order)
     except RecursionError:
         raise InputError("the value is nested too deeply to be written as JSON") from None
     except UnicodeEncodeError:
@@ -218,8 +221,13 @@ def to_plain(value: Any) -> Any:
     Raises InputError for a type that JSON cannot carry, and for a masked array.
     """
     match value:
-        case None | bool() | str() | int():
+        case None | bool():
             return value
+        # A subclass, such as NumPy's text or an enum's member, is written as what it holds.
+        case str():
+            return str.__str__(value)
+        case int():
+            return int.__int__(value)
         case float():
             return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
         case complex():
@@ -231,7 +239,7 @@ def to_plain(value: Any) -> Any:
         case dict():
             if any(not isinstance(key, str) or key.startswith("$") for key in value):
                 raise InputError("a mapping's keys must be strings that do not start with '$'")
-            return {key: to_plain(item) for key, item in value.items()}
+            return {str.__str__(key): to_plain(item) for key, item in value.items()}
         case list() | tuple():
             return [to_plain(item) for item in value]
         case msgspec.Struct():

@@ -5,21 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
+from interlock.kernel import frames
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import EngineCrashError, InputError, InterlockError
-from interlock.kernel.executor import Completed, Task, load_work, misfit, reason_of
+from interlock.kernel.errors import (
+    DeadlineError,
+    EngineCrashError,
+    EngineUnavailableError,
+    InputError,
+    InterlockError,
+    MemoryLimitError,
+)
 from interlock.kernel.outcome import Outcome
 from interlock.kernel.process import WorkerProcess
+from interlock.kernel.task import Completed, Task, failed, load_work, misfit, reason_of
 
 STARTS = 3
 """How often a process that dies while it starts is started again."""
+
+# After any other error the process lives, and has said why there is no answer.
+_LOSSES = (DeadlineError, EngineCrashError, EngineUnavailableError, MemoryLimitError)
 
 
 class ProcessLane:
     """Runs the work named "module:factory" in a process, and replaces it when it dies.
 
-    Items must be JSON-like values with bytes and numpy arrays inside; other ones fail with the
-    reason `input`. Outcomes cross as JSON.
+    Items must be JSON-like values with bytes and numpy arrays inside; another one fails with the
+    reason `input`, at no cost to those beside it. Outcomes cross as JSON.
     """
 
     def __init__(
@@ -55,16 +68,40 @@ class ProcessLane:
                 {"items": list(task.items)}, deadline=Deadline.after(self._time_limit)
             )
         except InputError as error:
-            return Completed(task, error=error.code)
-        except InterlockError as error:
+            return self._run_without_odd(task, error)
+        except _LOSSES as error:
             return Completed(task, lost=error)
+        except InterlockError as error:
+            return Completed(task, error=error.code)
         try:
             if reply["error"] is not None:
                 return Completed(task, error=str(reply["error"]))
-            return Completed(task, tuple(Outcome.from_json(text) for text in reply["outcomes"]))
+            written = msgspec.json.decode(reply["outcomes"], type=list[msgspec.Raw])
+            return Completed(task, tuple(Outcome.from_json(bytes(text)) for text in written))
         except (InterlockError, LookupError, TypeError, ValueError):
             # The process runs foreign code, so what it sends need not be what `answer` made.
             return Completed(task, error="the worker sent no valid outcomes")
+
+    def _run_without_odd(self, task: Task, error: InputError) -> Completed:
+        """Run the items that can cross; the others fail."""
+        outcomes = [None if _crosses(item) else failed("worker", error.code) for item in task.items]
+        places = [place for place, outcome in enumerate(outcomes) if outcome is None]
+        if len(places) == len(outcomes):
+            return Completed(task, error=error.code)
+        if places:
+            done = self.run(
+                Task(
+                    task.id,
+                    tuple(task.keys[place] for place in places),
+                    tuple(task.items[place] for place in places),
+                )
+            )
+            problem = misfit(done.outcomes or (), len(places))
+            if done.lost is not None or problem is not None:
+                return Completed(task, error=done.error or problem, lost=done.lost)
+            for place, outcome in zip(places, done.outcomes or (), strict=True):
+                outcomes[place] = outcome
+        return Completed(task, tuple(outcome for outcome in outcomes if outcome is not None))
 
     def kill(self) -> None:
         """Kill the process; the task that it runs is lost."""
@@ -86,12 +123,29 @@ def answer(options: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str
             outcomes = tuple(work(items))
             problem = misfit(outcomes, len(items))
             if problem is None:
-                return {"error": None, "outcomes": [outcome.to_json() for outcome in outcomes]}
+                # In one piece: large bytes travel beside the message, whose size is limited.
+                return {"error": None, "outcomes": b"[%s]" % b",".join(map(_written, outcomes))}
         except MemoryError:
             # What is left of the memory is not to be trusted: the process is replaced.
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it raises must not lose the items
             problem = reason_of(error)
-        return {"error": problem, "outcomes": []}
+        return {"error": problem, "outcomes": b"[]"}
 
     return handle
+
+
+def _written(outcome: Outcome[Any]) -> bytes:
+    """The outcome as JSON; one that cannot be written costs its own item, not the others."""
+    try:
+        return outcome.to_json()
+    except InputError as error:
+        return failed("record", error.code).to_json()
+
+
+def _crosses(item: Any) -> bool:
+    try:
+        frames.encode(item, 0)
+    except InputError:
+        return False
+    return True
