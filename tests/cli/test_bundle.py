@@ -130,5 +130,5 @@ def test_names_in_a_model_do_not_reach_the_terminal_as_commands(
     pack(tmp_path / "b", model, metadata, probe=False)
     assert run(["bundle", "show", str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
-    assert "?]0;title?y" in said
+    assert r"\x1b]0;title\x07y" in said
     assert "\x1b" not in said

@@ -223,7 +223,3 @@ def test_an_odd_path_ends_in_one_document(
 
 def test_an_id_that_is_not_unicode_text_is_not_found(runs: Command) -> None:
     assert runs.json("show", "\udcff", exit_code=1)["error"]["code"] == "run_not_found"
-
-
-def test_an_age_beyond_the_calendar_spares_every_run(runs: Command) -> None:
-    assert runs.json("prune", "--older-than", "999999w", "--yes") == {"deleted": []}

@@ -47,15 +47,28 @@ def test_scatter_draws_each_finite_point_once() -> None:
     assert "three &lt;points&gt;" in html
 
 
-def test_the_name_of_a_guide_stands_on_the_side_that_was_asked_for() -> None:
-    guides = [Guide("x", 0.5, "one", left=True), Guide("x", 0.5, "other")]
-    html = scatter([], Axis("x", 0, 1), Axis("y", 0, 1), guides=guides)
-    place = r'<text x="([0-9.]+)" y="[0-9.]+" text-anchor="{}">{}<'
-    left = re.search(place.format("end", "one"), html)
-    right = re.search(place.format("start", "other"), html)
-    assert left is not None
-    assert right is not None
-    assert float(left[1]) < float(right[1])
+def test_a_guides_name_stands_on_the_side_that_it_asks_for() -> None:
+    """Two guides close together would otherwise write over each other."""
+    dots = [Dots("kept", "accepted", np.array([0.1]), np.array([0.1]))]
+    guides = [Guide("x", 0.5, "low", left=True), Guide("x", 0.52, "high")]
+    html = scatter(dots, Axis("x", 0, 1), Axis("y", 0, 1), guides=guides)
+    at = {
+        label: (float(x), anchor)
+        for x, anchor, label in re.findall(
+            r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">(low|high)<', html
+        )
+    }
+    assert (at["low"][1], at["high"][1]) == ("end", "start")
+    assert at["low"][0] < at["high"][0]
+
+
+def test_the_key_is_text_outside_the_picture() -> None:
+    """A picture is scaled to the page's width; its key must stay readable and wrap on a phone."""
+    html = stacked_bar([("a", "accepted", 3), ("b <", "refused", 1)])
+    key, picture = html.split("<svg", 1)
+    assert "a 75.0% (3)" in key
+    assert "b &lt; 25.0% (1)" in key
+    assert "75.0%" not in picture
 
 
 def test_stacked_bar_parts_add_up_to_its_width() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import InputError
+from interlock.errors import InputError, StorageError
 
 
 @click.command("demo")
@@ -20,7 +21,13 @@ from interlock.errors import InputError
     help="Directory for the report and the journal.",
 )
 @click.option("--requests", default=10_000, show_default=True, help="Requests to the arm.")
-@click.option("--seed", default=20_260, show_default=True, help="Seed of the requests.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=20_260,
+    show_default=True,
+    help="Seed of the requests.",
+)
 @json_option
 def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
@@ -30,15 +37,25 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     """
     if requests < 1000:
         raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
-    from interlock.demo import arm, journalled, page, signing, tamper
-    from interlock.demo.found import Demo
+    from interlock.demo import journalled, page
     from interlock.report.page import write
+
+    _make(output)
+    with journalled.alone(output / "journal.sqlite"):
+        found = _steps(output, requests, seed, lambda line: click.echo(line, err=as_json))
+        report = write(page.build(found), output / "report.html")
+    if as_json:
+        print_json(_document(found, report))
+    else:
+        _print(found, report)
+    return 1 if found.broken() else 0
+
+
+def _steps(output: Path, requests: int, seed: int, say: Callable[[str], None]) -> Any:
+    from interlock.demo import arm, journalled, signing, tamper
+    from interlock.demo.found import Demo
     from interlock.strict.arm.shipped import SHIPPED
 
-    def say(line: str) -> None:
-        click.echo(line, err=as_json)
-
-    output.mkdir(parents=True, exist_ok=True)
     say(f"serving {requests:,} requests to the arm, 35% of them near-singular")
     served = arm.serve(requests, seed)
     say("flipping one byte of the bundle")
@@ -51,13 +68,17 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
         signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
-    found = Demo(served, refusal, resumed, signed)
-    report = write(page.build(found), output / "report.html")
-    if as_json:
-        print_json(_document(found, report))
-    else:
-        _print(found, report)
-    return 1 if found.broken() else 0
+    return Demo(served, refusal, resumed, signed)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot make the directory {directory}: {error.strerror}",
+            hint="choose a directory that can be written to with --output",
+        ) from None
 
 
 def _document(found: Any, report: Path) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def build(demo: Demo) -> Page:
         ],
         footer=(
             f"interlock {interlock.__version__}, onnxruntime {metadata.version('onnxruntime')}, "
-            f"Python {platform.python_version()}, {platform.machine()}. Written by `make demo`; "
-            "every figure on this page was measured by that run."
+            f"Python {platform.python_version()}, {platform.machine()}. Written by "
+            "“interlock demo”; every figure on this page was measured by that run."
         ),
     )
 
@@ -108,8 +108,8 @@ def _where(served: Served) -> Section:
                         svg.Axis("x in m", -limit, limit),
                         svg.Axis("y in m", -limit, limit),
                         circles=(reach, hole),
-                        width=560,
-                        height=566,
+                        width=440,
+                        height=422,
                         key=False,
                         caption=f"The tip's position at each request. Circles: stretched at "
                         f"{reach:g} m, folded at {hole:g} m.",
@@ -118,8 +118,8 @@ def _where(served: Served) -> Section:
                         dots(distance, angle),
                         svg.Axis("|sin theta_2|, 0 at a singularity", 1e-4, 1.0, log=True),
                         svg.Axis("angle between wanted velocity and arm, degrees", 0.0, 90.0),
-                        width=560,
-                        height=566,
+                        width=440,
+                        height=422,
                         key=False,
                         caption="The same requests by distance from a singularity and direction. "
                         "Close to one, only velocities across the arm can be had.",
@@ -201,8 +201,8 @@ def _masks(served: Served) -> Section:
                     svg.Guide("x", strict.tau_train, "tau_train"),
                     svg.Guide("y", TOLERANCE, "unsafe above"),
                 ),
-                width=900,
-                height=460,
+                width=640,
+                height=380,
             ),
             blocks.table(
                 ["masks alone", "measured", "95% interval"],
@@ -280,7 +280,7 @@ def _bundle(demo: Demo) -> Section:
     if demo.signed is None:
         parts.append(
             blocks.paragraph(
-                "Not run: signing the bundle needs the extra `sign`; `make demo-all` installs it."
+                "Not run: signing the bundle. “make demo-all” installs the extra that it needs."
             )
         )
     else:

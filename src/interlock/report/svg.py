@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from interlock.report.blocks import Tone
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 34.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 10.0, 44.0
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,12 @@ def scatter(
         )
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    if key:
-        parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
-    return _figure(parts, width, height, caption)
+    names = _key((group.name, group.tone, len(group.x)) for group in groups) if key else Markup("")
+    picture = Markup(
+        '<div class="scroll"><svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
+        "</svg></div>"
+    ).format(width, height, caption, Markup("").join(parts))
+    return _figure(names, picture, caption)
 
 
 def stacked_bar(
@@ -123,7 +126,7 @@ def stacked_bar(
         size = width * count / total if total else 0.0
         parts.append(
             Markup(
-                '<rect class="bar {}" x="{:.2f}" y="30" width="{:.2f}" height="26">'
+                '<rect class="bar {}" x="{:.2f}" y="0" width="{:.2f}" height="26">'
                 "<title>{}: {:,}</title></rect>"
             ).format(tone, left, size, name, count)
         )
@@ -132,8 +135,11 @@ def stacked_bar(
         (f"{name} {count / total:.1%}" if total else name, tone, count)
         for name, tone, count in shares
     ]
-    parts.append(_key(named, left=0.0))
-    return _figure(parts, width, 60, caption)
+    picture = Markup(
+        '<svg class="shares" viewBox="0 0 {} 26" preserveAspectRatio="none" role="img" '
+        'aria-label="{}">{}</svg>'
+    ).format(width, caption, Markup("").join(parts))
+    return _figure(_key(named), picture, caption)
 
 
 def side_by_side(figures: Iterable[Markup]) -> Markup:
@@ -186,11 +192,11 @@ def _dots(group: Dots, across: Any, up: Any) -> Markup:
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
-        text, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
+        beside, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
         return Markup(
             '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/>'
             '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
-        ).format(at, _TOP, height - _BOTTOM, text, _TOP + 12, anchor, guide.label)
+        ).format(at, _TOP, height - _BOTTOM, beside, _TOP + 12, anchor, guide.label)
     at = float(up(guide.value))
     return Markup(
         '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
@@ -198,25 +204,18 @@ def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Marku
     ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
 
 
-def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Markup:
-    parts = []
-    for name, tone, count in entries:
-        label = f"{name} ({count:,})"
-        parts.append(
-            Markup(
-                '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
-                '<text class="name" x="{:.1f}" y="16">{}</text>'
-            ).format(tone, left + 5, left + 15, label)
-        )
-        left += 34 + 7.3 * len(label)
-    return Markup("").join(parts)
+def _key(entries: Iterable[tuple[str, Tone, int]]) -> Markup:
+    """Names beside their colours, as text, since what is in a picture is scaled with it."""
+    names = Markup("").join(
+        Markup('<span class="{}">{} ({:,})</span>').format(tone, name, count)
+        for name, tone, count in entries
+    )
+    return Markup('<p class="key">{}</p>').format(names)
 
 
-def _figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Markup:
+def _figure(key: Markup, picture: Markup, caption: str) -> Markup:
     below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup(
-        '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
-    ).format(width, height, caption, Markup("").join(parts), below)
+    return Markup("<figure>{}{}{}</figure>").format(key, picture, below)
 
 
 def _number(value: float) -> str:
