@@ -155,7 +155,8 @@ def document(figure: Markup, key: Sequence[tuple[str, Tone]] = ()) -> str:
 
     Key and caption of a figure are text of the page; `key` is drawn into the file, above.
     """
-    picture = figure[figure.index("<svg ") : figure.rindex("</svg>")]
+    html = str(figure)  # a Markup would escape what is put into it below
+    picture = html[html.index("<svg ") : html.rindex("</svg>")]
     opening, drawing = picture.split(">", 1)
     found = re.search(r'viewBox="0 0 (\d+) (\d+)"', opening)
     assert found is not None

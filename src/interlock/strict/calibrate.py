@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock import __version__
-from interlock.kernel.errors import ConfigError
+from interlock.kernel.errors import ConfigError, InputError
 from interlock.kernel.intervals import binomial_cdf, clopper_pearson_upper
 from interlock.strict.certificate import Certificate, Rate, check_levels, check_split
 from interlock.strict.config import rounded_threshold
@@ -177,6 +177,34 @@ def calibrate_tau(
     return Calibration(certificate, "", n, len(pilot))
 
 
+def check_certificate(certificate: Certificate, q_abs: Any, loss: Any) -> None:
+    """Raise InputError unless these rows give the certificate: same digest, start, counts, bound.
+
+    The rows must be in the order in which they were calibrated on.
+    """
+    found = calibrate_tau(
+        q_abs,
+        loss,
+        certificate.alpha,
+        certificate.delta,
+        tolerance=certificate.tolerance,
+        rate=certificate.rate,
+        start=None if certificate.pilot else certificate.start,
+        lowest=certificate.tau,
+        dtype=certificate.dtype,
+        split=certificate.split,
+    )
+    if found.certificate is None:
+        raise InputError(f"the rows do not give the certificate: {found.reason}")
+    given, again = certificate.to_plain(), found.certificate.to_plain()
+    for field in ("data", "n", "pilot", "start", "tau", "accepted", "unsafe"):
+        if given[field] != again[field]:
+            raise InputError(
+                f"the rows do not give the certificate: {field} is {given[field]!r} in it, "
+                f"{again[field]!r} from the rows"
+            )
+
+
 @dataclass(frozen=True)
 class _Walk:
     """The counts at the first set, and (tau, accepted, unsafe) of the last that passed."""
@@ -244,9 +272,9 @@ def _set_aside(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 
 
 def _start_share(n: int, alpha: float, delta: float, least: int) -> float:
-    """The share of rows to begin with: so many that half of alpha would pass, if there are."""
+    """The share of rows to begin with: so many that two thirds of alpha would pass, if half are."""
     wanted = float(least)
-    while wanted < n and binomial_cdf(int(wanted * alpha / 2), int(wanted), alpha) > delta:
+    while wanted < n and binomial_cdf(int(wanted * alpha * 2 / 3), int(wanted), alpha) > delta:
         wanted *= 1.1
     if wanted > n / 2:
         wanted = max(1.2 * least, n / 2)
