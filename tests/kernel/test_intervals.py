@@ -67,9 +67,7 @@ def test_published_exact_intervals(successes: int, total: int, low: float, high:
 
 def exact_cdf(successes: int, total: int, share: Fraction) -> Fraction:
     """P(X <= successes), term by term in fractions."""
-    terms = (
-        comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(successes + 1)
-    )
+    terms = (comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(successes + 1))
     return sum(terms, start=Fraction(0))
 
 

@@ -1,13 +1,14 @@
 """Axes place values, and plots hold every point."""
 
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.report.svg import Axis, Dots, Guide, scatter, stacked_bar
+from interlock.report.svg import Axis, Dots, Guide, document, scatter, stacked_bar
 
 
 def test_linear_axis_places_its_ends_and_clips_beyond() -> None:
@@ -80,3 +81,18 @@ def test_stacked_bar_parts_add_up_to_its_width() -> None:
 
 def test_an_empty_bar_is_drawn() -> None:
     assert "a" in stacked_bar([("a", "accepted", 0)])
+
+
+def test_a_figure_becomes_a_file_of_its_own() -> None:
+    figure = scatter(
+        [Dots("a < b", "refused", np.array([1.0]), np.array([1.0]))],
+        Axis("x & y", 0, 2),
+        Axis("y", 0, 2),
+        caption="said elsewhere",
+        key=False,
+    )
+    root = ElementTree.fromstring(document(figure, [("a < b", "refused"), ("c", "accepted")]))
+    names = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a < b", "c", "x & y"} <= set(names)
+    assert root.get("viewBox") == "0 -26 620 486"
+    assert ElementTree.fromstring(document(figure)).get("viewBox") == "0 0 620 460"

@@ -99,9 +99,7 @@ def test_a_weaker_promise_covers_no_less(data: tuple[Array, Array], alphas: list
         assert share_of_all.accepted >= accepted.accepted
 
 
-@given(
-    data=small_data(), row=st.integers(0, 59), delta=st.sampled_from([0.01, 0.2, 0.5, 0.9])
-)
+@given(data=small_data(), row=st.integers(0, 59), delta=st.sampled_from([0.01, 0.2, 0.5, 0.9]))
 def test_one_more_unsafe_row_never_widens_what_is_accepted(
     data: tuple[Array, Array], row: int, delta: float
 ) -> None:
@@ -219,9 +217,10 @@ def test_it_abstains_and_says_why(q: Array, unsafe: Array, reason: str) -> None:
 
 
 def test_as_a_share_of_all_rows_it_abstains_too() -> None:
-    assert "4000 rows with the highest" in calibrate_tau(
-        np.ones(4_000), np.ones(4_000), ALPHA, DELTA, rate="all"
-    ).reason
+    assert (
+        "4000 rows with the highest"
+        in calibrate_tau(np.ones(4_000), np.ones(4_000), ALPHA, DELTA, rate="all").reason
+    )
     nothing = calibrate_tau(np.zeros(4_000), np.zeros(4_000), ALPHA, DELTA, rate="all")
     assert nothing.reason == "no row has a usable |Q|"
 
@@ -260,7 +259,7 @@ def test_mistakes_are_named(change: dict[str, Any], named: str) -> None:
 
 def test_others_can_check_a_certificate_on_the_rows() -> None:
     for options in ({}, {"start": 0.5}, {"rate": "all"}, {"lowest": 0.4}):
-        found = certified(calibrate_tau(Q, UNSAFE, ALPHA, DELTA, **options))  # type: ignore[arg-type]
+        found = certified(calibrate_tau(Q, UNSAFE, ALPHA, DELTA, **options))
         check_certificate(found, Q, UNSAFE)
     other = UNSAFE.copy()
     other[0] = ~other[0]

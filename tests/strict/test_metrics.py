@@ -120,9 +120,7 @@ def test_one_threshold_can_be_drawn(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(change: dict[str, Any], named: str) -> None:
     with pytest.raises((InputError, ConfigError), match=named):
-        tau_infer_sweep_from_q_abs(
-            **{"q_abs": Q, "is_in_range": IN_RANGE, "taus": [0.1], **change}
-        )
+        tau_infer_sweep_from_q_abs(**{"q_abs": Q, "is_in_range": IN_RANGE, "taus": [0.1], **change})
 
 
 @pytest.mark.parametrize(

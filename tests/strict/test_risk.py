@@ -24,9 +24,7 @@ def test_a_curve_by_hand() -> None:
 
 
 def test_rows_of_equal_q_enter_together_and_those_never_accepted_last() -> None:
-    found = risk_coverage(
-        np.array([0.5, np.nan, 0.5, 0.0]), np.array([False, True, True, True])
-    )
+    found = risk_coverage(np.array([0.5, np.nan, 0.5, 0.0]), np.array([False, True, True, True]))
     assert found.tau.tolist() == [0.5, 0.0]
     assert found.risk.tolist() == [0.5, 0.75]
     assert found.area == pytest.approx((0.5 + 0.75) / 2)
