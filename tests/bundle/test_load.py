@@ -24,7 +24,7 @@ from support.hostile import external, write_files
 from interlock.bundle import REPORTS, BundleLimits, load, pack
 from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL
-from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError
+from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError, ConfigError
 from interlock.kernel.outcome import EvidenceKind
 
 
@@ -50,9 +50,17 @@ def test_the_digest_names_the_content_and_not_the_place(tmp_path: Path) -> None:
 
 def test_another_digest_than_expected_is_refused(tmp_path: Path) -> None:
     bundle = strict_bundle(tmp_path / "b")
-    for wrong in ("sha256:" + "0" * 64, bundle.digest.upper(), "", bundle.digest[7:]):
-        with pytest.raises(BundleIntegrityError, match="expected"):
-            load(tmp_path / "b", expected_digest=wrong, probe=False)
+    with pytest.raises(BundleIntegrityError, match="expected"):
+        load(tmp_path / "b", expected_digest="sha256:" + "0" * 64, probe=False)
+    for malformed in (bundle.digest.upper(), "", bundle.digest[7:], bundle.digest + "0"):
+        with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+            load(tmp_path / "b", expected_digest=malformed, probe=False)
+
+
+def test_a_bundle_in_a_terminal_does_not_print_its_model(tmp_path: Path) -> None:
+    bundle = strict_bundle(tmp_path / "b")
+    assert bundle.digest in repr(bundle)
+    assert len(repr(bundle)) < 4096
 
 
 def test_reports_beside_the_files_are_not_read(tmp_path: Path) -> None:

@@ -232,6 +232,10 @@ def _summary_result(step: BatchStep) -> StepResult:
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
     """The common length of the first axis; raises InputError where the inputs disagree."""
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"inputs is of type {type(inputs).__name__}; a batch is a mapping from names to arrays"
+        )
     if not inputs:
         raise InputError("a batch needs at least one input")
     lengths = {}
