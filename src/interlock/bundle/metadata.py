@@ -5,6 +5,7 @@ Dtypes are NumPy's names (`float32`, `int64`, `bool`, …), besides `bfloat16` a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -215,12 +216,31 @@ def _decode_array(kind: type, value: Any) -> Any:
     array = from_plain(value)
     if not isinstance(array, np.ndarray):
         raise InputError("expected an array")
+    array.flags.writeable = False
     return array
 
 
 def parse_metadata(data: bytes) -> Metadata:
-    """Read `metadata.json`; raises BundleFormatError naming what is wrong."""
+    """Read `metadata.json`, arrays read-only; raises BundleFormatError naming what is wrong."""
     return decode_json(data, _DECODER, METADATA)
+
+
+def copied(metadata: Metadata) -> Metadata:
+    """A copy of what was parsed with mappings of its own, without checking it again."""
+    fresh = copy.copy(metadata)
+    own = msgspec.structs.force_setattr
+    for field in ("provenance", "extensions"):
+        own(fresh, field, copy.deepcopy(getattr(metadata, field)))
+    vectors = tuple(copy.copy(vector) for vector in metadata.smoke)
+    for vector in vectors:
+        own(vector, "inputs", dict(vector.inputs))
+        own(vector, "outputs", dict(vector.outputs))
+    own(fresh, "smoke", vectors)
+    if metadata.strict is not None:
+        strict = copy.copy(metadata.strict)
+        own(strict, "meaning", dict(strict.meaning))
+        own(fresh, "strict", strict)
+    return fresh
 
 
 _DECODER = msgspec.json.Decoder(Metadata, dec_hook=_decode_array)
