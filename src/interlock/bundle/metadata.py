@@ -140,7 +140,7 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     kind         `strict` where the graph ends in a strict decode, else `model`
     inputs       the graph's inputs in order; initializers are not among them
     outputs      the graph's outputs in order
-    batch_axis   the axis that counts the items of a batch, in inputs and outputs
+    batch_axis   the axis that counts the items of a batch, in inputs and outputs; 0 for `strict`
     strict       the decode's contract; given exactly for kind `strict`
     smoke        vectors that the probe must reproduce
     provenance   where the model comes from: plain JSON
@@ -185,6 +185,8 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise InputError("kind is 'strict' exactly where there is a 'strict' contract")
         if self.strict is None:
             return
+        if self.batch_axis != 0:
+            raise InputError(f"batch_axis of a strict bundle must be 0; it is {self.batch_axis}")
         names = tuple(spec.name for spec in self.outputs[:3])
         if names != OUTPUT_ORDER:
             raise InputError(
