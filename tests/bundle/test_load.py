@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -310,3 +311,22 @@ def test_what_a_caller_does_to_the_metadata_does_not_reach_the_next_load(tmp_pat
         del mine.smoke[0].outputs["decoded"]
         with pytest.raises(ValueError, match="read-only"):
             mine.smoke[0].inputs["x"][:] = 0
+
+
+def test_a_replaced_bundle_whose_signature_is_deleted_first_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict_bundle(tmp_path / "b")
+    (tmp_path / "b" / "signature.json").write_text("{}")
+    shutil.copytree(tmp_path / "b", tmp_path / "new")
+    listdir = os.listdir
+
+    def while_a_publisher_deletes(directory: int) -> list[str]:
+        if (tmp_path / "new").exists():
+            (tmp_path / "b").rename(tmp_path / "old")
+            (tmp_path / "new").rename(tmp_path / "b")
+            (tmp_path / "old" / "signature.json").unlink()
+        return listdir(directory)
+
+    monkeypatch.setattr(os, "listdir", while_a_publisher_deletes)
+    assert read_contents(tmp_path / "b").signature == b"{}"

@@ -59,11 +59,16 @@ def read_contents(path: Path, limits: BundleLimits = DEFAULT_LIMITS) -> Contents
     """
     for attempt in range(_ATTEMPTS):
         with open_directory(path) as directory:
+            last = attempt == _ATTEMPTS - 1
             try:
-                return _read_contents(directory, limits)
+                contents = _read_contents(directory, limits)
             except VanishedFileError:
-                if attempt == _ATTEMPTS - 1 or not _replaced(path, directory):
+                if last or not _replaced(path, directory):
                     raise
+                continue
+            # Of a directory that was replaced, the signature may be deleted before the rest.
+            if contents.signature is not None or last or not _replaced(path, directory):
+                return contents
     raise AssertionError("unreachable")
 
 
