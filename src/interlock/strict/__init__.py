@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from interlock.strict.decode import StrictResult, strict_inference
     from interlock.strict.engine import StrictEngine
     from interlock.strict.export import export_bundle
+    from interlock.strict.fallback import (
+        Rejection,
+        RoutedResult,
+        reject_on_bottom,
+        reject_on_gap,
+        route_to_analytic_solver,
+    )
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
     from interlock.strict.runtime import (
@@ -28,6 +35,8 @@ _MODULES = {
     "Agreement": "compare",
     "InferenceConfig": "config",
     "MaskGuard": "guards",
+    "Rejection": "fallback",
+    "RoutedResult": "fallback",
     "SCMInferenceWrapper": "wrapper",
     "StrictEngine": "engine",
     "StrictResult": "decode",
@@ -35,6 +44,9 @@ _MODULES = {
     "append_decode": "graph",
     "export_bundle": "export",
     "load_onnx_runtime_bundle": "runtime",
+    "reject_on_bottom": "fallback",
+    "reject_on_gap": "fallback",
+    "route_to_analytic_solver": "fallback",
     "run_bundle_reference_smoke_test": "runtime",
     "strict_inference": "decode",
     "validate_bundle": "runtime",
@@ -45,12 +57,17 @@ __all__ = [
     "Agreement",
     "InferenceConfig",
     "MaskGuard",
+    "Rejection",
+    "RoutedResult",
     "StrictEngine",
     "StrictResult",
     "StrictRuntime",
     "append_decode",
     "export_bundle",
     "load_onnx_runtime_bundle",
+    "reject_on_bottom",
+    "reject_on_gap",
+    "route_to_analytic_solver",
     "run_bundle_reference_smoke_test",
     "strict_inference",
     "validate_bundle",
