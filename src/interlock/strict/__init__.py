@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 from interlock.kernel.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from interlock.strict.censored import (
+        CensoredClass,
+        CensoredResult,
+        decode_strict_censored_3way,
+    )
     from interlock.strict.compare import Agreement
     from interlock.strict.config import InferenceConfig
     from interlock.strict.decode import StrictResult, strict_inference
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     )
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
+    from interlock.strict.provenance import BottomCode, ExplainedResult
     from interlock.strict.runtime import (
         StrictRuntime,
         load_onnx_runtime_bundle,
@@ -33,6 +39,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Agreement": "compare",
+    "BottomCode": "provenance",
+    "CensoredClass": "censored",
+    "CensoredResult": "censored",
+    "ExplainedResult": "provenance",
     "InferenceConfig": "config",
     "MaskGuard": "guards",
     "Rejection": "fallback",
@@ -42,6 +52,7 @@ _MODULES = {
     "StrictResult": "decode",
     "StrictRuntime": "runtime",
     "append_decode": "graph",
+    "decode_strict_censored_3way": "censored",
     "export_bundle": "export",
     "load_onnx_runtime_bundle": "runtime",
     "reject_on_bottom": "fallback",
@@ -55,6 +66,10 @@ _MODULES = {
 # Without SCMInferenceWrapper, so that a star import works where torch is not installed.
 __all__ = [
     "Agreement",
+    "BottomCode",
+    "CensoredClass",
+    "CensoredResult",
+    "ExplainedResult",
     "InferenceConfig",
     "MaskGuard",
     "Rejection",
@@ -63,6 +78,7 @@ __all__ = [
     "StrictResult",
     "StrictRuntime",
     "append_decode",
+    "decode_strict_censored_3way",
     "export_bundle",
     "load_onnx_runtime_bundle",
     "reject_on_bottom",
