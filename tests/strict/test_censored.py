@@ -43,7 +43,7 @@ def test_logits_that_are_not_finite_decide_nothing(logits: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "q"), [(NAN, 0), (INF, 1), (1, NAN), (1, INF), (-INF, 0), (1e308, 0.1)]
+    ("p", "q"), [(NAN, 0.0), (INF, 1.0), (1.0, NAN), (1.0, INF), (-INF, 0.0), (1e308, 0.1)]
 )
 def test_a_fault_has_no_side(p: float, q: float) -> None:
     sure = np.array([[0.0, 100.0]])
