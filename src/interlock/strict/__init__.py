@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from interlock.strict.export import export_bundle
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
+    from interlock.strict.monitor import CalibratedRate, JsonlLogger, StrictInferenceMonitor
     from interlock.strict.runtime import (
         StrictRuntime,
         load_onnx_runtime_bundle,
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Agreement": "compare",
+    "CalibratedRate": "monitor",
     "InferenceConfig": "config",
+    "JsonlLogger": "monitor",
     "MaskGuard": "guards",
     "SCMInferenceWrapper": "wrapper",
     "StrictEngine": "engine",
+    "StrictInferenceMonitor": "monitor",
     "StrictResult": "decode",
     "StrictRuntime": "runtime",
     "append_decode": "graph",
@@ -43,9 +47,12 @@ _MODULES = {
 # Without SCMInferenceWrapper, so that a star import works where torch is not installed.
 __all__ = [
     "Agreement",
+    "CalibratedRate",
     "InferenceConfig",
+    "JsonlLogger",
     "MaskGuard",
     "StrictEngine",
+    "StrictInferenceMonitor",
     "StrictResult",
     "StrictRuntime",
     "append_decode",
