@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
+    from interlock.strict.monitor import CalibratedRate, JsonlLogger, StrictInferenceMonitor
     from interlock.strict.provenance import BottomCode, ExplainedResult
     from interlock.strict.runtime import (
         StrictRuntime,
@@ -40,15 +41,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "Agreement": "compare",
     "BottomCode": "provenance",
+    "CalibratedRate": "monitor",
     "CensoredClass": "censored",
     "CensoredResult": "censored",
     "ExplainedResult": "provenance",
     "InferenceConfig": "config",
+    "JsonlLogger": "monitor",
     "MaskGuard": "guards",
     "Rejection": "fallback",
     "RoutedResult": "fallback",
     "SCMInferenceWrapper": "wrapper",
     "StrictEngine": "engine",
+    "StrictInferenceMonitor": "monitor",
     "StrictResult": "decode",
     "StrictRuntime": "runtime",
     "append_decode": "graph",
@@ -67,14 +71,17 @@ _MODULES = {
 __all__ = [
     "Agreement",
     "BottomCode",
+    "CalibratedRate",
     "CensoredClass",
     "CensoredResult",
     "ExplainedResult",
     "InferenceConfig",
+    "JsonlLogger",
     "MaskGuard",
     "Rejection",
     "RoutedResult",
     "StrictEngine",
+    "StrictInferenceMonitor",
     "StrictResult",
     "StrictRuntime",
     "append_decode",
