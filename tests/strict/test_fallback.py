@@ -82,6 +82,27 @@ def test_a_payload_that_is_not_finite_is_refused_whatever_its_mask_says() -> Non
     assert reject_on_bottom(np.array([np.inf]), np.array([False])).accept_mask.tolist() == [False]
 
 
+def test_subclasses_are_read_as_plain_arrays_and_single_numbers_work() -> None:
+    with pytest.warns(PendingDeprecationWarning):
+        matrix = np.matrix(DECODED)
+    safe, accept = reject_on_bottom(matrix, BOTTOM[:, 0])
+    assert type(safe) is type(accept) is np.ndarray
+    assert accept.tolist() == [True, False, True, False]
+    safe, accept = reject_on_bottom(np.array(2.0), np.array(False))
+    assert (safe.shape, accept.shape, bool(accept)) == ((), (), True)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "float16", "longdouble", "complex64"])
+def test_other_number_formats_are_routed_too(dtype: str) -> None:
+    decoded = DECODED.astype(dtype)
+    resolved, route_mask = route_to_analytic_solver(
+        decoded, bottom_mask=BOTTOM, analytic_solver=answer, inputs=X
+    )
+    assert resolved.dtype == decoded.dtype
+    assert resolved.tolist() == [[1, 2], [30, 40], [5, 6], [90, 100]]
+    assert route_mask.tolist() == [False, True, False, True]
+
+
 def test_complex_answers() -> None:
     decoded = np.array([1 + 1j, complex(NAN, 0), complex(0, np.inf), 2j])
     safe, accept = reject_on_bottom(decoded, np.array([False, False, False, True]))

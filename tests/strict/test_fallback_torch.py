@@ -109,6 +109,8 @@ def test_kinds_must_agree() -> None:
         reject_on_bottom(DECODED.numpy(), BOTTOM)
     with pytest.raises(InputError, match="bool"):
         reject_on_bottom(DECODED, BOTTOM.to(torch.uint8))
+    with pytest.raises(InputError, match="dense"):
+        reject_on_bottom(DECODED, BOTTOM.to_sparse())
     with pytest.raises(InputError, match="dtype"):
         reject_on_bottom(torch.ones(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool))
 

@@ -27,7 +27,7 @@ from interlock.strict.solver import (
     SolverEngine,
     SolverGuard,
 )
-from interlock.strict.tensors import floating_kind, is_tensor, to_numpy, values_of
+from interlock.strict.tensors import floating_kind, is_tensor, plain, to_numpy, values_of
 
 MODEL_STEP = "model"
 """The name of the first step in the outcome of `route_to_analytic_solver`; then SOLVER_STEP."""
@@ -122,17 +122,18 @@ def route_to_analytic_solver(
     given: dict[str, Any] = {"bottom_mask": bottom_mask}
     if gap_mask is not None:
         given["gap_mask"] = gap_mask
-    masks = {name: to_numpy(name, mask) for name, mask in _masks(decoded, given).items()}
+    decoded, masks = _checked(decoded, given)
     if decoded.ndim == 0:
         raise InputError("decoded is a scalar; it needs a first axis of rows")
     rows = Rows.of(inputs, int(decoded.shape[0]))
     values = values_of("decoded", decoded)
+    model = GivenEngine(values, {name: to_numpy(name, mask) for name, mask in masks.items()})
     solver = SolverEngine(rows, analytic_solver, decoded, on_error)
     checks: tuple[BatchGuard, ...] = () if check is None else (RowsGuard(check, rows),)
     route: Route[Mapping[str, Array], Array] = Route(
         name="strict",
         steps=(
-            RouteStep(MODEL_STEP, GivenEngine(values, masks), guards=(MasksGuard(),)),
+            RouteStep(MODEL_STEP, model, guards=(MasksGuard(),)),
             RouteStep(
                 SOLVER_STEP, solver, guards=(SolverGuard(solver), *checks), time_limit=time_limit
             ),
@@ -156,22 +157,21 @@ def route_to_analytic_solver(
 
 
 def _reject(decoded: Any, masks: dict[str, Any]) -> Rejection:
-    masks = _masks(decoded, masks)
+    decoded, masks = _checked(decoded, masks)
     shape = tuple(masks["bottom_mask"].shape)
+    xp: Any = np
     if is_tensor(decoded):
         import torch
 
-        decoded = decoded.detach()
-        accept = _fold(torch.isfinite(decoded), shape)
-    else:
-        accept = _fold(np.isfinite(decoded), shape)
+        xp = torch
+    accept = _fold(xp.isfinite(decoded), shape)
     for mask in masks.values():
         accept = accept & ~mask
     rejected = ~accept[(..., *(None for _ in range(decoded.ndim - len(shape))))]
     nan = complex(math.nan, math.nan) if floating_kind(decoded) == "c" else math.nan
     if is_tensor(decoded):
         return Rejection(decoded.masked_fill(rejected, nan), accept)
-    safe = np.array(decoded)
+    safe = decoded.copy()
     np.copyto(safe, nan, where=rejected)
     return Rejection(safe, np.asarray(accept))
 
@@ -184,24 +184,21 @@ def _fold(flags: Any, shape: tuple[int, ...]) -> Any:
     return flags.reshape((*shape, width)).all(-1)
 
 
-def _masks(decoded: Any, masks: dict[str, Any]) -> dict[str, Any]:
-    """`masks`; raises InputError where they or `decoded` are not what they must be."""
-    whole = decoded if is_tensor(decoded) else to_numpy("decoded", decoded)
-    if floating_kind(whole) is None:
-        raise InputError(f"decoded has dtype {whole.dtype}; it must be floating-point or complex")
-    full = tuple(whole.shape)
-    first: tuple[int, ...] | None = None
+def _checked(decoded: Any, masks: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """All of them as plain arrays or tensors; raises InputError unless they belong together."""
+    decoded = plain("decoded", decoded)
+    if floating_kind(decoded) is None:
+        raise InputError(f"decoded has dtype {decoded.dtype}; it must be floating-point or complex")
+    masks = {name: plain(name, mask) for name, mask in masks.items()}
+    full, first = tuple(decoded.shape), tuple(masks["bottom_mask"].shape)
     for name, mask in masks.items():
-        if is_tensor(mask) != is_tensor(whole):
+        if is_tensor(mask) != is_tensor(decoded):
             raise InputError(
-                f"{name} is a {type(mask).__name__} and decoded a {type(whole).__name__}; they "
+                f"{name} is a {type(mask).__name__} and decoded a {type(decoded).__name__}; they "
                 "must both be NumPy arrays or both torch tensors"
             )
-        if is_tensor(mask):
-            if mask.device != whole.device:
-                raise InputError(f"{name} is on {mask.device} and decoded on {whole.device}")
-        else:
-            to_numpy(name, mask)
+        if is_tensor(mask) and mask.device != decoded.device:
+            raise InputError(f"{name} is on {mask.device} and decoded on {decoded.device}")
         if str(mask.dtype).removeprefix("torch.") != "bool":
             raise InputError(f"{name} has dtype {mask.dtype}; it must be bool")
         shape = tuple(mask.shape)
@@ -211,7 +208,6 @@ def _masks(decoded: Any, masks: dict[str, Any]) -> dict[str, Any]:
                 f"{name} has shape {shape} for decoded of shape {full}",
                 hint="a mask has decoded's shape, its leading axes only, or 1 as its last axis",
             )
-        if first is not None and shape != first:
+        if shape != first:
             raise InputError(f"{name} has shape {shape} and bottom_mask {first}; they must agree")
-        first = shape
-    return masks
+    return decoded, masks

@@ -39,6 +39,18 @@ def to_numpy(name: str, value: Any) -> npt.NDArray[Any]:
     return array
 
 
+def plain(name: str, value: Any) -> Any:
+    """A dense tensor without gradient, or a plain NumPy array; shares memory with `value`.
+
+    Raises InputError, with `name`, for anything else.
+    """
+    if not is_tensor(value):
+        return np.asarray(to_numpy(name, value))
+    if value.layout != sys.modules["torch"].strided:
+        raise InputError(f"{name} has layout {value.layout}; it must be dense")
+    return value.detach()
+
+
 def values_of(name: str, value: Any) -> npt.NDArray[Any]:
     """`to_numpy`, but a bfloat16 tensor, which NumPy lacks, as float32: the same values."""
     if is_tensor(value) and value.dtype == sys.modules["torch"].bfloat16:
