@@ -10,6 +10,11 @@ from interlock.kernel.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from interlock.strict.calibrate import Calibration, calibrate_tau, check_certificate
+    from interlock.strict.censored import (
+        CensoredClass,
+        CensoredResult,
+        decode_strict_censored_3way,
+    )
     from interlock.strict.certificate import Certificate
     from interlock.strict.certified import attach_certificate, certificate_of
     from interlock.strict.compare import Agreement
@@ -17,9 +22,18 @@ if TYPE_CHECKING:
     from interlock.strict.decode import StrictResult, strict_inference
     from interlock.strict.engine import StrictEngine
     from interlock.strict.export import export_bundle
+    from interlock.strict.fallback import (
+        Rejection,
+        RoutedResult,
+        reject_on_bottom,
+        reject_on_gap,
+        route_to_analytic_solver,
+    )
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
     from interlock.strict.metrics import tau_infer_sweep_from_q_abs, write_tau_infer_sweep
+    from interlock.strict.monitor import CalibratedRate, JsonlLogger, StrictInferenceMonitor
+    from interlock.strict.provenance import BottomCode, ExplainedResult
     from interlock.strict.risk import RiskCoverage, risk_coverage
     from interlock.strict.runtime import (
         StrictRuntime,
@@ -31,13 +45,22 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Agreement": "compare",
+    "BottomCode": "provenance",
+    "CalibratedRate": "monitor",
     "Calibration": "calibrate",
+    "CensoredClass": "censored",
+    "CensoredResult": "censored",
     "Certificate": "certificate",
+    "ExplainedResult": "provenance",
     "InferenceConfig": "config",
+    "JsonlLogger": "monitor",
     "MaskGuard": "guards",
+    "Rejection": "fallback",
     "RiskCoverage": "risk",
+    "RoutedResult": "fallback",
     "SCMInferenceWrapper": "wrapper",
     "StrictEngine": "engine",
+    "StrictInferenceMonitor": "monitor",
     "StrictResult": "decode",
     "StrictRuntime": "runtime",
     "append_decode": "graph",
@@ -45,9 +68,13 @@ _MODULES = {
     "calibrate_tau": "calibrate",
     "certificate_of": "certified",
     "check_certificate": "calibrate",
+    "decode_strict_censored_3way": "censored",
     "export_bundle": "export",
     "load_onnx_runtime_bundle": "runtime",
+    "reject_on_bottom": "fallback",
+    "reject_on_gap": "fallback",
     "risk_coverage": "risk",
+    "route_to_analytic_solver": "fallback",
     "run_bundle_reference_smoke_test": "runtime",
     "strict_inference": "decode",
     "tau_infer_sweep_from_q_abs": "metrics",
@@ -58,12 +85,21 @@ _MODULES = {
 # Without SCMInferenceWrapper, so that a star import works where torch is not installed.
 __all__ = [
     "Agreement",
+    "BottomCode",
+    "CalibratedRate",
     "Calibration",
+    "CensoredClass",
+    "CensoredResult",
     "Certificate",
+    "ExplainedResult",
     "InferenceConfig",
+    "JsonlLogger",
     "MaskGuard",
+    "Rejection",
     "RiskCoverage",
+    "RoutedResult",
     "StrictEngine",
+    "StrictInferenceMonitor",
     "StrictResult",
     "StrictRuntime",
     "append_decode",
@@ -71,9 +107,13 @@ __all__ = [
     "calibrate_tau",
     "certificate_of",
     "check_certificate",
+    "decode_strict_censored_3way",
     "export_bundle",
     "load_onnx_runtime_bundle",
+    "reject_on_bottom",
+    "reject_on_gap",
     "risk_coverage",
+    "route_to_analytic_solver",
     "run_bundle_reference_smoke_test",
     "strict_inference",
     "tau_infer_sweep_from_q_abs",

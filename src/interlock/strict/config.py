@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from interlock.kernel.errors import ConfigError
 
@@ -17,6 +17,9 @@ _FORMATS = {
     "float32": (24, -149, (2.0**24 - 1) * 2.0**104),
     "float64": (53, -1074, (2.0**53 - 1) * 2.0**971),
 }
+
+Provenance = Literal["off", "experimental"]
+Representation = Literal["split_masks", "codes"]
 
 _COMPONENT = {"complex64": "float32", "complex128": "float64"}
 
@@ -30,22 +33,31 @@ class Thresholds(NamedTuple):
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """The thresholds on |Q| that strict decode works with.
+    """The thresholds on |Q| that strict decode works with, and what it says beside its answer.
 
     tau_infer  below it an answer is bottom; |Q| = tau_infer is accepted. Finite and above 0:
                Q = 0 is bottom whatever the threshold, so 0 has no use here. There is no default,
                since it has to come from held-out denominators.
     tau_train  the training threshold: from tau_infer up to it an answer is accepted and lies in
                the gap. At least tau_infer; None where it is not known, then no answer is.
+    provenance "experimental" adds to each result why an answer is bottom, in the form that
+               provenance_representation names: see `interlock.strict.provenance`. "off" adds
+               and computes nothing.
 
     Raises ConfigError, which names the field and its value.
     """
 
     tau_infer: float
     tau_train: float | None = None
+    provenance: Provenance = "off"
+    provenance_representation: Representation = "split_masks"
 
     def __post_init__(self) -> None:
-        """Check both thresholds and store them as floats."""
+        """Check every field and store the thresholds as floats."""
+        _one_of("provenance", self.provenance, get_args(Provenance))
+        _one_of(
+            "provenance_representation", self.provenance_representation, get_args(Representation)
+        )
         object.__setattr__(self, "tau_infer", _threshold("tau_infer", self.tau_infer))
         if self.tau_train is None:
             return
@@ -72,6 +84,11 @@ def rounded_threshold(field: str, value: float, dtype: str) -> float:
     Raises ConfigError, which names `field`.
     """
     return _in_format_of(field, _threshold(field, value), dtype)
+
+
+def _one_of(field: str, value: object, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{field} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 def _threshold(field: str, value: object) -> float:

@@ -3,7 +3,7 @@
 For each element, with |Q| the absolute value or magnitude and both thresholds rounded to the
 format of Q:
 
-    fault     P, Q or P/Q is not finite
+    fault     P or Q is not finite, or P/Q is not although |Q| >= tau_infer
     semantic  |Q| < tau_infer, or Q = 0
     bottom    fault or semantic; the decoded value is NaN
     gap       tau_infer <= |Q| < tau_train and not bottom; the decoded value is usable
@@ -89,7 +89,7 @@ def strict_inference(
 
         if out is not None or engine != "auto":
             raise InputError("out and engine are for NumPy arrays; P or Q is a torch tensor")
-        return StrictResult(*decode_torch.decode(P, Q, config))
+        return _explained(P, Q, StrictResult(*decode_torch.decode(P, Q, config)), config)
     p, q = _plain("P", P), _plain("Q", Q)
     shape = mask_shape(p.shape, q.shape)
     thresholds = config.in_format(DTYPES[q.dtype.char])
@@ -102,7 +102,15 @@ def strict_inference(
     compiled = _compiled(engine, p, q, (decoded, bottom, gap))
     decode = decode_numba.decode if compiled else _decode
     decode(p, q, thresholds, decoded, bottom, gap)
-    return StrictResult(decoded, bottom, gap)
+    return _explained(p, q, StrictResult(decoded, bottom, gap), config)
+
+
+def _explained(P: Any, Q: Any, result: StrictResult, config: InferenceConfig) -> StrictResult:
+    if config.provenance == "off":
+        return result
+    from interlock.strict.provenance import explain
+
+    return explain(P, Q, result, config)
 
 
 def _plain(name: str, value: object) -> Array:

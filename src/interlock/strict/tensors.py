@@ -38,3 +38,30 @@ def to_numpy(name: str, value: Any) -> npt.NDArray[Any]:
         kind = f"{value.layout}, {value.dtype}".replace("torch.", "")
         raise InputError(f"{name} is a tensor ({kind}) that no NumPy array can hold") from None
     return array
+
+
+def plain(name: str, value: Any) -> Any:
+    """A dense tensor without gradient, or a plain NumPy array; shares memory with `value`.
+
+    Raises InputError, with `name`, for anything else.
+    """
+    if not is_tensor(value):
+        return np.asarray(to_numpy(name, value))
+    if value.layout != sys.modules["torch"].strided:
+        raise InputError(f"{name} has layout {value.layout}; it must be dense")
+    return value.detach()
+
+
+def values_of(name: str, value: Any) -> npt.NDArray[Any]:
+    """`to_numpy`, but a bfloat16 tensor, which NumPy lacks, as float32: the same values."""
+    if is_tensor(value) and value.dtype == sys.modules["torch"].bfloat16:
+        value = value.float()
+    return to_numpy(name, value)
+
+
+def floating_kind(array: Any) -> str | None:
+    """ "f" for a real floating-point array or tensor, "c" for a complex one, None for others."""
+    if is_tensor(array):
+        return "f" if array.is_floating_point() else "c" if array.is_complex() else None
+    kind: str = array.dtype.kind
+    return kind if kind in "fc" else None

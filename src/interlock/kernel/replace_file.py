@@ -1,0 +1,40 @@
+"""Replace a file in one step, so that a reader sees all of the old content or all of the new."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from interlock.kernel.errors import StorageError
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `data` as the whole content of `path`, synced to the disk.
+
+    A writer that is killed leaves at most one hidden file, which the next one overwrites. Several
+    writers take turns. The new file has the permissions of a newly made one. Raises StorageError
+    where the file system refuses; the old content then stands.
+    """
+    target = path.absolute()
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            with open(partial, "wb", opener=_fresh) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _fresh(name: str, flags: int) -> int:
+    """A file of our own: whatever a dead writer or someone else left there is taken away first."""
+    Path(name).unlink(missing_ok=True)
+    return os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

@@ -1,0 +1,166 @@
+"""What the masks of one batch add up to, by element and by row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from interlock.kernel.errors import InputError
+from interlock.strict.tensors import to_numpy
+
+Mask = npt.NDArray[np.bool_]
+
+SIDES = ("fault", "semantic_bottom", "numerical_hazard", "gap", "route")
+"""What is counted beside bottom, where it is given."""
+
+# Codes of bottom provenance: 0 is finite, 3 is both.
+_FAULT, _SEMANTIC = 1, 2
+_MOST_CODE = 3
+
+# Below this many elements, Python's bytes count faster than a call into NumPy starts.
+_FEW = 256
+# Up to this width, one pass a column is faster than a reduction along rows.
+_NARROW = 32
+
+
+class BatchCounts(NamedTuple):
+    """Elements, those that are bottom, those of each side that was given; rows, those accepted."""
+
+    size: int
+    bottom: int
+    sides: dict[str, int]
+    rows: int
+    rows_accepted: int
+
+
+def count_batch(
+    bottom_mask: Any,
+    gap_mask: Any = None,
+    route_mask: Any = None,
+    fault_mask: Any = None,
+    semantic_bottom_mask: Any = None,
+    bottom_provenance: Any = None,
+    numerical_hazard_mask: Any = None,
+) -> BatchCounts:
+    """Count masks that are arrays or tensors; a row is accepted where no element is bottom.
+
+    Raises InputError for shapes that do not belong together, for what is not bool (codes aside),
+    and where bottom and gap overlap.
+    """
+    bottom = _mask("bottom_mask", bottom_mask)
+    size, n_bottom = bottom.size, _count(bottom)
+    sides: dict[str, int] = {}
+    if gap_mask is not None:
+        gap = _mask("gap_mask", gap_mask)
+        if gap.shape != bottom.shape:
+            gap = beside("gap_mask", gap, bottom)
+        sides["gap"] = n_gap = _count(gap)
+        if n_gap and n_bottom and _overlap(bottom, gap):
+            raise InputError("bottom_mask and gap_mask overlap; they must be disjoint")
+    if route_mask is not None:
+        sides["route"] = _count(beside("route_mask", _mask("route_mask", route_mask), bottom))
+    if not (fault_mask is semantic_bottom_mask is bottom_provenance is None):
+        reasons = _reasons(bottom, fault_mask, semantic_bottom_mask, bottom_provenance)
+        sides["fault"], sides["semantic_bottom"] = reasons
+    if numerical_hazard_mask is not None:
+        hazard = _mask("numerical_hazard_mask", numerical_hazard_mask)
+        hazard = beside("numerical_hazard_mask", hazard, bottom)
+        sides["numerical_hazard"] = _count(hazard & ~bottom)
+    if bottom.ndim == 1:
+        return BatchCounts(size, n_bottom, sides, size, size - n_bottom)
+    rows = len(bottom) if bottom.ndim else 1
+    accepted = rows - (_rows_with(bottom) if n_bottom else 0)
+    return BatchCounts(size, n_bottom, sides, rows, accepted)
+
+
+def magnitudes(q_abs: Any, bottom_mask: Any) -> npt.NDArray[Any]:
+    """|Q| as an array; raises InputError where it is not that of `bottom_mask`'s batch.
+
+    Its shape is the mask's, or the mask's with the last axis 1, or the mask's leading axes.
+    """
+    array = to_numpy("q_abs", q_abs)
+    if array.dtype.kind != "f":
+        raise InputError(
+            f"q_abs has dtype {array.dtype}; it must be floating",
+            hint="the magnitude of a complex Q is np.abs(Q)",
+        )
+    shape = tuple(bottom_mask.shape)
+    if array.shape != shape[: array.ndim] and array.shape != (*shape[:-1], 1):
+        raise InputError(f"q_abs has shape {array.shape} and bottom_mask {shape}")
+    if (array < 0).any():
+        raise InputError("q_abs has a value below 0; it must be |Q|")
+    return array
+
+
+def beside(name: str, array: npt.NDArray[Any], bottom: Mask) -> npt.NDArray[Any]:
+    """`array` in the shape of `bottom`: as it is, or one entry a row repeated along the row.
+
+    Raises InputError, with `name`, for any other shape.
+    """
+    if array.shape == bottom.shape:
+        return array
+    lacking = bottom.ndim - array.ndim
+    if lacking > 0 and array.ndim and array.shape == bottom.shape[: array.ndim]:
+        return np.broadcast_to(array[(..., *(None,) * lacking)], bottom.shape)
+    raise InputError(
+        f"{name} has shape {array.shape} and bottom_mask {bottom.shape}; they must be equal, or "
+        f"{name} must have one entry a row"
+    )
+
+
+def _mask(name: str, value: Any) -> Mask:
+    array = value if type(value) is np.ndarray else to_numpy(name, value)
+    if array.dtype.char != "?":
+        raise InputError(f"{name} has dtype {array.dtype}; it must be bool")
+    return array
+
+
+def _reasons(bottom: Mask, fault: Any, semantic: Any, codes: Any) -> tuple[int, int]:
+    """Faults and semantic bottoms, from two masks or from codes."""
+    if codes is not None:
+        if fault is not None or semantic is not None:
+            raise InputError("bottom_provenance stands for both masks; give one or the other")
+        array = to_numpy("bottom_provenance", codes)
+        if array.dtype.kind not in "iu":
+            raise InputError(f"bottom_provenance has dtype {array.dtype}; it must be an integer")
+        array = beside("bottom_provenance", array, bottom)
+        if array.size and not 0 <= array.min() <= array.max() <= _MOST_CODE:
+            raise InputError(f"bottom_provenance has a code outside 0 … {_MOST_CODE}")
+        faults, semantics = (array & _FAULT) != 0, (array & _SEMANTIC) != 0
+    elif fault is None or semantic is None:
+        raise InputError("fault_mask and semantic_bottom_mask belong together; one is missing")
+    else:
+        faults = beside("fault_mask", _mask("fault_mask", fault), bottom)
+        name = "semantic_bottom_mask"
+        semantics = beside(name, _mask(name, semantic), bottom)
+    return _count(faults & bottom), _count(semantics & bottom)
+
+
+def _count(mask: Mask) -> int:
+    """How many entries are set."""
+    if mask.size <= _FEW:
+        return mask.size - mask.tobytes().count(0)
+    return int(np.count_nonzero(mask))
+
+
+def _overlap(one: Mask, other: Mask) -> bool:
+    """Whether an entry is set in both; the shapes are equal."""
+    if one.size <= _FEW:
+        set_in_one = int.from_bytes(one.tobytes(), "little")
+        return bool(set_in_one & int.from_bytes(other.tobytes(), "little"))
+    return bool((one & other).any())
+
+
+def _rows_with(mask: Mask) -> int:
+    """In how many rows (entries of the first axis) an element is set."""
+    if mask.ndim == 0:
+        return _count(mask)
+    flat = mask.reshape(len(mask), -1)
+    if flat.shape[1] > _NARROW:
+        return int(np.count_nonzero(flat.any(axis=1)))
+    found = flat[:, 0].copy()
+    for column in range(1, flat.shape[1]):
+        found |= flat[:, column]
+    return _count(found)

@@ -1,0 +1,25 @@
+"""Names that the peer's tests import from `zeroproof.inference`."""
+
+from .mode import (
+    InferenceConfig,
+    SCMInferenceWrapper,
+    not_offered,
+    script_module,
+    strict_inference,
+    strict_inference_jax,
+    strict_inference_numpy,
+)
+from .patterns import decode_strict_censored_3way
+
+validate_bundle = not_offered("validate_bundle")
+
+__all__ = [
+    "InferenceConfig",
+    "SCMInferenceWrapper",
+    "decode_strict_censored_3way",
+    "script_module",
+    "strict_inference",
+    "strict_inference_jax",
+    "strict_inference_numpy",
+    "validate_bundle",
+]

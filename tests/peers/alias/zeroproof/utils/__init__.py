@@ -1,0 +1,1 @@
+"""Names that the peer's tests import from `zeroproof.utils`."""
