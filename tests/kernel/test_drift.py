@@ -150,7 +150,7 @@ def test_a_rise_from_a_tenth_to_nine_tenths_over_50_batches_is_found_before_it_e
     for _ in range(count(5, 50)):
         drift = RateDrift(int(rng.binomial(2_000, 0.1)), 2_000)
         ramp = rng.binomial(batch, np.linspace(0.1, 0.9, 50))
-        assert any([drift.add(successes, batch) for successes in ramp.tolist()])
+        assert any(drift.add(successes, batch) for successes in ramp.tolist())
 
 
 def test_after_a_thousand_million_trials_it_still_answers() -> None:

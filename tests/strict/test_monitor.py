@@ -121,13 +121,26 @@ def test_a_single_element_and_an_empty_batch() -> None:
     assert json.loads(json.dumps(state)) == state
 
 
+def test_a_large_batch_gives_its_minimum_and_a_sample_of_denominators() -> None:
+    monitor = StrictInferenceMonitor()
+    q_abs = np.random.default_rng(4).uniform(1, 2, 100_001)
+    q_abs[777], q_abs[778] = 1e-9, np.nan
+    monitor.update(np.zeros(100_001, bool), q_abs=q_abs)
+    state = monitor.export_state()
+    assert state["denominator_min"] == 1e-9
+    assert 4_000 <= state["q_abs"]["count"] <= 4_096
+    assert state["q_abs"]["p50"] == pytest.approx(1.5, abs=0.03)
+
+
 def test_masks_and_codes_of_provenance_count_alike() -> None:
-    by_mask, by_code = StrictInferenceMonitor(), StrictInferenceMonitor()
+    by_mask, by_code, by_both = (StrictInferenceMonitor() for _ in range(3))
     bottom = np.array([True, True, True, False])
     fault, semantic = np.array([[1, 0, 1, 1], [0, 1, 1, 0]], dtype=bool)
     by_mask.update(bottom, fault_mask=fault, semantic_bottom_mask=semantic)
-    by_code.update(bottom, bottom_provenance=np.array([1, 2, 3, 1], np.uint8))
-    assert by_mask.export_state() == by_code.export_state()
+    codes = np.array([1, 2, 3, 1], np.uint8)
+    by_code.update(bottom, bottom_provenance=codes)
+    by_both.update(bottom, fault_mask=fault, semantic_bottom_mask=semantic, bottom_provenance=codes)
+    assert by_mask.export_state() == by_code.export_state() == by_both.export_state()
     state = by_mask.export_state()
     assert (state["n_fault"], state["n_semantic_bottom"], state["n_gap_updates"]) == (2, 2, 0)
 
@@ -195,6 +208,14 @@ def test_tensors_count_like_arrays() -> None:
         ((BOTTOM, GAP), {"bottom_provenance": np.full(5, -1)}),
         ((BOTTOM, GAP), {"bottom_provenance": np.zeros(5)}),
         ((BOTTOM, GAP), {"bottom_provenance": np.zeros(5, int), "fault_mask": BOTTOM}),
+        (
+            (BOTTOM, GAP),
+            {
+                "bottom_provenance": BOTTOM.astype(int),
+                "fault_mask": GAP,
+                "semantic_bottom_mask": BOTTOM,
+            },
+        ),
         ((BOTTOM, GAP), {"numerical_hazard_mask": GAP[:1]}),
     ],
 )
@@ -380,9 +401,11 @@ def test_workers_merge_in_any_order_and_grouping(seen: list[tuple[int, int]]) ->
             first.merge(other)
         return first
 
-    a, b, c = (lambda k=k: fed(*seen[k]) for k in range(3))
-    left = merged(merged(a(), b()), c()).export_state(include_histograms=True)
-    right = merged(c(), merged(b(), a())).export_state(include_histograms=True)
+    def worker(k: int) -> StrictInferenceMonitor:
+        return fed(*seen[k])
+
+    left = merged(merged(worker(0), worker(1)), worker(2)).export_state(include_histograms=True)
+    right = merged(worker(2), merged(worker(1), worker(0))).export_state(include_histograms=True)
     log_e = [state["drift"].pop("log_e") for state in (left, right)]
     assert log_e[0] == pytest.approx(log_e[1], abs=1e-9)
     assert left == right
@@ -431,7 +454,7 @@ def test_what_is_no_monitor_is_refused() -> None:
     good = json.loads(fed(1, 3).to_json())
 
     def broken(**changes: Any) -> dict[str, Any]:
-        return good | {"tally": good["tally"] | changes}
+        return {**good, "tally": {**good["tally"], **changes}}
 
     for plain in (
         {},
@@ -444,6 +467,7 @@ def test_what_is_no_monitor_is_refused() -> None:
         broken(rows_accepted=10**9),
         broken(sides={"other": [1, 1]}),
         broken(sides={"gap": [99, 1]}),
+        broken(q_abs_min=-1.0),
         broken(histograms={"batch_size": [[1, -1]]}),
         broken(batches=[[1, 1, 1, {}]] * 9),
         good | {"drift": good["drift"] | {"log_kept": "much"}},
