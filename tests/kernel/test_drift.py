@@ -76,6 +76,24 @@ def test_a_calibrated_rate_taken_as_exact_breaks_the_bound() -> None:
     assert raised > 10 * most_by_chance(STREAMS, 0.01)
 
 
+@pytest.mark.parametrize(("candidates", "kept"), [(None, True), (1, False)])
+def test_a_threshold_chosen_on_the_calibration_sample_needs_the_wider_interval(
+    candidates: int | None, kept: bool
+) -> None:
+    """Uniform |Q|, and of all thresholds that occur the one whose rate the sample flatters most."""
+    rng, samples, batch = np.random.default_rng(14), 300, 4_096
+    ranks = np.arange(samples)
+    raised = 0
+    for _ in range(STREAMS):
+        thresholds = np.sort(rng.random(samples))
+        accepted = samples - ranks
+        chosen = int(np.argmax(np.abs(accepted / samples - (1 - thresholds))))
+        drift = RateDrift(int(accepted[chosen]), samples, candidates=candidates)
+        stream = rng.binomial(batch, 1 - thresholds[chosen], BATCHES // 2).tolist()
+        raised += any(drift.add(successes, batch) for successes in stream)
+    assert (raised <= most_by_chance(STREAMS, 0.01)) == kept
+
+
 def test_at_the_end_of_the_interval_the_bets_use_what_they_are_allowed() -> None:
     """The worst rate of the null: near the bound, so that no power is given away, yet below."""
     rate = 0.5
