@@ -70,9 +70,7 @@ def test_a_stream_that_does_not_change_alarms_no_more_often_than_stated(
 
 def test_a_calibrated_rate_taken_as_exact_breaks_the_bound() -> None:
     """What the interval is for, and that the test above can fail."""
-    raised = alarms(
-        np.random.default_rng(12), rate=0.9, samples=500, batch=1_024, certainty=1_000_000
-    )
+    raised = alarms(np.random.default_rng(12), rate=0.9, samples=500, batch=1_024, certainty=1_000)
     assert raised > 10 * most_by_chance(STREAMS, 0.01)
 
 
@@ -319,6 +317,14 @@ def test_one_worker_among_many_that_drifts_is_found_by_all_together() -> None:
     assert whole.alarm is None
     drifted.alarm = drifted.alarm_total = None  # as if it had not judged by itself
     assert whole.merge(drifted)
+    assert whole.alarm == "rise"
+
+
+def test_merging_says_once_that_it_raises_the_alarm() -> None:
+    """Here the trials that waited in each of the two decide."""
+    whole = fed([(31, 0)])
+    raised = [whole.merge(fed([(31, 0)])) for _ in range(20)]
+    assert raised.count(True) == 1
     assert whole.alarm == "rise"
 
 

@@ -236,7 +236,7 @@ class StrictInferenceMonitor:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a strict monitor", newest=STATE_SCHEMA)
         try:
-            return cls._from_state(msgspec.convert(plain, _State, strict=False), event_logger)
+            return cls._from_state(msgspec.convert(plain, _State), event_logger)
         except (msgspec.ValidationError, ConfigError) as error:
             raise InputError(f"not a strict monitor: {error}") from None
 
