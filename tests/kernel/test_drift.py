@@ -129,7 +129,7 @@ def test_no_bet_gains_on_average_at_any_rate_inside(
     for batch in rng.integers(32, 200, 4).tolist():
         drift.add(int(rng.binomial(batch, rng.random())), batch)
     before = drift.log_e
-    # 32 trials are one step; every outcome of them, weighted by its probability.
+    # The next 32 trials are one step; every outcome of them, weighted by its probability.
     mean = 0.0
     for k in range(33):
         after = RateDrift.from_state(drift.state())
@@ -150,7 +150,8 @@ def test_a_change_between_a_tenth_and_nine_tenths_is_found_within_50_batches(
 ) -> None:
     rng = np.random.default_rng(21)
     for _ in range(count(2, 20)):
-        drift = RateDrift(int(rng.binomial(2_000, old)), 2_000)
+        # A calibration that hit the rate, so that the long stretch before the change is quiet.
+        drift = RateDrift(round(2_000 * old), 2_000)
         for successes in rng.binomial(batch, old, before).tolist():
             assert not drift.add(successes, batch)
         raised = [drift.add(s, batch) for s in rng.binomial(batch, new, 50).tolist()]
@@ -322,8 +323,8 @@ def test_one_worker_among_many_that_drifts_is_found_by_all_together() -> None:
 
 def test_merging_says_once_that_it_raises_the_alarm() -> None:
     """Here the trials that waited in each of the two decide."""
-    whole = fed([(31, 0)])
-    raised = [whole.merge(fed([(31, 0)])) for _ in range(20)]
+    whole = fed([(15, 0)])
+    raised = [whole.merge(fed([(15, 0)])) for _ in range(40)]
     assert raised.count(True) == 1
     assert whole.alarm == "rise"
 

@@ -108,6 +108,19 @@ def test_counts_are_those_of_numpy(leading: int, width: int, deep: int, seed: in
     assert state["n_rows_accepted"] == kept.sum()
 
 
+@pytest.mark.parametrize("rows", [65_536, 100_003, 1_000_000])
+@pytest.mark.parametrize("bottom_rate", [0.0, 0.1, 0.6, 1.0])
+def test_counts_of_large_batches_are_those_of_numpy(rows: int, bottom_rate: float) -> None:
+    bottom, gap = masks(np.random.default_rng(9), rows + 3, bottom_rate)
+    for start, step in ((0, 1), (3, 1), (0, 2)):
+        part = slice(start, None, step)
+        monitor = StrictInferenceMonitor()
+        monitor.update(bottom[part], gap[part])
+        state = monitor.export_state()
+        assert state["n_bottom"] == np.count_nonzero(bottom[part])
+        assert state["n_gap"] == np.count_nonzero(gap[part])
+
+
 def test_a_single_element_and_an_empty_batch() -> None:
     monitor = StrictInferenceMonitor(calibration=CALIBRATED)
     assert monitor.rates()["accept_rate"] is None
