@@ -142,6 +142,8 @@ def test_a_row_that_no_threshold_accepts_is_not_counted_and_a_lost_loss_is_unsaf
     loss = np.array([0.01] * 99 + [np.nan] * 4)
     found = certified(calibrate_tau(q, loss, 0.1, 0.1, tolerance=0.05, start=0.5))
     assert (found.n, found.accepted, found.unsafe, found.tolerance) == (103, 100, 1, 0.05)
+    zeros = np.where(np.isnan(loss), loss, 0.0)
+    assert certified(calibrate_tau(q, zeros, 0.1, 0.1, start=0.5)).unsafe == 1
 
 
 def test_losses_are_safe_up_to_the_tolerance_and_equal_to_it() -> None:
