@@ -118,13 +118,14 @@ ANY_Q = st.one_of(
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("rate", ["accepted", "all"])
-@given(data=st.data(), n=st.integers(20, 200))
+@given(data=st.data(), n=st.integers(20, 200), lowest=st.sampled_from([None, 2.0**-20, 0.1, 0.5]))
 def test_the_decode_accepts_exactly_the_rows_that_were_counted(
-    dtype: str, rate: Any, data: st.DataObject, n: int
+    dtype: str, rate: Any, data: st.DataObject, n: int, lowest: float | None
 ) -> None:
     q = np.array(data.draw(st.lists(ANY_Q, min_size=n, max_size=n)), dtype=dtype)
     unsafe = np.arange(n) % 17 == 0
-    found = calibrate_tau(q, unsafe, 0.3, 0.3, rate=rate, start=1.0 if rate == "accepted" else None)
+    start = 1.0 if rate == "accepted" else None
+    found = calibrate_tau(q, unsafe, 0.3, 0.3, rate=rate, start=start, lowest=lowest)
     if found.certificate is None:
         return
     tau = found.certificate.tau
@@ -141,6 +142,8 @@ def test_a_row_that_no_threshold_accepts_is_not_counted_and_a_lost_loss_is_unsaf
     loss = np.array([0.01] * 99 + [np.nan] * 4)
     found = certified(calibrate_tau(q, loss, 0.1, 0.1, tolerance=0.05, start=0.5))
     assert (found.n, found.accepted, found.unsafe, found.tolerance) == (103, 100, 1, 0.05)
+    zeros = np.where(np.isnan(loss), loss, 0.0)
+    assert certified(calibrate_tau(q, zeros, 0.1, 0.1, start=0.5)).unsafe == 1
 
 
 def test_losses_are_safe_up_to_the_tolerance_and_equal_to_it() -> None:
@@ -191,6 +194,15 @@ def test_a_single_threshold_can_be_certified() -> None:
     assert certified(calibrate_tau(Q, UNSAFE, ALPHA, DELTA, lowest=0.3, rate="all")).tau == tau
     with pytest.raises(ConfigError, match="start is"):
         calibrate_tau(Q, UNSAFE, ALPHA, DELTA, start=0.2, lowest=0.3)
+
+
+def test_a_lowest_threshold_that_is_not_reached_changes_nothing() -> None:
+    for options in ({"start": 0.9}, {"rate": "all"}):
+        free, held = (
+            certified(calibrate_tau(Q, UNSAFE, 0.01, DELTA, lowest=lowest, **options))
+            for lowest in (None, 0.001)
+        )
+        assert held.tau == free.tau > 0.001
 
 
 def test_q_in_a_wider_dtype_is_rounded_to_the_deployed_one() -> None:
