@@ -1,4 +1,4 @@
-"""Pictures as inline SVG: scatter plots with linear or logarithmic axes, and stacked bars.
+"""Pictures as inline SVG: plots of points and steps on linear or logarithmic axes, stacked bars.
 
 Colours come from the page's style sheet through the tones of `interlock.report.blocks`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,20 @@ class Dots:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One named line through its points in their order; NaN points are left out.
+
+    With `below`, the area down to that second curve's y is shaded: the band of an interval.
+    """
+
+    name: str
+    tone: Tone
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    below: npt.NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
 class Guide:
     """A dashed line across the plot at a value of one axis (`x` or `y`), with its name.
 
@@ -109,7 +124,37 @@ def scatter(
     parts += [_guide(guide, across, up, width, height) for guide in guides]
     if key:
         parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
-    return _figure(parts, width, height, caption)
+    return figure(parts, width, height, caption)
+
+
+def curves(
+    lines: Sequence[Curve],
+    x: Axis,
+    y: Axis,
+    *,
+    points: Sequence[Dots] = (),
+    guides: Iterable[Guide] = (),
+    width: int = 900,
+    height: int = 380,
+    caption: str = "",
+) -> Markup:
+    """Lines, and points on top of them, with a key above."""
+    inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def across(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _LEFT + x.place(values) * inner_w
+
+    def up(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _TOP + (1 - y.place(values)) * inner_h
+
+    parts = [_frame(x, y, across, up, width, height)]
+    parts += [_band(line, across, up) for line in lines if line.below is not None]
+    parts += [_line(line, across, up) for line in lines]
+    parts += [_dots(group, across, up) for group in points]
+    parts += [_guide(guide, across, up, width, height) for guide in guides]
+    named = [(line.name, line.tone, None) for line in lines]
+    parts.append(_key(named + [(group.name, group.tone, None) for group in points]))
+    return figure(parts, width, height, caption)
 
 
 def stacked_bar(
@@ -133,7 +178,7 @@ def stacked_bar(
         for name, tone, count in shares
     ]
     parts.append(_key(named, left=0.0))
-    return _figure(parts, width, 60, caption)
+    return figure(parts, width, 60, caption)
 
 
 def side_by_side(figures: Iterable[Markup]) -> Markup:
@@ -183,6 +228,30 @@ def _dots(group: Dots, across: Any, up: Any) -> Markup:
     )
 
 
+def _line(curve: Curve, across: Any, up: Any) -> Markup:
+    kept = ~(np.isnan(curve.x) | np.isnan(curve.y))
+    return Markup('<path class="line {}" d="{}"/>').format(
+        curve.tone, _through(across(curve.x[kept]), up(curve.y[kept]))
+    )
+
+
+def _band(curve: Curve, across: Any, up: Any) -> Markup:
+    assert curve.below is not None
+    kept = ~(np.isnan(curve.x) | np.isnan(curve.y) | np.isnan(curve.below))
+    x = across(curve.x[kept])
+    outline = _through(
+        np.concatenate([x, x[::-1]]),
+        np.concatenate([up(curve.y[kept]), up(curve.below[kept])[::-1]]),
+    )
+    return Markup('<path class="band {}" d="{}"/>').format(curve.tone, outline)
+
+
+def _through(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
+    pairs = zip(x.tolist(), y.tolist(), strict=True)
+    path = "L".join(f"{px:.1f} {py:.1f}" for px, py in pairs)
+    return f"M{path}" if path else ""
+
+
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
@@ -196,10 +265,10 @@ def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Marku
     ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
 
 
-def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Markup:
+def _key(entries: Sequence[tuple[str, Tone, int | None]], left: float = _LEFT) -> Markup:
     parts = []
     for name, tone, count in entries:
-        label = f"{name} ({count:,})"
+        label = name if count is None else f"{name} ({count:,})"
         parts.append(
             Markup(
                 '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
@@ -210,11 +279,41 @@ def _key(entries: Sequence[tuple[str, Tone, int]], left: float = _LEFT) -> Marku
     return Markup("").join(parts)
 
 
-def _figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Markup:
+def figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Markup:
+    """SVG elements as one picture with a caption."""
     below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
     return Markup(
         '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
     ).format(width, height, caption, Markup("").join(parts), below)
+
+
+def standalone(parts: Iterable[Markup], width: int, height: int, title: str) -> str:
+    """An SVG document with the page's style sheet in it, for a file of its own.
+
+    parts  SVG elements; figures of this module take part as `nested(figure, …)`
+    """
+    style = (files("interlock.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    return str(
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" '
+            'height="{1}" role="img" aria-label="{2}"><title>{2}</title><style>{3}</style>'
+            '<rect class="paper" width="{0}" height="{1}"/>{4}</svg>\n'
+        ).format(width, height, title, Markup(style), Markup("").join(parts))
+    )
+
+
+def nested(figure: Markup, x: int, y: int, width: int, height: int) -> Markup:
+    """The picture of a figure of this module, without its caption, placed in another picture."""
+    start, end = figure.index("<svg ") + len("<svg "), figure.index("</svg>") + len("</svg>")
+    place = Markup('<svg x="{}" y="{}" width="{}" height="{}" ').format(x, y, width, height)
+    return place + figure[start:end]
+
+
+def text(x: int, y: int, words: str, size: int = 14, *, soft: bool = False) -> Markup:
+    """One line of text whose baseline starts at x, y."""
+    return Markup('<text class="{}" x="{}" y="{}" style="font-size:{}px">{}</text>').format(
+        "soft" if soft else "name", x, y, size, words
+    )
 
 
 def _number(value: float) -> str:
