@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from interlock.bundle import TensorSpec
+from interlock.strict.certificate import Certificate
 from interlock.strict.validation import Validation, plain
 
 SUMMARY_SVG = "VALIDATION_REPORT.summary.svg"
@@ -93,13 +94,21 @@ def environment_sentence(found: Validation) -> str:
     return ", ".join(f"{name} {version}" for name, version in found.environment.items()) + "."
 
 
+def certificate_facts(certificate: Certificate) -> list[tuple[str, str]]:
+    """The certificate's fields, by name."""
+    facts = []
+    for name, value in certificate.to_plain().items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        facts.append((name, "none" if value is None else plain(value)))
+    return facts
+
+
 def _certificate(found: Validation) -> list[str]:
     if found.certificate is None:
-        return [f"**No certificate.** {found.no_certificate}"]
-    return [
-        found.certificate.statement,
-        _table(["", ""], [[_cell(name), _cell(value)] for name, value in found.certificate.facts]),
-    ]
+        return [f"**No certificate.** {_inline(found.guarantee)}"]
+    rows = [[_cell(name), _cell(value)] for name, value in certificate_facts(found.certificate)]
+    return [_inline(found.guarantee), _table(["", ""], rows)]
 
 
 def _smoke(found: Validation) -> list[str]:

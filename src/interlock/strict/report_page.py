@@ -7,8 +7,15 @@ from markupsafe import Markup
 
 from interlock.report import blocks, svg
 from interlock.report.page import Page, Section
-from interlock.strict.report_markdown import environment_sentence, shape, signature_sentence
-from interlock.strict.validation import RiskCurve, Validation, plain
+from interlock.strict.calibration_record import RiskCurve
+from interlock.strict.certificate import Certificate
+from interlock.strict.report_markdown import (
+    certificate_facts,
+    environment_sentence,
+    shape,
+    signature_sentence,
+)
+from interlock.strict.validation import Validation, plain
 
 
 def build(found: Validation, written: str) -> Page:
@@ -46,7 +53,7 @@ def summary(found: Validation) -> str:
     metadata, strict = found.bundle.metadata, found.bundle.metadata.strict
     assert strict is not None
     certificate = found.certificate
-    words = "no certificate" if certificate is None else certificate.short
+    words = "none" if certificate is None else _headline(certificate)
     lines = [
         svg.text(24, 40, metadata.name, 22),
         svg.text(24, 62, found.bundle.digest, 12, soft=True),
@@ -65,42 +72,28 @@ def summary(found: Validation) -> str:
 
 
 def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
-    """Unsafe share of the accepted answers over the share accepted, one point a tau."""
-    share = curve.unsafe
-    positive = share[np.isfinite(share) & (share > 0)]
-    low = 10.0 ** np.floor(np.log10(positive.min(initial=1e-3)))
+    """Unsafe share of the accepted answers over the share accepted, tau falling to the right.
+
+    tau  marked on the curve, where it is given
+    """
+    coverage, unsafe = np.array(curve.coverage), np.array(curve.unsafe)
+    low = 10.0 ** np.floor(np.log10(unsafe[unsafe > 0].min(initial=curve.alpha / 10)))
+    # A share of 0 lies below every logarithmic axis; it is drawn on its lower edge.
+    drawn = np.maximum(unsafe, low)
     points = []
     if tau is not None:
-        at = int(np.argmin(np.abs(curve.tau - tau)))
-        points.append(
-            svg.Dots(
-                f"tau_infer {tau:g}",
-                "accepted",
-                curve.coverage[at : at + 1],
-                np.maximum(curve.unsafe[at : at + 1], low),
-                11,
-            )
-        )
-    guides = []
-    if curve.target is not None:
-        guides.append(svg.Guide("y", curve.target, f"target, {curve.target:g}"))
+        at = int(np.argmin(np.abs(np.array(curve.tau) - tau)))
+        mark = slice(at, at + 1)
+        points.append(svg.Dots(f"tau_infer {tau:.4g}", "accepted", coverage[mark], drawn[mark], 11))
     return svg.curves(
-        [
-            svg.Curve(
-                "unsafe share of the accepted",
-                "routed",
-                curve.coverage,
-                # A share of 0 lies below every logarithmic axis; it is drawn on its lower edge.
-                np.maximum(curve.unsafe, low),
-            )
-        ],
-        svg.Axis("share of the requests that is accepted", 0.0, 1.0),
+        [svg.Curve("unsafe share of the accepted", "routed", coverage, drawn)],
+        svg.Axis("share of the rows that is accepted", 0.0, 1.0),
         svg.Axis("unsafe share", float(low), 1.0, log=True),
         points=points,
-        guides=guides,
+        guides=[svg.Guide("y", curve.alpha, f"alpha {curve.alpha:g}")],
         caption=(
-            f"Held-out requests, n = {curve.n:,}; tau falls from left to right. "
-            "A curve is what was counted, not a guarantee."
+            f"{curve.n:,} held-out rows; tau falls from left to right. The curve is what was "
+            "counted, not a guarantee."
         ),
     )
 
@@ -115,10 +108,10 @@ def _tiles(found: Validation) -> Markup:
         [
             blocks.Tile(
                 "certificate",
-                "none" if certificate is None else certificate.headline,
+                "none" if certificate is None else f"≤ {certificate.alpha:.2%} unsafe",
                 "how often answers are wrong is unknown"
                 if certificate is None
-                else certificate.short,
+                else f"confidence {1 - certificate.delta:.4g}, n = {certificate.n:,}",
                 "flagged" if certificate is None else "accepted",
             ),
             blocks.Tile("tau_infer", f"{strict.tau_infer:g}", "below it nothing is accepted"),
@@ -141,13 +134,13 @@ def _tiles(found: Validation) -> Markup:
 def _certificate(found: Validation) -> Section:
     parts: list[Markup] = []
     if found.certificate is None:
-        parts.append(blocks.verdict("flagged", "No certificate", found.no_certificate))
+        parts.append(blocks.verdict("flagged", "No certificate", found.guarantee))
     else:
-        parts.append(blocks.verdict("accepted", "Certified", found.certificate.statement))
+        parts.append(blocks.verdict("accepted", "Certified", found.guarantee))
     if found.curve is not None:
         parts.append(risk_coverage(found.curve, _certified_tau(found)))
     if found.certificate is not None:
-        parts.append(blocks.facts(found.certificate.facts))
+        parts.append(blocks.facts(certificate_facts(found.certificate)))
     return Section(
         "How often an accepted answer is wrong",
         "Only a calibration on held-out requests can say that, and only for requests like those.",
@@ -194,22 +187,20 @@ def _zones(found: Validation) -> Markup:
     if has_gap:
         zones.append(("gap: usable, near the limit", "flagged", f"tau_train {strict.tau_train:g}"))
     zones.append(("accepted", "accepted", ""))
-    width, parts, left = 900 / len(zones), [], 0.0
-    for name, tone, end in zones:
+    width, parts = 900 / len(zones), []
+    for index, (name, tone, end) in enumerate(zones):
+        left, right = index * width, (index + 1) * width
         parts.append(
             Markup(
-                '<rect class="bar {0}" x="{1:.0f}" y="6" width="{2:.0f}" height="30" '
-                'fill-opacity=".8"/><text class="name" x="{1:.0f}" y="56" dx="2">{3}</text>'
-            ).format(tone, left, width - 3, name)
+                '<rect class="bar {}" x="{:.0f}" y="24" width="{:.0f}" height="22" '
+                'fill-opacity=".8"/><text class="name" x="{:.0f}" y="16">{}</text>'
+            ).format(tone, left, width - 3, left, name)
         )
-        left += width
         if end:
             parts.append(
-                Markup('<text x="{:.0f}" y="56" text-anchor="end" dx="-8">|Q| = {}</text>').format(
-                    left, end
-                )
+                Markup('<text x="{:.0f}" y="64" text-anchor="middle">{}</text>').format(right, end)
             )
-    return svg.figure(parts, 900, 66, "|Q| from 0 on the left; not to scale.")
+    return svg.figure(parts, 900, 72, "|Q|, from 0 on the left; not to scale.")
 
 
 def _smoke(found: Validation) -> Section:
@@ -277,6 +268,13 @@ def _not_checked(found: Validation) -> Section:
                 Markup("").join(Markup("<li>{}</li>").format(line) for line in found.not_checked)
             )
         ],
+    )
+
+
+def _headline(certificate: Certificate) -> str:
+    return (
+        f"at most {certificate.alpha:.2%} unsafe, confidence {1 - certificate.delta:.4g}, "
+        f"n = {certificate.n:,}"
     )
 
 

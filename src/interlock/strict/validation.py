@@ -19,6 +19,8 @@ from interlock.bundle.contents import read_contents
 from interlock.engines.onnx import OnnxSession, SessionConfig
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import BundleContractError, BundleIntegrityError
+from interlock.strict.calibration_record import Abstention, RiskCurve, read_abstention, read_curve
+from interlock.strict.certificate import Certificate
 from interlock.strict.runtime import StrictRuntime, load_onnx_runtime_bundle
 
 
@@ -53,34 +55,6 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
-class RiskCurve:
-    """What held-out requests say of each tau: arrays of one length, tau falling.
-
-    coverage  share of the requests that tau accepts
-    unsafe    share of the accepted that are unsafe; NaN where none is accepted
-    n         requests
-    target    the unsafe share that was aimed at, where there is one
-    """
-
-    tau: Array
-    coverage: Array
-    unsafe: Array
-    n: int
-    target: float | None = None
-
-
-@dataclass(frozen=True)
-class Certified:
-    """A certificate as the reports show it: in a headline, a line, a sentence, and whole."""
-
-    headline: str
-    short: str
-    statement: str
-    facts: tuple[tuple[str, str], ...]
-    document: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class Validation:
     """A strict bundle that passed its checks, and what was found.
 
@@ -89,8 +63,9 @@ class Validation:
                      that nobody asked to verify, `none`
     files            every listed file
     smoke            the smoke vectors in order, all reproduced
-    certificate      of the calibration; None: `no_certificate` says why
-    curve            risk and coverage on the calibration's requests, where the bundle keeps them
+    certificate      of the calibration, checked against the thresholds; None: there is none
+    abstention       of a calibration that certified nothing
+    curve            risk and coverage on the held-out rows, where the bundle keeps them
     environment      versions of what did the checking
     """
 
@@ -100,9 +75,25 @@ class Validation:
     files: tuple[FileDigest, ...]
     smoke: tuple[SmokeResult, ...]
     environment: Mapping[str, str]
-    certificate: Certified | None = None
-    no_certificate: str = ""
-    curve: RiskCurve | None = None
+    certificate: Certificate | None
+    abstention: Abstention | None
+    curve: RiskCurve | None
+
+    @property
+    def guarantee(self) -> str:
+        """What the certificate says, in words, or that there is none, and why."""
+        if self.certificate is not None:
+            return _statement(self.certificate)
+        if self.abstention is not None:
+            return (
+                f"The calibration abstained: {self.abstention.reason}. No threshold on |Q| is known "
+                "to keep the unsafe share of the accepted answers at or below "
+                f"{self.abstention.alpha:.3g}."
+            )
+        return (
+            "Nothing in the bundle says how often an accepted answer is wrong. "
+            "`interlock strict calibrate` makes a certificate from held-out rows."
+        )
 
     @property
     def not_checked(self) -> tuple[str, ...]:
@@ -115,6 +106,11 @@ class Validation:
             )
         if self.signature == "unverified":
             found.append("The signature that the bundle carries: no key was given to verify it.")
+        if self.certificate is not None:
+            found.append(
+                "The held-out rows behind the certificate: only its digest of them is here. Its "
+                "numbers agree with one another and with the thresholds."
+            )
         found += [
             "Whether the model is right: a smoke vector compares it with its own answers at "
             "export, not with the truth.",
@@ -169,6 +165,22 @@ def validate(
             "python": platform.python_version(),
             "machine": platform.machine(),
         },
+        certificate=runtime.certificate,
+        abstention=read_abstention(bundle.metadata),
+        curve=read_curve(bundle.metadata),
+    )
+
+
+def _statement(certificate: Certificate) -> str:
+    share = {
+        "accepted": "of the accepted answers at most",
+        "all": "of all rows, those accepted and unsafe are at most",
+    }[certificate.rate]
+    return (
+        f"With confidence {1 - certificate.delta:.4g}, {share} {certificate.alpha:.3g} are unsafe, "
+        f"on rows drawn like those called {certificate.split!r}. Of {certificate.n:,} of these, "
+        f"tau {certificate.tau:.6g} accepted {certificate.accepted:,} "
+        f"({certificate.coverage:.1%}), and {certificate.unsafe:,} of them were unsafe."
     )
 
 
