@@ -65,7 +65,7 @@ class Dots:
 class Curve:
     """One named line through its points in their order; NaN points are left out.
 
-    With `below`, the area down to that second curve's y is shaded: the band of an interval.
+    With `below`, the area between y and that is shaded instead: the band of an interval.
     """
 
     name: str
@@ -99,8 +99,9 @@ def scatter(
     height: int = 460,
     caption: str = "",
     key: bool = True,
+    key_counts: bool = True,
 ) -> Markup:
-    """Points in groups, with a key above unless `key` is false.
+    """Points in groups, with a key above unless `key` is false; it counts the points of each.
 
     `circles` are radii about the origin, in units of x.
     """
@@ -123,7 +124,11 @@ def scatter(
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
     if key:
-        parts.append(_key([(group.name, group.tone, len(group.x)) for group in groups]))
+        entries = [
+            (f"{group.name} ({len(group.x):,})" if key_counts else group.name, group.tone)
+            for group in groups
+        ]
+        parts.append(_key(entries))
     return figure(parts, width, height, caption)
 
 
@@ -149,11 +154,11 @@ def curves(
 
     parts = [_frame(x, y, across, up, width, height)]
     parts += [_band(line, across, up) for line in lines if line.below is not None]
-    parts += [_line(line, across, up) for line in lines]
+    parts += [_line(line, across, up) for line in lines if line.below is None]
     parts += [_dots(group, across, up) for group in points]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    named = [(line.name, line.tone, None) for line in lines]
-    parts.append(_key(named + [(group.name, group.tone, None) for group in points]))
+    named = [(line.name, line.tone) for line in lines]
+    parts.append(_key(named + [(group.name, group.tone) for group in points]))
     return figure(parts, width, height, caption)
 
 
@@ -174,7 +179,7 @@ def stacked_bar(
         )
         left += size
     named = [
-        (f"{name} {count / total:.1%}" if total else name, tone, count)
+        (f"{name} {count / total:.1%} ({count:,})" if total else f"{name} ({count:,})", tone)
         for name, tone, count in shares
     ]
     parts.append(_key(named, left=0.0))
@@ -184,6 +189,17 @@ def stacked_bar(
 def side_by_side(figures: Iterable[Markup]) -> Markup:
     """Figures next to each other where the page is wide enough."""
     return Markup('<div class="pair">{}</div>').format(Markup("").join(figures))
+
+
+def document(figure: Markup) -> str:
+    """A figure as an SVG file of its own, with the page's colours; its caption is left out."""
+    picture = figure[figure.index("<svg ") : figure.rindex("</svg>")]
+    sheet = files("interlock.report").joinpath("templates", "page.css").read_text("utf-8")
+    opening, drawing = picture.split(">", 1)
+    return (
+        f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{sheet}</style>'
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{drawing}</svg>\n'
+    )
 
 
 def _frame(x: Axis, y: Axis, across: Any, up: Any, width: int, height: int) -> Markup:
@@ -265,10 +281,9 @@ def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Marku
     ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
 
 
-def _key(entries: Sequence[tuple[str, Tone, int | None]], left: float = _LEFT) -> Markup:
+def _key(entries: Sequence[tuple[str, Tone]], left: float = _LEFT) -> Markup:
     parts = []
-    for name, tone, count in entries:
-        label = name if count is None else f"{name} ({count:,})"
+    for label, tone in entries:
         parts.append(
             Markup(
                 '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
@@ -285,21 +300,6 @@ def figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Ma
     return Markup(
         '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
     ).format(width, height, caption, Markup("").join(parts), below)
-
-
-def standalone(parts: Iterable[Markup], width: int, height: int, title: str) -> str:
-    """An SVG document with the page's style sheet in it, for a file of its own.
-
-    parts  SVG elements; figures of this module take part as `nested(figure, …)`
-    """
-    style = (files("interlock.report") / "templates" / "page.css").read_text(encoding="utf-8")
-    return str(
-        Markup(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {0} {1}" width="{0}" '
-            'height="{1}" role="img" aria-label="{2}"><title>{2}</title><style>{3}</style>'
-            '<rect class="paper" width="{0}" height="{1}"/>{4}</svg>\n'
-        ).format(width, height, title, Markup(style), Markup("").join(parts))
-    )
 
 
 def nested(figure: Markup, x: int, y: int, width: int, height: int) -> Markup:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from interlock.kernel.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from interlock.strict.calibrate import Calibration, calibrate_tau
+    from interlock.strict.certificate import Certificate
+    from interlock.strict.certified import attach_certificate, certificate_of
     from interlock.strict.compare import Agreement
     from interlock.strict.config import InferenceConfig
     from interlock.strict.decode import StrictResult, strict_inference
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from interlock.strict.export import export_bundle
     from interlock.strict.graph import append_decode
     from interlock.strict.guards import MaskGuard
+    from interlock.strict.metrics import tau_infer_sweep_from_q_abs, write_tau_infer_sweep
+    from interlock.strict.risk import RiskCoverage, risk_coverage
     from interlock.strict.runtime import (
         StrictRuntime,
         load_onnx_runtime_bundle,
@@ -26,34 +31,52 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Agreement": "compare",
+    "Calibration": "calibrate",
+    "Certificate": "certificate",
     "InferenceConfig": "config",
     "MaskGuard": "guards",
+    "RiskCoverage": "risk",
     "SCMInferenceWrapper": "wrapper",
     "StrictEngine": "engine",
     "StrictResult": "decode",
     "StrictRuntime": "runtime",
     "append_decode": "graph",
+    "attach_certificate": "certified",
+    "calibrate_tau": "calibrate",
+    "certificate_of": "certified",
     "export_bundle": "export",
     "load_onnx_runtime_bundle": "runtime",
+    "risk_coverage": "risk",
     "run_bundle_reference_smoke_test": "runtime",
     "strict_inference": "decode",
+    "tau_infer_sweep_from_q_abs": "metrics",
     "validate_bundle": "runtime",
+    "write_tau_infer_sweep": "metrics",
 }
 
 # Without SCMInferenceWrapper, so that a star import works where torch is not installed.
 __all__ = [
     "Agreement",
+    "Calibration",
+    "Certificate",
     "InferenceConfig",
     "MaskGuard",
+    "RiskCoverage",
     "StrictEngine",
     "StrictResult",
     "StrictRuntime",
     "append_decode",
+    "attach_certificate",
+    "calibrate_tau",
+    "certificate_of",
     "export_bundle",
     "load_onnx_runtime_bundle",
+    "risk_coverage",
     "run_bundle_reference_smoke_test",
     "strict_inference",
+    "tau_infer_sweep_from_q_abs",
     "validate_bundle",
+    "write_tau_infer_sweep",
 ]
 
 

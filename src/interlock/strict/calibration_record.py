@@ -6,43 +6,41 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from interlock.bundle import Metadata
 from interlock.kernel.errors import BundleFormatError, InputError
+from interlock.strict.risk import RiskCoverage
 
 CURVE = "risk_coverage"
 ABSTENTION = "calibration_abstained"
 """Keys in `Metadata.extensions`."""
 
-POINTS = 200
-
 
 class RiskCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What was counted on held-out rows at each threshold: no guarantee.
 
-    tau       thresholds on |Q|, descending
-    coverage  share of the rows that each accepts
-    unsafe    share of the accepted rows that are unsafe
-    n         held-out rows
-    alpha     the unsafe share that was aimed at
+    The fields are those of `interlock.strict.RiskCoverage`; alpha is the risk that was aimed at.
     """
 
     tau: tuple[float, ...]
     coverage: tuple[float, ...]
-    unsafe: tuple[float, ...]
+    risk: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    area: float
     n: int
+    confidence: float
     alpha: float
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.tau) == len(self.coverage) == len(self.unsafe) <= 100_000:
-            raise InputError("a curve needs at least one point, and each its three values")
-        for name in ("coverage", "unsafe"):
+        columns = (self.tau, self.coverage, self.risk, self.low, self.high)
+        if not all(1 <= len(column) == len(self.tau) <= 100_000 for column in columns):
+            raise InputError("a curve needs at least one point, and each its five values")
+        for name in ("coverage", "risk", "low", "high"):
             if not all(0 <= share <= 1 for share in getattr(self, name)):
                 raise InputError(f"{name} must lie in 0 … 1")
-        if not (self.n >= 1 and 0 < self.alpha < 1 and min(self.tau) > 0):
-            raise InputError("n must be 1 or more, alpha between 0 and 1, tau above 0")
+        if not (self.n >= 1 and 0 < self.alpha < 1 and min(self.tau) >= 0 <= self.area <= 1):
+            raise InputError("n, alpha, area or tau is out of range")
 
 
 class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -56,29 +54,14 @@ class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     split: str
 
 
-def curve_of(
-    q_abs: npt.NDArray[Any], unsafe: npt.NDArray[np.bool_], alpha: float
-) -> RiskCurve | None:
-    """The curve of held-out rows at up to `POINTS` thresholds; None where none can be accepted.
-
-    q_abs   (n,) |Q|; NaN or 0 where no threshold accepts the row
-    unsafe  (n,) bool
-    """
-    usable = np.isfinite(q_abs) & (q_abs > 0)
-    order = np.flatnonzero(usable)[np.argsort(-q_abs[usable], kind="stable")]
-    if not len(order):
-        return None
-    bad = np.cumsum(unsafe[order])
-    # Denser where few are accepted: the first points decide whether anything can be certified.
-    at = np.unique(np.geomspace(1, len(order), POINTS).round().astype(int))
-    even = np.linspace(1, len(order), POINTS // 2).round().astype(int)
-    at = np.union1d(at[at >= min(30, len(order))], even)
+def curve_of(found: RiskCoverage, alpha: float) -> RiskCurve:
+    """A risk-coverage curve as metadata keeps it."""
+    columns = {
+        name: tuple(getattr(found, name).tolist())
+        for name in ("tau", "coverage", "risk", "low", "high")
+    }
     return RiskCurve(
-        tau=tuple(float(value) for value in q_abs[order[at - 1]]),
-        coverage=tuple(float(count / len(q_abs)) for count in at),
-        unsafe=tuple(float(count) for count in bad[at - 1] / at),
-        n=len(q_abs),
-        alpha=alpha,
+        **columns, area=found.area, n=found.n, confidence=found.confidence, alpha=alpha
     )
 
 

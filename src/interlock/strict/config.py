@@ -66,6 +66,14 @@ class InferenceConfig:
         return _in_format(self.tau_infer, self.tau_train, dtype)
 
 
+def rounded_threshold(field: str, value: float, dtype: str) -> float:
+    """A threshold on |Q| checked and rounded as those of `InferenceConfig` are.
+
+    Raises ConfigError, which names `field`.
+    """
+    return _in_format_of(field, _threshold(field, value), dtype)
+
+
 def _threshold(field: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{field} is {value!r}; it must be a number")
@@ -80,11 +88,15 @@ def _threshold(field: str, value: object) -> float:
 
 @lru_cache(maxsize=64)
 def _in_format(tau_infer: float, tau_train: float | None, dtype: str) -> Thresholds:
+    train = None if tau_train is None else _in_format_of("tau_train", tau_train, dtype)
+    return Thresholds(_in_format_of("tau_infer", tau_infer, dtype), train)
+
+
+def _in_format_of(field: str, value: float, dtype: str) -> float:
     name = _COMPONENT.get(dtype, dtype)
     if name not in _FORMATS:
         raise ConfigError(f"dtype is {dtype!r}; thresholds exist in {', '.join(_FORMATS)}")
-    train = None if tau_train is None else _round("tau_train", tau_train, name)
-    return Thresholds(_round("tau_infer", tau_infer, name), train)
+    return _round(field, value, name)
 
 
 def _round(field: str, value: float, dtype: str) -> float:

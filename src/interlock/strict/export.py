@@ -29,6 +29,8 @@ from interlock.kernel.errors import (
     EngineError,
     InputError,
 )
+from interlock.strict.certificate import Certificate
+from interlock.strict.certified import with_certificate
 from interlock.strict.compare import compare_answers, near_threshold, tolerance
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
@@ -60,6 +62,8 @@ def export_bundle(
     smoke_inputs: Sequence[Any] | None = None,
     outputs: tuple[str, str] = ("P", "Q"),
     opset: int = OPSET,
+    certificate: Certificate | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Publish `source` with strict decode as a bundle in `directory`, atomically.
 
@@ -76,6 +80,9 @@ def export_bundle(
                     answer another processor's rounding could change are left out.
     outputs         names of P and Q in an ONNX model
     opset           of the graph exported from torch; an ONNX model keeps its own
+    certificate     the calibration that tau_infer comes from; kept in the metadata. A ConfigError
+                    where it is for another threshold or dtype.
+    extensions      what else to keep in the metadata: plain JSON
 
     Before anything is written, the graph's answers to both inputs must equal the strict decode of
     the source's own P and Q: masks exactly, accepted values within rounding as defined in
@@ -116,6 +123,9 @@ def export_bundle(
     found, smoke_pair = _agreed("smoke_inputs", smoke, session, reference, settings)
     _check_batch_sizes(session, examples, pair, settings)
     vector = _smoke_vector(inputs, smoke, found, *smoke_pair, settings)
+    kept = dict(extensions or {})
+    if certificate is not None:
+        kept = with_certificate(kept, certificate, settings.tau_infer, answers[0].dtype)
     metadata = Metadata(
         name=name or Path(directory).absolute().name,
         kind="strict",
@@ -130,6 +140,7 @@ def export_bundle(
         ),
         smoke=(vector,),
         provenance=dict(provenance or {}),
+        extensions=kept,
     )
     return pack(directory, fused, metadata)
 

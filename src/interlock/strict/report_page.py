@@ -68,25 +68,28 @@ def summary(found: Validation) -> str:
             svg.nested(risk_coverage(found.curve, _certified_tau(found)), 0, 176, 900, 380)
         )
         height = 566
-    return svg.standalone(lines, 900, height, f"Validation report: {metadata.name}")
+    return svg.document(svg.figure(lines, 900, height, f"Validation report: {metadata.name}"))
 
 
 def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
-    """Unsafe share of the accepted answers over the share accepted, tau falling to the right.
+    """Unsafe share of the accepted rows over the share accepted, tau falling to the right.
 
     tau  marked on the curve, where it is given
     """
-    coverage, unsafe = np.array(curve.coverage), np.array(curve.unsafe)
-    low = 10.0 ** np.floor(np.log10(unsafe[unsafe > 0].min(initial=curve.alpha / 10)))
+    coverage, risk = np.array(curve.coverage), np.array(curve.risk)
+    low = 10.0 ** np.floor(np.log10(risk[risk > 0].min(initial=curve.alpha / 10)))
     # A share of 0 lies below every logarithmic axis; it is drawn on its lower edge.
-    drawn = np.maximum(unsafe, low)
+    drawn, least, most = (np.maximum(shares, low) for shares in (risk, curve.low, curve.high))
     points = []
     if tau is not None:
         at = int(np.argmin(np.abs(np.array(curve.tau) - tau)))
         mark = slice(at, at + 1)
         points.append(svg.Dots(f"tau_infer {tau:.4g}", "accepted", coverage[mark], drawn[mark], 11))
     return svg.curves(
-        [svg.Curve("unsafe share of the accepted", "routed", coverage, drawn)],
+        [
+            svg.Curve("unsafe share of the accepted", "routed", coverage, drawn),
+            svg.Curve(f"its {curve.confidence:.3g} interval", "plain", coverage, most, least),
+        ],
         svg.Axis("share of the rows that is accepted", 0.0, 1.0),
         svg.Axis("unsafe share", float(low), 1.0, log=True),
         points=points,

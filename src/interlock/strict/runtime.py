@@ -15,6 +15,7 @@ from interlock.engines.onnx import OnnxSession, SessionConfig
 from interlock.kernel.batch import Array, rows_of
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import BundleContractError, ConfigError, InputError
+from interlock.strict.certified import certificate_of
 from interlock.strict.compare import Agreement, compare_answers
 from interlock.strict.config import InferenceConfig
 from interlock.strict.decode import StrictResult
@@ -24,15 +25,17 @@ from interlock.strict.tensors import to_numpy
 class StrictRuntime:
     """A strict bundle in an ONNX session. Made by `load_onnx_runtime_bundle`; safe to share.
 
-    bundle    what runs, with digest and metadata
-    session   the session over the bundle's verified bytes
-    config    the thresholds, from the bundle's metadata
+    bundle       what runs, with digest and metadata
+    session      the session over the bundle's verified bytes
+    config       the thresholds, from the bundle's metadata
+    certificate  the calibration that tau_infer comes from; None where the bundle has none
     """
 
     def __init__(self, bundle: Bundle, session: OnnxSession) -> None:
         self.bundle = bundle
         self.session = session
         self.config = strict_config(bundle)
+        self.certificate = certificate_of(bundle)
         self._names = tuple(spec.name for spec in bundle.metadata.inputs)
 
     def run(self, *inputs: Any, deadline: Deadline = NO_DEADLINE) -> StrictResult:
@@ -76,7 +79,8 @@ def validate_bundle(
     """Check a strict bundle as loading would, without a session, and return it.
 
     The options and errors are those of `interlock.bundle.load`; a bundle without strict decode is
-    a BundleContractError as well.
+    a BundleContractError as well, and so is a calibration certificate for another threshold; one
+    that is malformed or contradicts itself is a BundleFormatError.
     """
     bundle = load(
         directory,
@@ -86,6 +90,7 @@ def validate_bundle(
         limits=limits,
     )
     strict_config(bundle)
+    certificate_of(bundle)
     return bundle
 
 

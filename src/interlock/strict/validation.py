@@ -86,8 +86,8 @@ class Validation:
             return _statement(self.certificate)
         if self.abstention is not None:
             return (
-                f"The calibration abstained: {self.abstention.reason}. No threshold on |Q| is known "
-                "to keep the unsafe share of the accepted answers at or below "
+                f"The calibration abstained: {self.abstention.reason}. No threshold on |Q| is "
+                "known to keep the unsafe share of the accepted answers at or below "
                 f"{self.abstention.alpha:.3g}."
             )
         return (
