@@ -79,7 +79,8 @@ class Curve:
 class Guide:
     """A dashed line across the plot at a value of one axis (`x` or `y`), with its name.
 
-    The name of an `x` guide stands to its right, or to its left with `left`.
+    The name of an `x` guide stands to its right, or to its left with `left`; that of a `y` guide at
+    the right end, or at the left one.
     """
 
     axis: str
@@ -271,14 +272,17 @@ def _through(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
+        place, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
         return Markup(
-            '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/><text x="{:.1f}" y="{:.1f}">{}</text>'
-        ).format(at, _TOP, height - _BOTTOM, at + 5, _TOP + 12, guide.label)
+            '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/>'
+            '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+        ).format(at, _TOP, height - _BOTTOM, place, _TOP + 12, anchor, guide.label)
     at = float(up(guide.value))
+    place, anchor = (_LEFT + 5, "start") if guide.left else (width - _RIGHT, "end")
     return Markup(
         '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+    ).format(_LEFT, at, width - _RIGHT, place, at - 5, anchor, guide.label)
 
 
 def _key(entries: Sequence[tuple[str, Tone]], left: float = _LEFT) -> Markup:

@@ -214,10 +214,8 @@ def _export(
     directory: Path,
 ) -> Bundle:
     certificate = calibration.certificate
-    if certificate is None:
-        thresholds = InferenceConfig(tau_infer=CLOSED_TAU)
-    else:
-        thresholds = InferenceConfig(tau_infer=certificate.tau, tau_train=2 * certificate.tau)
+    tau = CLOSED_TAU if certificate is None else certificate.tau
+    thresholds = InferenceConfig(tau_infer=tau, tau_train=calibration.tau_train)
     examples = sample_requests(64, config.seed + _EXAMPLES_SEED, config.near_singular)
     return export_bundle(
         network,

@@ -88,12 +88,12 @@ def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
     return svg.curves(
         [
             svg.Curve("unsafe share of the accepted", "routed", coverage, drawn),
-            svg.Curve(f"its {curve.confidence:.3g} interval", "plain", coverage, most, least),
+            svg.Curve(f"its {curve.confidence:.3g} interval", "failed", coverage, most, least),
         ],
         svg.Axis("share of the rows that is accepted", 0.0, 1.0),
         svg.Axis("unsafe share", float(low), 1.0, log=True),
         points=points,
-        guides=[svg.Guide("y", curve.alpha, f"alpha {curve.alpha:g}")],
+        guides=[svg.Guide("y", curve.alpha, f"alpha {curve.alpha:g}", left=True)],
         caption=(
             f"{curve.n:,} held-out rows; tau falls from left to right. The curve is what was "
             "counted, not a guarantee."
@@ -111,10 +111,10 @@ def _tiles(found: Validation) -> Markup:
         [
             blocks.Tile(
                 "certificate",
-                "none" if certificate is None else f"≤ {certificate.alpha:.2%} unsafe",
+                "none" if certificate is None else f"≤ {100 * certificate.alpha:g}%",
                 "how often answers are wrong is unknown"
                 if certificate is None
-                else f"confidence {1 - certificate.delta:.4g}, n = {certificate.n:,}",
+                else f"unsafe, confidence {1 - certificate.delta:.4g}, n = {certificate.n:,}",
                 "flagged" if certificate is None else "accepted",
             ),
             blocks.Tile("tau_infer", f"{strict.tau_infer:g}", "below it nothing is accepted"),
@@ -276,7 +276,7 @@ def _not_checked(found: Validation) -> Section:
 
 def _headline(certificate: Certificate) -> str:
     return (
-        f"at most {certificate.alpha:.2%} unsafe, confidence {1 - certificate.delta:.4g}, "
+        f"at most {100 * certificate.alpha:g}% unsafe, confidence {1 - certificate.delta:.4g}, "
         f"n = {certificate.n:,}"
     )
 

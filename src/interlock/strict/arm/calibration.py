@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 CLOSED_TAU = 1.0
 """A threshold that accepts nothing: the network's |Q| is at most Q_SCALE, a quarter of it."""
 
+GAP = 0.1
+
 SPLIT = "held-out requests to the arm"
 
 
 @dataclass(frozen=True)
 class HeldOutCalibration:
-    """A certificate or an abstention, never both; the curve and the sweep are for people."""
+    """A certificate or an abstention, never both; the curve and the sweep are for people.
+
+    tau_train  the nearest to tau of the accepted held-out requests, a share of `GAP`, lie below
+               it; None where nothing is certified
+    """
 
     certificate: Certificate | None
     abstention: Abstention | None
+    tau_train: float | None
     curve: RiskCurve
     sweep: dict[str, list[float]]
 
@@ -74,7 +81,7 @@ def calibrate(
     error = tracking_error(arm, requests.theta, requests.v, dq)
     q_abs = np.where(np.isfinite(dq).all(axis=1), np.abs(q[:, 0]), q.dtype.type(np.nan))
     result = calibrate_tau(q_abs, error, alpha, delta, tolerance=TOLERANCE, split=SPLIT)
-    abstention = None
+    abstention = tau_train = None
     taus = np.geomspace(1e-4, 0.2, 34).tolist()
     if result.tau is None:
         abstention = Abstention(
@@ -87,9 +94,11 @@ def calibrate(
         )
     else:
         taus = sorted([*taus, result.tau])
+        tau_train = float(np.quantile(q_abs[q_abs >= result.tau], GAP))
     return HeldOutCalibration(
         certificate=result.certificate,
         abstention=abstention,
+        tau_train=tau_train,
         curve=curve_of(risk_coverage(q_abs, error, tolerance=TOLERANCE), alpha),
         sweep=tau_infer_sweep_from_q_abs(q_abs, is_in_range=error <= TOLERANCE, taus=taus),
     )
