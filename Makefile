@@ -56,14 +56,18 @@ parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pair
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(VENV)/bin/python:
+# A stamp, since an interrupted venv has a python already, but no pip.
+$(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "MISSING: Python 3.11 or newer on the PATH" >&2; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || { echo "MISSING: the venv module of $(PYTHON)" \
-		"(on Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "MISSING: Python 3.11 or newer; $(PYTHON) is older, or does not run" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "MISSING: the venv module of" \
+		"$(PYTHON) (on Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@echo "creating $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(VENV)/.core: $(VENV)/bin/python $(RECIPE)
+$(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@echo "installing the core"
 	@$(PIP) -e .
 	@touch $@

@@ -136,6 +136,10 @@ def _other_dimension(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
 
 
+def _constant_as_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("nan", TensorProto.FLOAT, []))
+
+
 def _further_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
 
@@ -144,7 +148,8 @@ def _further_input(model: onnx.ModelProto) -> None:
     ("change", "reason"),
     [
         (_no_threshold, "no initializer 'tau_infer'"),
-        (_threshold_as_input, "input as well"),
+        (_threshold_as_input, "tau_infer is an input as well"),
+        (_constant_as_input, "nan is an input as well"),
         (_unused_threshold, "no node of the decode uses tau_infer"),
         (_vector_threshold, "must be a scalar"),
         (_threshold_of_another_dtype, "must be a scalar of dtype float32"),

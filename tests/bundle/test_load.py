@@ -295,3 +295,13 @@ def test_a_replaced_directory_is_read_again_and_not_mixed(
     assert contents.digest != first.digest
     metadata, _ = check_contents(contents.listing, contents.files, BundleLimits())
     assert metadata.name == "second"
+
+
+def test_what_a_caller_does_to_the_metadata_does_not_reach_the_next_load(tmp_path: Path) -> None:
+    strict_bundle(tmp_path / "b")
+    first = load(tmp_path / "b", probe=False).metadata
+    first.provenance["test"] = "changed"
+    first.smoke[0].inputs["x"][:] = 0
+    second = load(tmp_path / "b", probe=False).metadata
+    assert second.provenance == {"test": True}
+    assert second.smoke[0].inputs["x"].any()

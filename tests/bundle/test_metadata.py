@@ -77,6 +77,21 @@ def test_refused(data: bytes, reason: str) -> None:
         parse_metadata(data)
 
 
+def test_the_last_of_many_keys_given_twice_is_found_in_one_pass() -> None:
+    """Comparing every key with every other would take minutes here."""
+    keys = ", ".join(f'"{index}": 0' for index in [*range(300_000), 299_999])
+    data = SOUND.replace(b'"test": true', keys.encode())
+    with pytest.raises(BundleFormatError, match="'299999' is given twice"):
+        parse_metadata(data)
+
+
+def test_more_values_than_a_document_may_hold_are_refused_unparsed() -> None:
+    """A list of two bytes takes sixty once parsed, so 64 MB of them would take gigabytes."""
+    data = SOUND.replace(b": true", b": [" + b"[]," * 600_000 + b"0]")
+    with pytest.raises(BundleFormatError, match="more than 1000000 values"):
+        parse_metadata(data)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -112,6 +112,22 @@ def test_a_signature_in_another_encoding_is_refused(change: object, tmp_path: Pa
         verify(tmp_path / "b", public)
 
 
+def test_a_signature_that_names_no_key_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = write_key_pair(tmp_path)
+    strict_bundle(tmp_path / "b")
+    sign(tmp_path / "b", private)
+    file = tmp_path / "b" / "signature.json"
+    named = json.loads(file.read_text())["verificationMaterial"]["publicKey"]["hint"]
+    signature = file.read_text()
+    for hint in ("", "0" * 64):
+        file.write_text(signature.replace(named, hint))
+        with pytest.raises(SignatureError):
+            load(tmp_path / "b", require_signature=public, probe=False)
+    assert capsys.readouterr().out == ""
+
+
 def test_keys_that_cannot_be_used_say_so_and_are_not_shown(tmp_path: Path) -> None:
     private, public = write_key_pair(tmp_path)
     odd_private, odd_public = write_key_pair(tmp_path, "odd", ec.SECP256K1())

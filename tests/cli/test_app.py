@@ -1,10 +1,12 @@
 """Exit codes and messages of the command line: a user's mistake is one message, never a trace."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import click
 import pytest
@@ -17,6 +19,7 @@ from interlock.errors import (
     MissingExtraError,
     StorageError,
 )
+from interlock.kernel.journal import Item, Journal
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, act: BaseException | int | None) -> None:
@@ -147,3 +150,45 @@ def test_a_reader_that_goes_away_is_no_error_message() -> None:
             [sys.executable, "-m", "interlock", "--help"], stdout=closed, stderr=subprocess.PIPE
         )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def interlock(*arguments: str, stdout: int | IO[bytes], **environment: str) -> tuple[int, str]:
+    """Exit code and standard error of the command as a process."""
+    done = subprocess.run(
+        [sys.executable, "-m", "interlock", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        check=False,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_locale_changes_no_document_and_breaks_no_table(tmp_path: Path, encoding: str) -> None:
+    path, out = tmp_path / "journal.sqlite", tmp_path / "out"
+    with Journal.open(path) as journal:
+        journal.create_run("é → ü", config={}, items=[Item("é", "→")], run_id="r").close()
+    texts = []
+    for arguments in (["list", "--json"], ["export", "r"], ["show", "r"], ["show", "→"]):
+        with out.open("wb") as file:
+            code, error = interlock(
+                "runs", *arguments, "--journal", str(path), stdout=file, PYTHONIOENCODING=encoding
+            )
+        assert code == (arguments[-1] == "→")
+        assert "Traceback" not in error
+        texts.append(out.read_bytes())
+    assert json.loads(texts[0])["runs"][0]["name"] == "é → ü"
+    assert json.loads(texts[1])["payload"] == "→"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["list"], ["list", "--json"], ["export", "r"]])
+def test_output_that_cannot_be_written_is_one_message(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "journal.sqlite"
+    with Journal.open(path) as journal:
+        journal.create_run("test", config={}, items=[Item("a")], run_id="r").close()
+    with Path("/dev/full").open("wb") as full:
+        code, error = interlock("runs", *arguments, "--journal", str(path), stdout=full)
+    assert (code, error) == (1, f"interlock: {os.strerror(errno.ENOSPC)}\n")

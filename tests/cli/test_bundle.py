@@ -10,6 +10,7 @@ import onnx
 import pytest
 from support.bundles import plain_model, strict_bundle, strict_metadata, strict_model
 
+from interlock.bundle import Metadata, pack, signature_of
 from interlock.cli.app import run
 
 
@@ -116,3 +117,18 @@ def test_sign_and_verify(interlock: Any, tmp_path: Path) -> None:
     checked = interlock("check", tmp_path / "b", "--require-signature", public, "--json")
     assert checked.document["signed_by"] == verified.document["signed_by"]
     assert checked.document["trusted"] is True
+
+
+def test_names_in_a_model_do_not_reach_the_terminal_as_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = plain_model()
+    name = "\x1b]0;title\x07y"
+    model.graph.node[0].output[0] = model.graph.output[0].name = name
+    inputs, outputs = signature_of(model)
+    metadata = Metadata(name="plain", kind="model", inputs=inputs, outputs=outputs)
+    pack(tmp_path / "b", model, metadata, probe=False)
+    assert run(["bundle", "show", str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert r"\x1b]0;title\x07y" in said
+    assert "\x1b" not in said

@@ -210,3 +210,16 @@ def test_the_help_says_what_a_journal_holds_and_who_may_read_it(
     text = " ".join(capsys.readouterr().out.split())
     assert "holds the prompts and answers" in text
     assert "readable by its owner only" in text
+
+
+@pytest.mark.parametrize("journal", ["{}/\udcff.sqlite", "{}/loop", "~no-such-user/j"])
+def test_an_odd_path_ends_in_one_document(
+    journal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert call(["runs", "list", "--json", "--journal", journal.format(tmp_path)]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] in ("run_not_found", "storage")
+
+
+def test_an_id_that_is_not_unicode_text_is_not_found(runs: Command) -> None:
+    assert runs.json("show", "\udcff", exit_code=1)["error"]["code"] == "run_not_found"

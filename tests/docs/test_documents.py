@@ -20,9 +20,14 @@ MAKE_TARGETS = {
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_code_blocks_run_in_order(path: Path, tmp_path: Path) -> None:
-    """Each document's Python and shell blocks run, in one directory, in the order they stand."""
+    """Each document's Python and shell blocks run, in one directory, in the order they stand.
+
+    A block that begins with a comment naming a file, such as `# root.py`, is saved there as well.
+    """
     for block in blocks(path):
         if block.language == "python":
+            if named := re.match(r"# (\w+\.py)\n", block.text):
+                (tmp_path / named[1]).write_text(block.text)
             _run([sys.executable, "-W", "error", "-c", block.text], tmp_path, path, block.line)
         elif block.language == "sh":
             for line in block.text.splitlines():
@@ -104,3 +109,14 @@ def test_contributing_names_files_that_exist() -> None:
     paths = [path for row in rows for path in re.findall(r"`([^`]+)`", row.split("|")[2])]
     assert len(paths) > 20
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_option_named_in_a_document_is_one_of_ours() -> None:
+    known = set().union(*_commands().values())
+    unknown = [
+        (path.name, option)
+        for path in documents()
+        for option in re.findall(r"`(--[a-z][a-z-]+)", path.read_text())
+        if option not in known | {"--help"} and not option.startswith("--no-")
+    ]
+    assert unknown == []

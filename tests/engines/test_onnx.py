@@ -86,6 +86,15 @@ def test_a_wrong_output_is_named(affine: OnnxSession) -> None:
     assert "y, total" in caught.value.hint
 
 
+def test_no_outputs_asked_for_is_no_outputs(affine: OnnxSession) -> None:
+    assert affine.run({"x": X}, outputs=()) == {}
+
+
+def test_a_mask_is_refused_since_the_model_would_not_see_it(affine: OnnxSession) -> None:
+    with pytest.raises(InputError, match="'x' is a MaskedArray"):
+        affine.run({"x": np.ma.masked_array(X, mask=X > 2)})
+
+
 def test_text_runs_from_either_kind_of_array() -> None:
     session = OnnxSession(models.is_yes())
     for dtype in (object, np.str_):

@@ -302,6 +302,16 @@ def test_handlers_are_restored_whatever_happens(journal: Journal) -> None:
     assert handlers() == before
 
 
+def test_a_signal_that_is_ignored_stays_ignored(journal: Journal) -> None:
+    # A shell starts background jobs so, which Ctrl-C in the foreground must not reach.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        summary = go(start(journal), signals_at(10, signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert summary.recorded == ITEMS
+
+
 def test_it_works_outside_the_main_thread(journal: Journal) -> None:
     run = start(journal)
     stop = threading.Event()

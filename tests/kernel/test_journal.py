@@ -356,3 +356,38 @@ def test_an_unknown_durability_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="durability is 'some'"):
         Journal.open(tmp_path / "journal.sqlite", durability="some")  # type: ignore[arg-type]
     assert not (tmp_path / "journal.sqlite").exists()
+
+
+def test_what_is_not_unicode_text_names_no_run_and_no_item(journal: Journal) -> None:
+    with pytest.raises(RunNotFoundError):
+        journal.info("\udcff")
+    with pytest.raises(InputError, match="name is not Unicode text"):
+        journal.create_run("a \ud800", config={}, items=[])
+    with journal.create_run("test", config={}, items=[Item("a")]) as run:
+        with pytest.raises(JournalError, match="no item"):
+            run.payload("\ud800")
+        with pytest.raises(JournalError, match="no item"):
+            run.record([("\ud800", Outcome(Status.FAILED))])
+
+
+def test_no_run_is_older_than_time_itself(journal: Journal) -> None:
+    with journal.create_run("test", config={}, items=[]) as run:
+        run.finish("done")
+    assert journal.prune(timedelta.max) == []
+    assert len(journal.runs()) == 1
+
+
+def test_items_that_write_to_the_journal_are_refused_and_spoil_nothing(journal: Journal) -> None:
+    with journal.create_run("test", config={}, items=[Item("a")], run_id="one") as one:
+
+        def source() -> Iterator[Item]:
+            yield Item("a")
+            with pytest.raises(JournalError, match="under way"):
+                one.record([("a", Outcome(Status.FAILED))])
+            yield Item("b")
+
+        journal.create_run("test", config={}, items=source(), run_id="two").close()
+    assert [(run.run_id, run.items, run.pending) for run in journal.runs()] == [
+        ("one", 1, 1),
+        ("two", 2, 2),
+    ]

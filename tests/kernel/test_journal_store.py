@@ -305,3 +305,20 @@ class TestReaders:
         with Journal.open(path) as journal:
             assert [info.counts[Status.FAILED] for info in journal.runs()] == [20] * 4
             assert {info.state for info in journal.runs()} == {"done"}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names are Unicode there")
+def test_a_path_that_is_not_unicode_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) / "journal.sqlite"
+    with Journal.open(path) as journal:
+        journal.create_run("test", config={}, items=[Item("a")], run_id="r").close()
+    with Journal.open(path) as journal:
+        assert journal.info("r").pending == 1
+
+
+def test_a_path_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a", tmp_path / "a" / "j", Path("~no-such-user/j"), "a\0b"):
+        with pytest.raises(StorageError, match="no journal can be at"):
+            Journal.open(path)

@@ -96,6 +96,13 @@ def test_large_bytes_come_back_wherever_they_are(worker: WorkerProcess) -> None:
     assert worker.call(["echo", {"in": [large, (1, large)]}]) == {"in": [large, [1, large]]}
 
 
+def test_an_entry_of_the_import_path_that_is_no_text_is_left_out(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.path", [tmp_path, *sys.path])
+    assert worker.call(["echo", 1]) == 1
+
+
 def test_options_reach_the_factory() -> None:
     options = {"model": os.urandom(3 << 20), "n": 2}
     with WorkerProcess("support.workers:options_back", options=options) as worker:

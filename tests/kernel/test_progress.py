@@ -121,3 +121,10 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_lines() -> None:
 )
 def test_durations_read_as_a_person_says_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_without_standard_error_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    with open_progress("run", total=2) as progress:
+        progress.advance({Status.ACCEPTED: 1})
+        progress.note("stopping")

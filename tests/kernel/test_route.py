@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,13 @@ from interlock.kernel.outcome import (
 from interlock.kernel.route import OTHERWISE, Otherwise, Route, RouteStep, Verdict, finite
 
 SECRET = "the prompt itself"
+
+
+class Scored(msgspec.Struct):
+    """An answer with a number in it, as a classifier gives."""
+
+    label: str
+    score: float
 
 
 def route(*steps: RouteStep, otherwise: Otherwise = "refuse", **more: Any) -> Route[Any, Any]:
@@ -161,6 +169,8 @@ def test_a_guard_that_raises_costs_the_answer() -> None:
         np.float32("nan"),
         np.array([1.0, math.inf]),
         [1.0, (2.0, math.nan)],
+        {"label": "benign", "scores": {"attack": math.nan}},
+        Scored("benign", math.nan),
         None,
     ],
 )
@@ -172,7 +182,8 @@ def test_what_is_not_a_value_is_refused_and_no_guard_can_change_that(value: Any)
 
 def test_finite_looks_at_numbers_only() -> None:
     assert finite("nan")
-    assert finite({"score": math.nan})
+    assert finite({math.inf: "a key", "score": 1.0})
+    assert finite(Scored("nan", 1.0))
     assert finite(np.array(["nan"]))
     assert finite(10**400)
 

@@ -1,5 +1,7 @@
 """Axes place values, and plots hold every point."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,30 @@ def test_scatter_draws_each_finite_point_once() -> None:
     assert 'class="outline"' in html
     assert ">limit<" in html
     assert "three &lt;points&gt;" in html
+
+
+def test_a_guides_name_stands_on_the_side_that_it_asks_for() -> None:
+    """Two guides close together would otherwise write over each other."""
+    dots = [Dots("kept", "accepted", np.array([0.1]), np.array([0.1]))]
+    guides = [Guide("x", 0.5, "low", left=True), Guide("x", 0.52, "high")]
+    html = scatter(dots, Axis("x", 0, 1), Axis("y", 0, 1), guides=guides)
+    at = {
+        label: (float(x), anchor)
+        for x, anchor, label in re.findall(
+            r'<text x="([\d.]+)" y="[\d.]+" text-anchor="(\w+)">(low|high)<', html
+        )
+    }
+    assert (at["low"][1], at["high"][1]) == ("end", "start")
+    assert at["low"][0] < at["high"][0]
+
+
+def test_the_key_is_text_outside_the_picture() -> None:
+    """A picture is scaled to the page's width; its key must stay readable and wrap on a phone."""
+    html = stacked_bar([("a", "accepted", 3), ("b <", "refused", 1)])
+    key, picture = html.split("<svg", 1)
+    assert "a 75.0% (3)" in key
+    assert "b &lt; 25.0% (1)" in key
+    assert "75.0%" not in picture
 
 
 def test_stacked_bar_parts_add_up_to_its_width() -> None:

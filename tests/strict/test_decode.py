@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -267,6 +269,15 @@ def test_outputs_are_filled_in_place() -> None:
     assert rows(result)[1:] == ([False, True, False], [False, False, True])
 
 
+def test_arrays_are_decoded_while_another_thread_imports_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # An import that has begun: the module is there, what it defines is not.
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    result = strict_inference(np.ones(2), np.array([0.0, 2.0]), config=CONFIG)
+    assert result.bottom_mask.tolist() == [True, False]
+
+
 def test_outputs_that_cannot_take_the_result_are_refused() -> None:
     p, q = np.ones(4), np.ones(4)
 
@@ -286,6 +297,9 @@ def test_outputs_that_cannot_take_the_result_are_refused() -> None:
         out(decoded=q[::1]),
         out(bottom=mask, gap=mask),
         out(decoded=[0.0] * 4),
+        out(decoded=np.ma.masked_array(np.empty(4), mask=[True, False, False, False])),
+        out(decoded=np.empty(4).view(np.recarray)),
+        out()[0],
         out()[:2],
     ):
         with pytest.raises(InputError, match="out"):

@@ -104,10 +104,10 @@ def _read_contents(directory: int, limits: BundleLimits) -> Contents:
     return Contents(manifest, listing, files, signature)
 
 
-# (SHA-256 of every file, limits) -> what was found. Equal bytes under equal limits are equally
-# sound, so a bundle that is loaded again is only read and hashed.
-_Key = tuple[Identity, BundleLimits]
-_checked: dict[_Key, tuple[Metadata, bool]] = {}
+# The SHA-256 of every file, and the limits, of what was sound and needs no external tensors put in.
+# Equal bytes under equal limits are equally sound, so a bundle that is loaded again is only read,
+# hashed and its metadata parsed: that is handed out, and whoever gets it may write to its arrays.
+_checked: dict[tuple[Identity, BundleLimits], None] = {}
 _checked_lock = threading.Lock()
 _CHECKED_MOST = 64
 
@@ -121,9 +121,9 @@ def check_contents(
     """
     key = (listing.identity, limits)
     with _checked_lock:
-        known = _checked.get(key)
-    if known is not None and not known[1]:
-        return known[0], files[MODEL]
+        known = key in _checked
+    if known:
+        return parse_metadata(files[METADATA]), files[MODEL]
     for name, data in files.items():
         check_name(name)
         refuse_pickle(name, data)
@@ -136,9 +136,10 @@ def check_contents(
     tensors = {name: data for name, data in files.items() if name not in (MODEL, METADATA)}
     external = check_structure(model, tensors, limits)
     check_contract(model, metadata)
-    data = inline(model, external, files) if external else files[MODEL]
+    if external:
+        return metadata, inline(model, external, files)
     with _checked_lock:
         while len(_checked) >= _CHECKED_MOST:
             _checked.pop(next(iter(_checked)))
-        _checked[key] = (metadata, bool(external))
-    return metadata, data
+        _checked[key] = None
+    return metadata, files[MODEL]

@@ -62,7 +62,8 @@ def decode_nodes(graph: onnx.GraphProto, strict: StrictContract) -> list[onnx.No
     anything else than P, Q and constants.
     """
     stored = {tensor.name for tensor in graph.initializer}
-    given = {value.name for value in graph.input} - stored
+    declared = {value.name for value in graph.input}
+    given = declared - stored
     producer = {name: node for node in graph.node for name in node.output if name}
     for role, name in (("P", strict.p), ("Q", strict.q)):
         if name in stored or (name not in producer and name not in given):
@@ -76,9 +77,15 @@ def decode_nodes(graph: onnx.GraphProto, strict: StrictContract) -> list[onnx.No
         if name in (strict.p, strict.q):
             reached.add(name)
             continue
-        if not name or name in seen or name in stored:
+        if not name or name in seen:
             continue
         seen.add(name)
+        if name in stored and name in declared:
+            raise BundleContractError(
+                f"{name} is an input as well, so callers could override it in the decode"
+            )
+        if name in stored:
+            continue
         if name in given:
             raise BundleContractError(
                 f"the decode depends on the input {name!r}; only P, Q and constants are allowed"
@@ -109,7 +116,6 @@ def _check_thresholds(
     graph: onnx.GraphProto, strict: StrictContract, decode: Sequence[onnx.NodeProto]
 ) -> None:
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    inputs = {value.name for value in graph.input}
     used = {name for node in decode for name in node.input}
     expected = thresholds(strict)
     for name in (TAU_INFER, TAU_TRAIN):
@@ -121,8 +127,6 @@ def _check_thresholds(
             continue
         if tensor is None:
             raise BundleContractError(f"the graph has no initializer {name!r}")
-        if name in inputs:
-            raise BundleContractError(f"{name} is an input as well, so callers could override it")
         if name not in used:
             raise BundleContractError(f"no node of the decode uses {name}")
         if dtype_name(tensor.data_type) != strict.dtype or list(tensor.dims) not in ([], [1]):

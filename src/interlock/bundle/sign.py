@@ -156,6 +156,8 @@ def _parse(signature: bytes) -> _Document:
         or document.mediaType != _MEDIA_TYPE
         or envelope.payloadType != _PAYLOAD_TYPE
         or envelope.signatures[0].keyid
+        # Without it the library goes on, prints a warning to standard output, and no one is named.
+        or not document.verificationMaterial.publicKey.hint
         or msgspec.json.encode(document) != signature
     ):
         raise SignatureError(f"{SIGNATURE} is not in the encoding that signing writes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -11,14 +12,19 @@ from interlock.kernel.errors import BundleFormatError
 
 T = TypeVar("T")
 
+_VALUES = 1_000_000
+"""Values that a document may hold: parsed, one takes 100 bytes or more, encoded as few as two."""
+
 
 def decode_json(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode `data`, the content of file `what`.
 
     Raises BundleFormatError for a byte order mark, invalid UTF-8, a key given twice, NaN or an
-    infinity, nesting that is too deep, numbers out of range, and anything that the decoder's
-    type does not allow.
+    infinity, nesting that is too deep, numbers out of range, more than a million values (or commas
+    and brackets in its texts), and anything that the decoder's type does not allow.
     """
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > _VALUES:
+        raise BundleFormatError(f"{what} holds more than {_VALUES} values")
     if data.startswith(b"\xef\xbb\xbf"):
         raise BundleFormatError(f"{what} starts with a byte order mark")
     try:
@@ -44,8 +50,7 @@ class _Refused(Exception):
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise _Refused(f"the key {twice[:80]!r} is given twice")
     return found
 

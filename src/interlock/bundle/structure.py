@@ -6,7 +6,7 @@ every shape is plausible, and every operator belongs to a known domain.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -37,6 +37,8 @@ _FORBIDDEN = {
 }
 
 Key = tuple[str, str, str]
+Scope = tuple[Set[str], ...]
+"""The names that a graph sees, outermost graph first."""
 
 
 def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
@@ -162,7 +164,7 @@ class _Walk:
             else:
                 check_tensor(what, tensor, self._limits)
         self._calls = []
-        self._graph(graph, domains, frozenset(), 0)
+        self._graph(graph, domains, (), 0)
         return external
 
     def function(self, key: Key, function: onnx.FunctionProto, domains: frozenset[str]) -> None:
@@ -172,7 +174,7 @@ class _Walk:
         before = self._nodes
         self._calls = []
         for attribute in function.attribute_proto:
-            self._attribute(what, attribute, own, frozenset(), 0)
+            self._attribute(what, attribute, own, (), 0)
         produced = set(function.input)
         self._body(what, function.node, own, produced, 0)
         missing = [name for name in function.output if name not in produced]
@@ -204,7 +206,7 @@ class _Walk:
             )
 
     def _graph(
-        self, graph: onnx.GraphProto, domains: frozenset[str], outer: frozenset[str], depth: int
+        self, graph: onnx.GraphProto, domains: frozenset[str], outer: Scope, depth: int
     ) -> None:
         what = "the graph" if depth == 0 else f"the subgraph {graph.name[:80]!r}"
         if depth > MAX_GRAPH_DEPTH:
@@ -237,7 +239,7 @@ class _Walk:
             self._value(what, "output", value, typed=depth == 0)
             if value.name in ends:
                 raise BundleFormatError(f"{what} declares the output {value.name[:80]!r} twice")
-            if value.name not in names and value.name not in outer:
+            if value.name not in names and not _known(value.name, outer):
                 raise BundleFormatError(
                     f"{what} declares the output {value.name[:80]!r}, which nothing produces"
                 )
@@ -250,9 +252,11 @@ class _Walk:
         domains: frozenset[str],
         names: set[str],
         depth: int,
-        outer: frozenset[str] = frozenset(),
+        outer: Scope = (),
     ) -> None:
         """Check nodes in order; `names` grows by what they produce."""
+        # Not copied for each subgraph: what a node's subgraphs see is what `names` holds by then.
+        scope = (*outer, names)
         self._nodes += len(nodes)
         if self._nodes > self._limits.max_nodes:
             raise BundleFormatError(f"the graph has more than {self._limits.max_nodes} nodes")
@@ -261,22 +265,14 @@ class _Walk:
             check_text(f"a node of {what}", *node.input, *node.output)
             self._operator(what, node, domains)
             for name in node.input:
-                if name and name not in names and name not in outer:
+                if name and not _known(name, scope):
                     raise BundleFormatError(
                         f"a {node.op_type[:40]} node of {what} takes {name[:80]!r}, "
                         "which nothing before it produces"
                     )
-            scope: frozenset[str] | None = None
             for attribute in node.attribute:
-                if scope is None and (attribute.HasField("g") or len(attribute.graphs)):
-                    scope = outer | names
-                self._attribute(
-                    f"a {node.op_type[:40]} node of {what}",
-                    attribute,
-                    domains,
-                    scope or frozenset(),
-                    depth,
-                )
+                where = f"a {node.op_type[:40]} node of {what}"
+                self._attribute(where, attribute, domains, scope, depth)
             for name in node.output:
                 if name and name in names:
                     raise BundleFormatError(f"{what} produces {name[:80]!r} twice")
@@ -309,7 +305,7 @@ class _Walk:
         what: str,
         attribute: onnx.AttributeProto,
         domains: frozenset[str],
-        scope: frozenset[str],
+        scope: Scope,
         depth: int,
     ) -> None:
         where = f"the attribute {attribute.name[:40]!r} of {what}"
@@ -350,6 +346,10 @@ class _Walk:
             raise BundleFormatError(f"{label} declares no shape")
         known = [dim.dim_value for dim in tensor.shape.dim if dim.HasField("dim_value")]
         elements(label, known, self._limits.max_elements)
+
+
+def _known(name: str, scope: Scope) -> bool:
+    return any(name in names for names in scope)
 
 
 def _initializer_names(graph: onnx.GraphProto) -> Iterator[str]:

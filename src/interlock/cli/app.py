@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 finished with refusals or failures, 2 usage, 130 interrupt
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -20,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
+    "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
 }
 
 
@@ -54,6 +56,10 @@ def interlock() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        # What a person reads may hold text that the locale lacks; JSON is UTF-8 anyway.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 

@@ -27,8 +27,24 @@ def wants_json(arguments: Sequence[str]) -> bool:
 
 
 def print_json(document: Any) -> None:
-    """Print one JSON document, indented, on standard output."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    """Print one JSON document, indented, on standard output, in UTF-8 whatever the locale."""
+    try:
+        encoded = msgspec.json.encode(document)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_as_unicode(document))
+    click.echo(msgspec.json.format(encoded, indent=2))
+
+
+def _as_unicode(document: Any) -> Any:
+    """The document with what is no text escaped: the name of a file may be any bytes."""
+    match document:
+        case str():
+            return document.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_as_unicode(key): _as_unicode(value) for key, value in document.items()}
+        case list() | tuple():
+            return [_as_unicode(item) for item in document]
+    return document
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

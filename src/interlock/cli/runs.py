@@ -129,7 +129,10 @@ def export(run_id: str, output: Path | None, path: Path | None, as_json: bool) -
             items = [msgspec.Raw(line.encode()) for line in buffer.getvalue().split("\n")[:-1]]
             print_json({"run_id": run_id, "items": items})
         else:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale
             journal.export_jsonl(run_id, sys.stdout)
+            sys.stdout.flush()
     return 0
 
 

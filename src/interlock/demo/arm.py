@@ -26,15 +26,29 @@ SEED = 20_260
 
 @dataclass(frozen=True)
 class Masks:
-    """The model behind its masks alone, before any re-check."""
+    """The model behind its masks alone, before any re-check.
 
-    accepted: int
-    flagged: int
+    bottom, gap  (n,) rows with any such element
+    mean_error   of the rows that pass; NaN where none does
+    """
+
+    bottom: npt.NDArray[np.bool_]
+    gap: npt.NDArray[np.bool_]
     unsafe: int
     mean_error: float
     q_abs: npt.NDArray[np.float64]
     error: npt.NDArray[np.float64]
     """(n,) relative error of P / Q as the judge finds it, whatever the masks say."""
+
+    @property
+    def accepted(self) -> int:
+        """Requests that the masks let pass, those in the gap among them."""
+        return int((~self.bottom).sum())
+
+    @property
+    def flagged(self) -> int:
+        """Requests in the gap."""
+        return int(self.gap.sum())
 
 
 @dataclass(frozen=True)
@@ -62,8 +76,17 @@ class Served:
 
     @property
     def unsafe(self) -> int:
-        """Answers that the judge finds off by more than the tolerance."""
-        return int((self.error[self.outcome.answered] > TOLERANCE).sum())
+        """Answers that the judge does not find within the tolerance, NaN among them."""
+        return int((~(self.error[self.outcome.answered] <= TOLERANCE)).sum())
+
+    @property
+    def heeded(self) -> bool:
+        """Whether no answer of the model is bottom, and exactly those in the gap are flagged."""
+        model = self.outcome.answered & (self.outcome.step == 0)
+        flagged = self.outcome.mask(Status.FLAGGED)
+        return not self.masks.bottom[model].any() and bool(
+            (flagged[model] == self.masks.gap[model]).all()
+        )
 
     @property
     def answered(self) -> float:
@@ -109,13 +132,13 @@ def _masks(runtime: Any, x: npt.NDArray[np.float32], links: tuple[float, float])
     with np.errstate(all="ignore"):
         raw = tip_velocity_error(links, x, p / q)
     decoded, bottom, gap = runtime.run(x)
-    accepted = ~bottom.any(axis=1)
-    error = tip_velocity_error(links, x, decoded)[accepted]
+    refused = bottom.any(axis=1)
+    error = tip_velocity_error(links, x, decoded)[~refused]
     return Masks(
-        accepted=int(accepted.sum()),
-        flagged=int(gap.any(axis=1).sum()),
+        bottom=refused,
+        gap=gap.any(axis=1),
         unsafe=int((~(error <= TOLERANCE)).sum()),
-        mean_error=float(error.mean()),
+        mean_error=float(error.mean()) if len(error) else float("nan"),
         q_abs=np.abs(q[:, 0]).astype(np.float64),
         error=raw,
     )

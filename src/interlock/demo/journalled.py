@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlock.errors import EngineCrashError, RunNotFoundError
+from interlock.errors import EngineCrashError, RunLockedError, RunNotFoundError
 from interlock.kernel.journal import Journal
+from interlock.kernel.journal_lock import FileHold
 from interlock.kernel.outcome import Status
 
 RUN_ID = "arm-demo"
+_PIPE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,27 @@ class Resumed:
     counts: dict[Status, int]
     seconds: float
     journal_bytes: int
+
+    @property
+    def answered(self) -> float:
+        """Share of the items with an answer in the journal."""
+        answers = self.counts[Status.ACCEPTED] + self.counts[Status.FLAGGED]
+        return answers / max(1, self.items)
+
+
+@contextmanager
+def alone(journal: Path) -> Iterator[None]:
+    """Keep other demonstrations off the journal: between its kill and its resumption nobody holds
+    the run. Raises RunLockedError where one is there already, StorageError where it can't lock.
+    """
+    hold = FileHold.take(journal, "demo")
+    if hold is None:
+        raise RunLockedError(
+            f"another demonstration is writing to {journal.parent}",
+            hint="wait until it has ended, or choose another directory with --output",
+        )
+    with hold:
+        yield
 
 
 def run_killed_and_resumed(journal: Path, n: int, seed: int) -> Resumed:
@@ -70,13 +94,25 @@ def _run(journal: Path, n: int, seed: int, kill_after: int | None) -> list[str]:
     command = [sys.executable, "-m", "interlock.demo.journalled_child"]
     command += [str(journal), RUN_ID, str(n), str(seed)]
     acknowledged: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+    # In a session of its own, so that Ctrl-C reaches this process alone, which then ends the child;
+    # and with so small a pipe that the child cannot run on to its end before it is killed.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        pipesize=_PIPE_BYTES,
+        text=True,
+        start_new_session=True,
+    ) as child:
         assert child.stdout is not None
-        for line in child.stdout:
-            if line.endswith("\n"):
-                acknowledged.append(line.strip())
-            if kill_after is not None and len(acknowledged) == kill_after:
-                os.kill(child.pid, signal.SIGKILL)
+        try:
+            for line in child.stdout:
+                if line.endswith("\n"):
+                    acknowledged.append(line.strip())
+                if kill_after is not None and len(acknowledged) == kill_after:
+                    os.kill(child.pid, signal.SIGKILL)
+        except BaseException:
+            child.kill()
+            raise
     expected = 0 if kill_after is None else -signal.SIGKILL
     if child.returncode != expected:
         raise EngineCrashError(f"the journalled run exited with {child.returncode}")

@@ -2,11 +2,13 @@
 
     python -m interlock.demo.journalled_child JOURNAL RUN_ID N SEED
 
-Starts the run, or resumes it where it exists. Prints a key once its outcome is acknowledged.
+Starts the run, or resumes it where it exists. Prints a key once its outcome is acknowledged, and
+ends when nobody reads that any more.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from interlock.errors import RunNotFoundError
+from interlock.errors import InterlockError, RunNotFoundError
 from interlock.kernel.drive import drive
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.journal import Item, Journal
@@ -49,9 +51,19 @@ def main(path: Path, run_id: str, n: int, seed: int) -> None:
                 run.payload,
                 executor,
                 batch=BATCH,
-                on_result=lambda key, outcome: print(key, flush=True),
+                on_result=_acknowledge,
             )
 
 
+def _acknowledge(key: str, outcome: Outcome[Any]) -> None:
+    # One system call a key: no buffer can tear it, or be left to the exit.
+    os.write(1, f"{key}\n".encode())
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    try:
+        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    except BrokenPipeError:
+        sys.exit(1)
+    except InterlockError as error:
+        sys.exit(f"interlock: {error.message}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 
 import numpy as np
@@ -12,25 +11,14 @@ from markupsafe import Markup
 
 import interlock
 from interlock.demo.arm import Served
+from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
-from interlock.demo.signing import Signed
-from interlock.demo.tamper import Refusal
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
 from interlock.report.page import Page, Section
 from interlock.strict.arm.kinematics import ARM, tip
 from interlock.strict.arm.route import TOLERANCE
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Everything that the demonstration found."""
-
-    served: Served
-    refusal: Refusal
-    resumed: Resumed
-    signed: Signed | None
 
 
 def build(demo: Demo) -> Page:
@@ -42,7 +30,11 @@ def build(demo: Demo) -> Page:
             "the network cannot be trusted, and it says so: masks fail closed, a solver takes "
             "over, the true Jacobian checks every answer, and what stays unanswered is refused."
         ),
-        opening=[_tiles(demo), _shares(demo.served)],
+        opening=[
+            *(blocks.verdict("failed", "A promise is broken", text) for text in demo.broken()),
+            _tiles(demo),
+            _shares(demo.served),
+        ],
         sections=[
             _where(demo.served),
             _errors(demo.served),
@@ -54,8 +46,8 @@ def build(demo: Demo) -> Page:
         ],
         footer=(
             f"interlock {interlock.__version__}, onnxruntime {metadata.version('onnxruntime')}, "
-            f"Python {platform.python_version()}, {platform.machine()}. Written by `make demo`; "
-            "every figure on this page was measured by that run."
+            f"Python {platform.python_version()}, {platform.machine()}. Written by "
+            "“interlock demo”; every figure on this page was measured by that run."
         ),
     )
 
@@ -116,8 +108,8 @@ def _where(served: Served) -> Section:
                         svg.Axis("x in m", -limit, limit),
                         svg.Axis("y in m", -limit, limit),
                         circles=(reach, hole),
-                        width=560,
-                        height=566,
+                        width=440,
+                        height=422,
                         key=False,
                         caption=f"The tip's position at each request. Circles: stretched at "
                         f"{reach:g} m, folded at {hole:g} m.",
@@ -126,8 +118,8 @@ def _where(served: Served) -> Section:
                         dots(distance, angle),
                         svg.Axis("|sin theta_2|, 0 at a singularity", 1e-4, 1.0, log=True),
                         svg.Axis("angle between wanted velocity and arm, degrees", 0.0, 90.0),
-                        width=560,
-                        height=566,
+                        width=440,
+                        height=422,
                         key=False,
                         caption="The same requests by distance from a singularity and direction. "
                         "Close to one, only velocities across the arm can be had.",
@@ -209,8 +201,8 @@ def _masks(served: Served) -> Section:
                     svg.Guide("x", strict.tau_train, "tau_train"),
                     svg.Guide("y", TOLERANCE, "unsafe above"),
                 ),
-                width=900,
-                height=460,
+                width=640,
+                height=380,
             ),
             blocks.table(
                 ["masks alone", "measured", "95% interval"],
@@ -222,7 +214,7 @@ def _masks(served: Served) -> Section:
                     ],
                     [
                         "unsafe among them",
-                        f"{masks.unsafe / masks.accepted:.3%} ({masks.unsafe})",
+                        f"{masks.unsafe / max(1, masks.accepted):.3%} ({masks.unsafe})",
                         f"{low:.3%} to {high:.3%}",
                     ],
                     ["mean error", f"{masks.mean_error:.2e}", ""],
@@ -279,8 +271,8 @@ def _bundle(demo: Demo) -> Section:
             ]
         ),
         blocks.verdict(
-            "accepted" if refusal.code else "failed",
-            "A flipped byte is refused" if refusal.code else "A flipped byte was not noticed",
+            "accepted" if refusal.noticed else "failed",
+            "A flipped byte is refused" if refusal.noticed else "A flipped byte was not noticed",
             f"Byte {refusal.offset:,} of {refusal.size:,} of {refusal.file}: "
             f"{refusal.code}: {refusal.message}",
         ),
@@ -288,7 +280,7 @@ def _bundle(demo: Demo) -> Section:
     if demo.signed is None:
         parts.append(
             blocks.paragraph(
-                "Not run: signing the bundle needs the extra `sign`; `make demo-all` installs it."
+                "Not run: signing the bundle. “make demo-all” installs the extra that it needs."
             )
         )
     else:

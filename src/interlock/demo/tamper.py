@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlock.errors import BundleError
+from interlock.errors import BundleError, BundleIntegrityError
 from interlock.strict import load_onnx_runtime_bundle
 
 
@@ -21,6 +21,11 @@ class Refusal:
     size: int
     code: str | None
     message: str
+
+    @property
+    def noticed(self) -> bool:
+        """Whether the digests said so; any other refusal comes too late, or for another reason."""
+        return self.code == BundleIntegrityError.code
 
 
 def flip_one_byte(bundle: Path, seed: int) -> Refusal:

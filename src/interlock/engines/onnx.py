@@ -253,6 +253,8 @@ class OnnxSession:
                 f"output '{unknown[0]}' is unknown",
                 hint=f"the model gives {', '.join(self._outputs)}",
             )
+        if not names:
+            return {}  # the runtime would take an empty list for all of them
         try:
             if deadline.at is None:
                 values = self._session.run(names, dict(inputs))
@@ -328,8 +330,8 @@ def _spec(found: Any) -> TensorSpec:
 
 
 def _check(spec: TensorSpec, array: Array) -> None:
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"input '{spec.name}' is a {type(array).__name__}, not a numpy array")
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"input '{spec.name}' is a {type(array).__name__}, not a plain array")
     fits = array.dtype.kind in "OU" if spec.dtype == "object" else array.dtype == spec.dtype
     if not fits:
         raise InputError(

@@ -102,11 +102,12 @@ def drive(
     on_result    called with each key and outcome after it was recorded, at most once; after an
                  interruption the log alone has those that were still held back to be in order
 
-    In the main thread SIGINT and SIGTERM stop the run: nothing more is sent, and what is in flight
-    is recorded if it ends within `grace`. The second one stops at once. Either way the log is
-    finished as "interrupted", InterruptedRunError is raised, and the run can be resumed; a third
-    one raises KeyboardInterrupt wherever the driver is, with nothing acknowledged lost. A run
-    whose last items end within the grace is done. The executor stays the caller's to close.
+    In the main thread SIGINT and SIGTERM stop the run, unless they are ignored: nothing more is
+    sent, and what is in flight is recorded if it ends within `grace`. The second one stops at once.
+    Either way the log is finished as "interrupted", InterruptedRunError is raised, and the run can
+    be resumed; a third one raises KeyboardInterrupt wherever the driver is, with nothing
+    acknowledged lost. A run whose last items end within the grace is done. The executor stays the
+    caller's to close.
 
     Raises StorageError as soon as a write fails; what was recorded before stays.
     """
@@ -269,7 +270,10 @@ class _StopRequests:
 
 @contextmanager
 def _stop_requests(event: threading.Event | None) -> Iterator[_StopRequests]:
-    """Listen to SIGINT and SIGTERM where this is the main thread, and restore what was there."""
+    """Listen to SIGINT and SIGTERM where this is the main thread, and restore what was there.
+
+    A signal that is ignored stays so: shells start background jobs with SIGINT ignored.
+    """
     requests = _StopRequests(event)
     if threading.current_thread() is not threading.main_thread():
         yield requests
@@ -277,7 +281,8 @@ def _stop_requests(event: threading.Event | None) -> Iterator[_StopRequests]:
     before: dict[signal.Signals, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, requests.on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, requests.on_signal)
         yield requests
     finally:
         for number, handler in before.items():

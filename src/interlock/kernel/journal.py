@@ -28,10 +28,12 @@ from interlock.kernel import journal_export, journal_inputs
 from interlock.kernel.clock import SYSTEM_CLOCK, Clock
 from interlock.kernel.errors import (
     ConfigError,
+    InputError,
     JournalError,
     RunChangedError,
     RunLockedError,
     RunNotFoundError,
+    StorageError,
 )
 from interlock.kernel.journal_digest import (
     Setting,
@@ -49,7 +51,7 @@ from interlock.kernel.journal_info import (
     this_holder,
     versions,
 )
-from interlock.kernel.journal_inputs import Item
+from interlock.kernel.journal_inputs import Item, is_unicode
 from interlock.kernel.journal_lock import FileHold
 from interlock.kernel.journal_run import JournalRun
 from interlock.kernel.journal_store import Durability, Store, default_path
@@ -86,8 +88,13 @@ class Journal:
         """
         if durability not in ("normal", "full"):
             raise ConfigError(f"durability is {durability!r}; it must be 'normal' or 'full'")
-        # Two names of one file must share its lock files.
-        resolved = Path(path).expanduser().resolve()
+        try:
+            # Two names of one file must share its lock files.
+            resolved = Path(path).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StorageError(
+                f"no journal can be at {str(path)!r}: {error}", hint="give another path"
+            ) from error
         return cls(Store.open(resolved, durability=durability, create=create), clock)
 
     @property
@@ -123,12 +130,15 @@ class Journal:
         """Record a run and all its items, in one transaction, and hold it.
 
         `items` is read once and not kept in memory. The configuration's text is not stored
-        (see `interlock.kernel.journal_digest`). Raises InputError for two items with one key or a
-        payload that JSON cannot carry, JournalError where `run_id` exists.
+        (see `interlock.kernel.journal_digest`). Raises InputError for two items with one key, a
+        payload that JSON cannot carry or a malformed name or id, JournalError where `run_id`
+        exists.
         """
         now = self._clock.now()
         run_id = run_id or f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
         journal_inputs.check_run_id(run_id)
+        if not is_unicode(name):
+            raise InputError("name is not Unicode text")
         config_digest = sha256(canonical_json(dict(config), "config"))
         hold = self._hold(run_id)
         try:
@@ -285,8 +295,9 @@ class Journal:
         if keep:
             chosen = chosen[:-keep]
         if older_than is not None:
-            limit = self._clock.now() - older_than
-            chosen = [run for run in chosen if (run.finished or run.created) < limit]
+            now = self._clock.now()
+            # Ages are compared, not moments: the calendar ends before the longest timedelta.
+            chosen = [run for run in chosen if now - (run.finished or run.created) > older_than]
         deleted = []
         for run in chosen:
             try:
@@ -334,8 +345,12 @@ class Journal:
         )
 
     def _row(self, run_id: str) -> int:
-        with self._store.read() as connection:
-            row = connection.execute("SELECT id FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        row = None
+        if is_unicode(run_id):
+            with self._store.read() as connection:
+                row = connection.execute(
+                    "SELECT id FROM runs WHERE run_id = ?", (run_id,)
+                ).fetchone()
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in {self.path}")
         return int(row[0])

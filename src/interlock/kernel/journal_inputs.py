@@ -44,6 +44,15 @@ def check_run_id(run_id: str) -> None:
         )
 
 
+def is_unicode(text: str) -> bool:
+    """Whether `text` can be stored: it holds no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def insert(connection: sqlite3.Connection, run: int, items: Iterable[Item]) -> None:
     """Store a new run's items in order; InputError for a key that occurs twice."""
     try:
@@ -164,10 +173,8 @@ def _digest(item: Item) -> bytes:
     key = item.key
     if not isinstance(key, str) or not key or "\0" in key:
         raise InputError("items: a key must be a string that is not empty and holds no NUL")
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise InputError("items: a key is not Unicode text") from None
+    if not is_unicode(key):
+        raise InputError("items: a key is not Unicode text")
     if not item.digest:
         return sha256(canonical_json(item.payload, _name(item)))
     if _DIGEST.fullmatch(item.digest):

@@ -12,6 +12,7 @@ import msgspec
 from interlock.kernel.clock import Clock
 from interlock.kernel.errors import ConfigError, JournalError
 from interlock.kernel.journal_info import count_items, count_outcomes, milliseconds
+from interlock.kernel.journal_inputs import is_unicode
 from interlock.kernel.journal_lock import FileHold
 from interlock.kernel.journal_store import Store
 from interlock.kernel.outcome import Outcome, Status, from_plain
@@ -180,10 +181,12 @@ class JournalRun:
         return self._store.transaction()
 
     def _item(self, connection: sqlite3.Connection, key: str) -> int:
-        row = connection.execute(
-            "SELECT id FROM items WHERE run = ? AND key = ? AND position IS NOT NULL",
-            (self._row, key),
-        ).fetchone()
+        row = None
+        if is_unicode(key):
+            row = connection.execute(
+                "SELECT id FROM items WHERE run = ? AND key = ? AND position IS NOT NULL",
+                (self._row, key),
+            ).fetchone()
         if row is None:
             raise JournalError(f"run {self.run_id} has no item {key[:80]!r}")
         return int(row[0])

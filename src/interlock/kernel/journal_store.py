@@ -137,6 +137,7 @@ def transaction(
     connection: sqlite3.Connection, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE"
 ) -> Iterator[None]:
     """Commit what the block writes, or roll all of it back where it raises."""
+    _refuse_nested(connection)
     try:
         connection.execute(f"BEGIN {kind}")
         yield
@@ -147,6 +148,15 @@ def transaction(
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
         raise
+
+
+def _refuse_nested(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        # Only the thread that writes comes here: the source of a run's items, for instance.
+        raise JournalError(
+            "the journal cannot be written while another write of this thread is under way",
+            hint="collect the items first, then create or resume the run",
+        )
 
 
 @contextmanager
@@ -242,7 +252,7 @@ def _sync_directory(directory: Path) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     with storage_errors(path):
         return sqlite3.connect(
-            f"file:{quote(str(path.absolute()))}?mode=rw",
+            f"file:{quote(os.fsencode(path.absolute()))}?mode=rw",
             uri=True,
             timeout=BUSY_SECONDS,
             isolation_level=None,

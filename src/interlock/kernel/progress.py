@@ -201,9 +201,13 @@ def open_progress(
 ) -> Iterator[Progress]:
     """A bar where `stream` (standard error by default) is a terminal, else lines.
 
+    Nothing where standard error is closed, as a daemon's may be.
     `total` counts the run's items and `done` those that were recorded before this start.
     """
     stream = stream if stream is not None else sys.stderr
+    if stream is None:
+        yield SILENT
+        return
     shown = (BarProgress if stream.isatty() else LineProgress)(
         label, total=total, done=done, stream=stream, clock=clock
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
 from interlock.kernel.batch import Array, BatchOutcome, read_only
@@ -349,7 +350,7 @@ def checked_evidence(evidence: Any) -> tuple[Evidence, ...]:
 
 
 def finite(value: Any) -> bool:
-    """False for NaN and infinities, alone or in an array, list or tuple; True for all else."""
+    """False for NaN and infinities, alone or in an array, list, tuple, dict or Struct."""
     match value:
         case float():
             return math.isfinite(value)
@@ -359,4 +360,8 @@ def finite(value: Any) -> bool:
             return bool(np.isfinite(value).all())
         case list() | tuple():
             return all(finite(item) for item in value)
+        case dict():
+            return all(finite(item) for item in value.values())
+        case msgspec.Struct():
+            return all(finite(getattr(value, name)) for name in value.__struct_fields__)
     return True

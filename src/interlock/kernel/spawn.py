@@ -43,8 +43,13 @@ def spawn(*, memory_limit: int | None, show_stderr: bool) -> Spawned:
     with theirs:
         try:
             arguments = {
-                # The empty entry means the working directory, which may change.
-                "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109
+                # The empty entry means the working directory, which may change. What is no
+                # text, such as a Path, Python leaves out when it imports.
+                "path": [
+                    entry or os.getcwd()  # noqa: PTH109
+                    for entry in sys.path
+                    if isinstance(entry, str)
+                ],
                 "parent": os.getpid(),
                 "fd": theirs.fileno(),
                 "memory_limit": memory_limit,

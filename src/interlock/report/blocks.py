@@ -41,7 +41,7 @@ def tiles(items: Iterable[Tile]) -> Markup:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> Markup:
-    """A table; cells that read as numbers are aligned to the right."""
+    """A table; digits of cells that read as numbers are equally wide."""
     head = Markup("").join(Markup("<th>{}</th>").format(header) for header in headers)
     body = Markup("").join(
         Markup("<tr>{}</tr>").format(Markup("").join(_cell(cell) for cell in row)) for row in rows

@@ -1,4 +1,4 @@
-"""Pictures as inline SVG: plots of points and steps on linear or logarithmic axes, stacked bars.
+"""Pictures as inline SVG: scatter plots with linear or logarithmic axes, and stacked bars.
 
 Colours come from the page's style sheet through the tones of `interlock.report.blocks`.
 """
@@ -6,6 +6,7 @@ Colours come from the page's style sheet through the tones of `interlock.report.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,7 +18,8 @@ from markupsafe import Markup
 
 from interlock.report.blocks import Tone
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 34.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 10.0, 44.0
+_KEY_HEIGHT = 26
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,8 @@ def scatter(
     height: int = 460,
     caption: str = "",
     key: bool = True,
-    key_counts: bool = True,
 ) -> Markup:
-    """Points in groups, with a key above unless `key` is false; it counts the points of each.
+    """Points in groups, with a key above unless `key` is false.
 
     `circles` are radii about the origin, in units of x.
     """
@@ -124,13 +125,8 @@ def scatter(
         )
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    if key:
-        entries = [
-            (f"{group.name} ({len(group.x):,})" if key_counts else group.name, group.tone)
-            for group in groups
-        ]
-        parts.append(_key(entries))
-    return figure(parts, width, height, caption)
+    names = [(group.name, group.tone, len(group.x)) for group in groups] if key else []
+    return figure(parts, width, height, names, caption)
 
 
 def curves(
@@ -158,9 +154,24 @@ def curves(
     parts += [_line(line, across, up) for line in lines if line.below is None]
     parts += [_dots(group, across, up) for group in points]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    named = [(line.name, line.tone) for line in lines]
-    parts.append(_key(named + [(group.name, group.tone) for group in points]))
-    return figure(parts, width, height, caption)
+    names: list[tuple[str, Tone, int | None]] = [(line.name, line.tone, None) for line in lines]
+    names += [(group.name, group.tone, None) for group in points]
+    return figure(parts, width, height, names, caption)
+
+
+def figure(
+    parts: Iterable[Markup],
+    width: int,
+    height: int,
+    key: Sequence[tuple[str, Tone, int | None]] = (),
+    caption: str = "",
+) -> Markup:
+    """SVG elements as one picture, with a key of names, tones and counts above."""
+    picture = Markup(
+        '<div class="scroll"><svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
+        "</svg></div>"
+    ).format(width, height, caption, Markup("").join(parts))
+    return _figure(_key(key) if key else Markup(""), picture, caption)
 
 
 def stacked_bar(
@@ -174,17 +185,20 @@ def stacked_bar(
         size = width * count / total if total else 0.0
         parts.append(
             Markup(
-                '<rect class="bar {}" x="{:.2f}" y="30" width="{:.2f}" height="26">'
+                '<rect class="bar {}" x="{:.2f}" y="0" width="{:.2f}" height="26">'
                 "<title>{}: {:,}</title></rect>"
             ).format(tone, left, size, name, count)
         )
         left += size
     named = [
-        (f"{name} {count / total:.1%} ({count:,})" if total else f"{name} ({count:,})", tone)
+        (f"{name} {count / total:.1%}" if total else name, tone, count)
         for name, tone, count in shares
     ]
-    parts.append(_key(named, left=0.0))
-    return figure(parts, width, 60, caption)
+    picture = Markup(
+        '<svg class="shares" viewBox="0 0 {} 26" preserveAspectRatio="none" role="img" '
+        'aria-label="{}">{}</svg>'
+    ).format(width, caption, Markup("").join(parts))
+    return _figure(_key(named), picture, caption)
 
 
 def side_by_side(figures: Iterable[Markup]) -> Markup:
@@ -192,14 +206,53 @@ def side_by_side(figures: Iterable[Markup]) -> Markup:
     return Markup('<div class="pair">{}</div>').format(Markup("").join(figures))
 
 
-def document(figure: Markup) -> str:
-    """A figure as an SVG file of its own, with the page's colours; its caption is left out."""
-    picture = figure[figure.index("<svg ") : figure.rindex("</svg>")]
-    sheet = files("interlock.report").joinpath("templates", "page.css").read_text("utf-8")
+def document(figure: Markup, key: Sequence[tuple[str, Tone]] = ()) -> str:
+    """A figure's picture as an SVG file of its own, in the page's colours.
+
+    Key and caption of a figure are text of the page; `key` is drawn into the file, above.
+    """
+    html = str(figure)  # a Markup would escape what is put into it below
+    picture = html[html.index("<svg ") : html.rindex("</svg>")]
     opening, drawing = picture.split(">", 1)
+    found = re.search(r'viewBox="0 0 (\d+) (\d+)"', opening)
+    assert found is not None
+    width, height = (int(size) for size in found.groups())
+    top = _KEY_HEIGHT if key else 0
+    box = f'viewBox="0 {-top} {width} {height + top}" xmlns="http://www.w3.org/2000/svg"'
+    sheet = files("interlock.report").joinpath("templates", "page.css").read_text("utf-8")
     return (
-        f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{sheet}</style>'
-        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>{drawing}</svg>\n'
+        f"{opening.replace(found.group(), box)}><style>{sheet}</style>"
+        f'<rect y="{-top}" width="100%" height="100%" style="fill: var(--card)"/>'
+        f"{legend(key, _LEFT, -6)}{drawing}</svg>\n"
+    )
+
+
+def legend(key: Iterable[tuple[str, Tone]], x: float, y: float) -> Markup:
+    """Names beside their colours in one line of a picture, its text on the baseline y."""
+    names = []
+    for name, tone in key:
+        names.append(
+            Markup(
+                '<circle class="bar {}" cx="{:.1f}" cy="{:.1f}" r="5"/>'
+                '<text x="{:.1f}" y="{:.1f}">{}</text>'
+            ).format(tone, x + 5, y - 4, x + 15, y, name)
+        )
+        x += 34 + 6.5 * len(name)
+    return Markup("").join(names)
+
+
+def nested(figure: Markup, x: int, y: int, width: int, height: int) -> Markup:
+    """The picture of a figure, without key and caption, placed in another picture."""
+    html = str(figure)
+    start, end = html.index("<svg ") + len("<svg "), html.index("</svg>") + len("</svg>")
+    place = f'<svg x="{x}" y="{y}" width="{width}" height="{height}" '
+    return Markup(place + html[start:end])
+
+
+def text(x: int, y: int, words: str, size: int = 14, weight: int = 400) -> Markup:
+    """One line of text in a picture, which starts at x on the baseline y."""
+    return Markup('<text x="{}" y="{}" style="font-size:{}px;font-weight:{}">{}</text>').format(
+        x, y, size, weight, words
     )
 
 
@@ -272,52 +325,33 @@ def _through(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
-        place, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
+        beside, anchor = (at - 5, "end") if guide.left else (at + 5, "start")
         return Markup(
             '<path class="guide" d="M{:.1f} {:.1f}V{:.1f}"/>'
             '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
-        ).format(at, _TOP, height - _BOTTOM, place, _TOP + 12, anchor, guide.label)
+        ).format(at, _TOP, height - _BOTTOM, beside, _TOP + 12, anchor, guide.label)
     at = float(up(guide.value))
-    place, anchor = (_LEFT + 5, "start") if guide.left else (width - _RIGHT, "end")
+    beside, anchor = (_LEFT + 5, "start") if guide.left else (width - _RIGHT, "end")
     return Markup(
         '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
         '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
-    ).format(_LEFT, at, width - _RIGHT, place, at - 5, anchor, guide.label)
+    ).format(_LEFT, at, width - _RIGHT, beside, at - 5, anchor, guide.label)
 
 
-def _key(entries: Sequence[tuple[str, Tone]], left: float = _LEFT) -> Markup:
-    parts = []
-    for label, tone in entries:
-        parts.append(
-            Markup(
-                '<circle class="key {}" cx="{:.1f}" cy="12" r="5"/>'
-                '<text class="name" x="{:.1f}" y="16">{}</text>'
-            ).format(tone, left + 5, left + 15, label)
+def _key(entries: Iterable[tuple[str, Tone, int | None]]) -> Markup:
+    """Names beside their colours, as text, since what is in a picture is scaled with it."""
+    names = Markup("").join(
+        Markup('<span class="{}">{}</span>').format(
+            tone, name if count is None else f"{name} ({count:,})"
         )
-        left += 34 + 7.3 * len(label)
-    return Markup("").join(parts)
-
-
-def figure(parts: Iterable[Markup], width: int, height: int, caption: str) -> Markup:
-    """SVG elements as one picture with a caption."""
-    below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
-    return Markup(
-        '<figure><svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>{}</figure>'
-    ).format(width, height, caption, Markup("").join(parts), below)
-
-
-def nested(figure: Markup, x: int, y: int, width: int, height: int) -> Markup:
-    """The picture of a figure of this module, without its caption, placed in another picture."""
-    start, end = figure.index("<svg ") + len("<svg "), figure.index("</svg>") + len("</svg>")
-    place = Markup('<svg x="{}" y="{}" width="{}" height="{}" ').format(x, y, width, height)
-    return place + figure[start:end]
-
-
-def text(x: int, y: int, words: str, size: int = 14, *, soft: bool = False) -> Markup:
-    """One line of text whose baseline starts at x, y."""
-    return Markup('<text class="{}" x="{}" y="{}" style="font-size:{}px">{}</text>').format(
-        "soft" if soft else "name", x, y, size, words
+        for name, tone, count in entries
     )
+    return Markup('<p class="key">{}</p>').format(names)
+
+
+def _figure(key: Markup, picture: Markup, caption: str) -> Markup:
+    below = Markup("<figcaption>{}</figcaption>").format(caption) if caption else Markup("")
+    return Markup("<figure>{}{}{}</figure>").format(key, picture, below)
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from interlock.kernel.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from interlock.strict.calibrate import Calibration, calibrate_tau
+    from interlock.strict.calibrate import Calibration, calibrate_tau, check_certificate
     from interlock.strict.certificate import Certificate
     from interlock.strict.certified import attach_certificate, certificate_of
     from interlock.strict.compare import Agreement
@@ -44,6 +44,7 @@ _MODULES = {
     "attach_certificate": "certified",
     "calibrate_tau": "calibrate",
     "certificate_of": "certified",
+    "check_certificate": "calibrate",
     "export_bundle": "export",
     "load_onnx_runtime_bundle": "runtime",
     "risk_coverage": "risk",
@@ -69,6 +70,7 @@ __all__ = [
     "attach_certificate",
     "calibrate_tau",
     "certificate_of",
+    "check_certificate",
     "export_bundle",
     "load_onnx_runtime_bundle",
     "risk_coverage",

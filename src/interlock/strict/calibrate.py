@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock import __version__
-from interlock.kernel.errors import ConfigError
+from interlock.kernel.errors import ConfigError, InputError
 from interlock.kernel.intervals import binomial_cdf, clopper_pearson_upper
 from interlock.strict.certificate import Certificate, Rate, check_levels, check_split
 from interlock.strict.config import rounded_threshold
@@ -85,6 +85,7 @@ def calibrate_tau(
     tolerance: float | None = None,
     rate: Rate = "accepted",
     start: float | None = None,
+    lowest: float | None = None,
     dtype: str | None = None,
     split: str = "held_out",
 ) -> Calibration:
@@ -102,6 +103,8 @@ def calibrate_tau(
                accepted and unsafe as a share of all rows, which is never larger
     start      where testing begins; must be known before these rows are looked at, as a training
                threshold is. By default some of the rows choose it: see the module's docstring.
+    lowest     thresholds below it are not considered. With `start` equal to it, one threshold is
+               certified or not; with rate "all" it does so alone where every set above passes.
     dtype      dtype of the deployed Q where `q_abs` has another; |Q| is rounded to it
     split      what these rows are called in the certificate
 
@@ -118,12 +121,14 @@ def calibrate_tau(
     if rate == "all" and start is not None:
         raise ConfigError("start is given, but rate 'all' needs none")
     data = read_held_out(q_abs, loss, tolerance=tolerance, dtype=dtype)
-    least = _least_rows(alpha, delta)
+    begin, floor = _rounded("start", start, data.q), _rounded("lowest", lowest, data.q)
+    if begin is not None and floor is not None and begin < floor:
+        raise ConfigError(f"start is {begin!r}; it must not be below lowest, {floor!r}")
 
     pilot, tested = np.empty(0, np.intp), np.arange(len(data))
-    if rate == "accepted" and start is None:
+    if rate == "accepted" and begin is None:
         pilot, tested = _set_aside(len(data))
-    n = len(tested)
+    n, least = len(tested), _least_rows(alpha, delta)
 
     def abstain(reason: str) -> Calibration:
         return Calibration(None, reason, n, len(pilot))
@@ -134,21 +139,22 @@ def calibrate_tau(
             "all of them safe"
         )
     sets = data.rows(tested).accepted_sets()
+    if floor is not None:
+        sets = sets.down_to(floor)
     if rate == "all":
         found = _walk_all(sets, n, alpha, delta)
     else:
-        if start is not None:
-            begin: float | None = rounded_threshold("start", start, data.q.dtype.name)
-        else:
-            share = _start_share(n, alpha, delta, least)
-            begin = _quantile(data.q[pilot], share)
         if begin is None:
-            return abstain(f"|Q| is 0 or not finite in all of the {len(pilot)} pilot rows")
-        start = begin
-        found = _walk_accepted(sets, start, alpha, delta)
+            begin = _quantile(data.q[pilot], _start_share(n, alpha, delta, least))
+            if begin is None:
+                return abstain(f"|Q| is 0 or not finite in all of the {len(pilot)} pilot rows")
+            begin = begin if floor is None else max(begin, floor)
+        found = _walk_accepted(sets, begin, alpha, delta)
     if found.passed is None:
-        return abstain(_why_not(found, start, least, alpha, delta))
+        return abstain(_why_not(found, begin, least, alpha, delta))
     tau, accepted, unsafe = found.passed
+    if floor is not None and accepted == _largest(sets):
+        tau = floor
     total = accepted if rate == "accepted" else n
     certificate = Certificate(
         tau=tau,
@@ -160,7 +166,7 @@ def calibrate_tau(
         accepted=accepted,
         unsafe=unsafe,
         bound=clopper_pearson_upper(unsafe, total, 1 - delta),
-        start=start,
+        start=begin,
         tolerance=None if tolerance is None else float(tolerance),
         dtype=cast(Any, data.q.dtype.name),
         data=data.digest(),
@@ -169,6 +175,34 @@ def calibrate_tau(
         versions={"interlock": __version__, "numpy": np.__version__},
     )
     return Calibration(certificate, "", n, len(pilot))
+
+
+def check_certificate(certificate: Certificate, q_abs: Any, loss: Any) -> None:
+    """Raise InputError unless these rows give the certificate: same digest, start, counts, bound.
+
+    The rows must be in the order in which they were calibrated on.
+    """
+    found = calibrate_tau(
+        q_abs,
+        loss,
+        certificate.alpha,
+        certificate.delta,
+        tolerance=certificate.tolerance,
+        rate=certificate.rate,
+        start=None if certificate.pilot else certificate.start,
+        lowest=certificate.tau,
+        dtype=certificate.dtype,
+        split=certificate.split,
+    )
+    if found.certificate is None:
+        raise InputError(f"the rows do not give the certificate: {found.reason}")
+    given, again = certificate.to_plain(), found.certificate.to_plain()
+    for field in ("data", "n", "pilot", "start", "tau", "accepted", "unsafe"):
+        if given[field] != again[field]:
+            raise InputError(
+                f"the rows do not give the certificate: {field} is {given[field]!r} in it, "
+                f"{again[field]!r} from the rows"
+            )
 
 
 @dataclass(frozen=True)
@@ -210,6 +244,14 @@ def _walk_all(sets: AcceptedSets, n: int, alpha: float, delta: float) -> _Walk:
     return _Walk(accepted, unsafe, None)
 
 
+def _rounded(field: str, value: float | None, q: npt.NDArray[Any]) -> float | None:
+    return None if value is None else rounded_threshold(field, value, q.dtype.name)
+
+
+def _largest(sets: AcceptedSets) -> int:
+    return int(sets.accepted[-1]) if len(sets.tau) else 0
+
+
 def _at(sets: AcceptedSets, index: int) -> tuple[float, int, int]:
     return float(sets.tau[index]), int(sets.accepted[index]), int(sets.unsafe[index])
 
@@ -230,9 +272,9 @@ def _set_aside(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
 
 
 def _start_share(n: int, alpha: float, delta: float, least: int) -> float:
-    """The share of rows to begin with: so many that half of alpha would pass, if there are."""
+    """The share of rows to begin with: so many that two thirds of alpha would pass, if half are."""
     wanted = float(least)
-    while wanted < n and binomial_cdf(int(wanted * alpha / 2), int(wanted), alpha) > delta:
+    while wanted < n and binomial_cdf(int(wanted * alpha * 2 / 3), int(wanted), alpha) > delta:
         wanted *= 1.1
     if wanted > n / 2:
         wanted = max(1.2 * least, n / 2)

@@ -14,17 +14,17 @@ shapes are taken, and when masks are per row, is in `interlock.strict.shapes`.
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from interlock.kernel.errors import ConfigError, InputError
+from interlock.strict import decode_numba
 from interlock.strict.config import InferenceConfig, Thresholds
 from interlock.strict.shapes import mask_shape
+from interlock.strict.tensors import is_tensor
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -84,8 +84,7 @@ def strict_inference(
     Raises InputError for any other type, dtype or pair of shapes, ConfigError for a threshold
     that becomes 0 or infinite in the format of Q, and MissingExtraError.
     """
-    torch = sys.modules.get("torch")
-    if torch is not None and (isinstance(P, torch.Tensor) or isinstance(Q, torch.Tensor)):
+    if is_tensor(P) or is_tensor(Q):
         from interlock.strict import decode_torch
 
         if out is not None or engine != "auto":
@@ -100,8 +99,8 @@ def strict_inference(
         bottom, gap = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
     else:
         decoded, bottom, gap = _checked_out(out, p, q, shape, dtype)
-    kernels = _numba_kernels(engine, p, q, (decoded, bottom, gap))
-    decode = _decode if kernels is None else kernels.decode
+    compiled = _compiled(engine, p, q, (decoded, bottom, gap))
+    decode = decode_numba.decode if compiled else _decode
     decode(p, q, thresholds, decoded, bottom, gap)
     return StrictResult(decoded, bottom, gap)
 
@@ -125,15 +124,16 @@ def _plain(name: str, value: object) -> Array:
 def _checked_out(
     out: tuple[Array, Array, Array], p: Array, q: Array, shape: tuple[int, ...], dtype: Any
 ) -> tuple[Array, Array, Array]:
-    if len(out) != 3:
-        raise InputError(f"out has {len(out)} arrays; it must have decoded, bottom and gap")
+    if not isinstance(out, tuple | list) or len(out) != 3:
+        raise InputError("out must be a tuple of three arrays: decoded, bottom and gap")
     mask = (shape, np.dtype(np.bool_))
     wanted = ((p.shape, dtype), mask, mask)
     for name, array, (want_shape, want_dtype) in zip(
         StrictResult._fields, out, wanted, strict=True
     ):
-        if not isinstance(array, np.ndarray) or not array.flags.writeable:
-            raise InputError(f"out: {name} is not a writable NumPy array")
+        # A matrix or masked array would not fill as a plain one does.
+        if type(array) not in (np.ndarray, np.memmap) or not array.flags.writeable:
+            raise InputError(f"out: {name} is not a plain, writable NumPy array")
         if array.shape != want_shape or array.dtype != want_dtype:
             raise InputError(
                 f"out: {name} is {array.dtype} {array.shape}; it must be {want_dtype} {want_shape}"
@@ -145,22 +145,18 @@ def _checked_out(
     return out
 
 
-def _numba_kernels(engine: Engine, p: Array, q: Array, out: tuple[Array, Array, Array]) -> Any:
-    """The module with compiled kernels where it is to decode these arrays, else None."""
+def _compiled(engine: Engine, p: Array, q: Array, out: tuple[Array, Array, Array]) -> bool:
+    """Whether the compiled kernels are to decode these arrays."""
     if engine == "numpy":
-        return None
+        return False
     if engine == "auto":
-        module = sys.modules.get("interlock.strict.decode_numba")
-        if module is None or not module.compiled(p.dtype) or module.obstacle(p, q, out):
-            return None
-        return module
+        return decode_numba.compiled(p.dtype) and decode_numba.obstacle(p, q, out) is None
     if engine != "numba":
         raise ConfigError(f"engine is {engine!r}; it must be auto, numpy or numba")
-    module = importlib.import_module("interlock.strict.decode_numba")
-    obstacle = module.obstacle(p, q, out)
+    obstacle = decode_numba.obstacle(p, q, out)
     if obstacle is not None:
         raise InputError(f"engine 'numba': {obstacle}", hint="use engine 'numpy' or 'auto'")
-    return module
+    return True
 
 
 def _decode(

@@ -29,6 +29,11 @@ class AcceptedSets:
     accepted: npt.NDArray[np.int64]
     unsafe: npt.NDArray[np.int64]
 
+    def down_to(self, tau: float) -> AcceptedSets:
+        """The sets of thresholds from `tau` up."""
+        kept = self.tau >= np.asarray(tau, self.tau.dtype)
+        return AcceptedSets(self.tau[kept], self.accepted[kept], self.unsafe[kept])
+
 
 @dataclass(frozen=True)
 class HeldOut:

@@ -164,7 +164,8 @@ def _plot(curves: Mapping[str, Sequence[float]]) -> str:
         if name in curves and name != "bottom_rate"
     ]
     x = Axis("tau_infer", float(taus.min()) / 1.5, float(taus.max()) * 1.5, log=True)
-    return document(scatter(groups, x, Axis("share", 0.0, 1.0), width=900, key_counts=False))
+    figure = scatter(groups, x, Axis("share", 0.0, 1.0), width=900, key=False)
+    return document(figure, [(group.name, group.tone) for group in groups])
 
 
 def _percent(share: float) -> str:

@@ -55,24 +55,26 @@ def summary(found: Validation) -> str:
     certificate = found.certificate
     words = "none" if certificate is None else _headline(certificate)
     lines = [
-        svg.text(24, 40, metadata.name, 22),
-        svg.text(24, 62, found.bundle.digest, 12, soft=True),
-        svg.text(24, 94, f"Certificate: {words}"),
+        svg.text(24, 40, metadata.name, 22, 700),
+        svg.text(24, 62, found.bundle.digest, 12),
+        svg.text(24, 94, f"Certificate: {words}", weight=600),
         svg.text(24, 116, f"Thresholds: {_thresholds(found)}"),
         svg.text(24, 138, f"Smoke vectors: {_smoke_words(found)}"),
         svg.text(24, 160, signature_sentence(found)),
     ]
     height = 184
     if found.curve is not None:
-        lines.append(
-            svg.nested(risk_coverage(found.curve, _certified_tau(found)), 0, 176, 900, 380)
-        )
-        height = 566
-    return svg.document(svg.figure(lines, 900, height, f"Validation report: {metadata.name}"))
+        plot, names = risk_coverage(found.curve, _certified_tau(found))
+        lines += [svg.legend(names, 58, 200), svg.nested(plot, 0, 190, 900, 380)]
+        height = 580
+    title = f"Validation report: {metadata.name}"
+    return svg.document(svg.figure(lines, 900, height, caption=title))
 
 
-def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
-    """Unsafe share of the accepted rows over the share accepted, tau falling to the right.
+def risk_coverage(
+    curve: RiskCurve, tau: float | None
+) -> tuple[Markup, list[tuple[str, blocks.Tone]]]:
+    """Unsafe share of the accepted rows over the share accepted, tau falling to the right; the key.
 
     tau  marked on the curve, where it is given
     """
@@ -85,11 +87,12 @@ def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
         at = int(np.argmin(np.abs(np.array(curve.tau) - tau)))
         mark = slice(at, at + 1)
         points.append(svg.Dots(f"tau_infer {tau:.4g}", "accepted", coverage[mark], drawn[mark], 11))
-    return svg.curves(
-        [
-            svg.Curve("unsafe share of the accepted", "routed", coverage, drawn),
-            svg.Curve(f"its {curve.confidence:.3g} interval", "failed", coverage, most, least),
-        ],
+    lines = [
+        svg.Curve("unsafe share of the accepted", "routed", coverage, drawn),
+        svg.Curve(f"its {curve.confidence:.3g} interval", "failed", coverage, most, least),
+    ]
+    picture = svg.curves(
+        lines,
         svg.Axis("share of the rows that is accepted", 0.0, 1.0),
         svg.Axis("unsafe share", float(low), 1.0, log=True),
         points=points,
@@ -99,6 +102,9 @@ def risk_coverage(curve: RiskCurve, tau: float | None) -> Markup:
             "counted, not a guarantee."
         ),
     )
+    return picture, [(line.name, line.tone) for line in lines] + [
+        (dot.name, dot.tone) for dot in points
+    ]
 
 
 def _tiles(found: Validation) -> Markup:
@@ -141,7 +147,7 @@ def _certificate(found: Validation) -> Section:
     else:
         parts.append(blocks.verdict("accepted", "Certified", found.guarantee))
     if found.curve is not None:
-        parts.append(risk_coverage(found.curve, _certified_tau(found)))
+        parts.append(risk_coverage(found.curve, _certified_tau(found))[0])
     if found.certificate is not None:
         parts.append(blocks.facts(certificate_facts(found.certificate)))
     return Section(
@@ -196,14 +202,14 @@ def _zones(found: Validation) -> Markup:
         parts.append(
             Markup(
                 '<rect class="bar {}" x="{:.0f}" y="24" width="{:.0f}" height="22" '
-                'fill-opacity=".8"/><text class="name" x="{:.0f}" y="16">{}</text>'
+                'fill-opacity=".8"/><text x="{:.0f}" y="16">{}</text>'
             ).format(tone, left, width - 3, left, name)
         )
         if end:
             parts.append(
                 Markup('<text x="{:.0f}" y="64" text-anchor="middle">{}</text>').format(right, end)
             )
-    return svg.figure(parts, 900, 72, "|Q|, from 0 on the left; not to scale.")
+    return svg.figure(parts, 900, 72, caption="|Q|, from 0 on the left; not to scale.")
 
 
 def _smoke(found: Validation) -> Section:

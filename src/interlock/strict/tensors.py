@@ -13,8 +13,9 @@ from interlock.kernel.errors import InputError
 
 def is_tensor(value: object) -> bool:
     """Whether `value` is a torch tensor."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # While another thread still imports torch, the module is there and its class is not.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def to_numpy(name: str, value: Any) -> npt.NDArray[Any]:

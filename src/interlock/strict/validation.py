@@ -88,7 +88,7 @@ class Validation:
             return (
                 f"The calibration abstained: {self.abstention.reason}. No threshold on |Q| is "
                 "known to keep the unsafe share of the accepted answers at or below "
-                f"{self.abstention.alpha:.3g}."
+                f"{100 * self.abstention.alpha:g}%."
             )
         return (
             "Nothing in the bundle says how often an accepted answer is wrong. "
@@ -177,7 +177,7 @@ def _statement(certificate: Certificate) -> str:
         "all": "of all rows, those accepted and unsafe are at most",
     }[certificate.rate]
     return (
-        f"With confidence {1 - certificate.delta:.4g}, {share} {certificate.alpha:.3g} are unsafe, "
+        f"With confidence {100 * (1 - certificate.delta):.6g}%, {share} {100 * certificate.alpha:g}% are unsafe, "
         f"on rows drawn like those called {certificate.split!r}. Of {certificate.n:,} of these, "
         f"tau {certificate.tau:.6g} accepted {certificate.accepted:,} "
         f"({certificate.coverage:.1%}), and {certificate.unsafe:,} of them were unsafe."

@@ -49,8 +49,8 @@ class HeldOutCalibration:
             found = self.certificate
             return (
                 f"certified: tau_infer {found.tau:.6g} accepts {found.coverage:.1%} of the "
-                f"requests, at most {found.alpha:g} of the answers unsafe with confidence "
-                f"{1 - found.delta:g}"
+                f"requests, at most {100 * found.alpha:g}% of the answers unsafe with confidence "
+                f"{100 * (1 - found.delta):g}%"
             )
         assert self.abstention is not None
         return (

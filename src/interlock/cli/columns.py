@@ -1,0 +1,73 @@
+"""Named columns of numbers from a file that the user names: .npz or .csv."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from interlock.errors import InputError
+
+_WORDS = {"": "nan", "true": "1", "false": "0"}
+
+
+def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """The arrays of a .npz file, or the columns of a .csv file with a header, called `names`.
+
+    A column of a .csv file is float64; true and false are 1 and 0, an empty cell is NaN. Raises
+    InputError that names the file and what is wrong with it.
+    """
+    readers = {".npz": _read_npz, ".csv": _read_csv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path.name} is neither .npz nor .csv",
+            hint="numpy.savez('rows.npz', q_abs=…, loss=…) makes one",
+        )
+    try:
+        return reader(path, names)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
+    except (ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path.name} cannot be read: {error}") from None
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    # Objects would be unpickled, which runs code from the file.
+    with np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise InputError(f"{path.name} is no .npz file")
+        _check_names(path, names, arrays.files)
+        return [arrays[name] for name in names]
+
+
+def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        _check_names(path, names, rows.fieldnames or [])
+        columns: list[list[float]] = [[] for _ in names]
+        for row in rows:
+            for name, column in zip(names, columns, strict=True):
+                text = (row[name] or "").strip()
+                try:
+                    column.append(float(_WORDS.get(text.lower(), text)))
+                except ValueError:
+                    raise InputError(
+                        f"{path.name}, line {rows.line_num}: {name} is {text[:40]!r}; "
+                        "it must be a number"
+                    ) from None
+    return [np.array(column) for column in columns]
+
+
+def _check_names(path: Path, names: Sequence[str], found: Sequence[str]) -> None:
+    for name in names:
+        if name not in found:
+            there = ", ".join(map(repr, found)) or "nothing"
+            raise InputError(f"{path.name} has no {name!r}; it has {there}")

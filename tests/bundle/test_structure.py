@@ -1,0 +1,51 @@
+"""Scopes of names in nested graphs."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.bundles import as_model
+
+from interlock.bundle.limits import DEFAULT_LIMITS
+from interlock.bundle.structure import check_structure
+from interlock.errors import BundleFormatError
+
+TRUTH = helper.make_tensor_value_info("x", TensorProto.BOOL, [])
+
+
+def branch(*nodes: onnx.NodeProto, gives: str) -> onnx.GraphProto:
+    """A branch of an If that gives one truth value."""
+    value = helper.make_tensor_value_info(gives, TensorProto.BOOL, [])
+    return helper.make_graph(list(nodes), "branch", [], [value])
+
+
+def choice(output: str, then: onnx.GraphProto) -> onnx.NodeProto:
+    """An If on `x`."""
+    return helper.make_node("If", ["x"], [output], then_branch=then, else_branch=branch(gives="x"))
+
+
+def check(*nodes: onnx.NodeProto) -> None:
+    """Check a model of these nodes, from x to y."""
+    output = helper.make_tensor_value_info("y", TensorProto.BOOL, [])
+    check_structure(
+        as_model(helper.make_graph(list(nodes), "g", [TRUTH], [output])), {}, DEFAULT_LIMITS
+    )
+
+
+BEFORE = helper.make_node("Not", ["x"], ["before"])
+AFTER = helper.make_node("Not", ["x"], ["after"])
+
+
+def test_a_subgraph_sees_what_stands_before_its_node_in_every_graph_around_it() -> None:
+    inner = branch(helper.make_node("And", ["before", "own"], ["deep"]), gives="deep")
+    own = helper.make_node("Not", ["before"], ["own"])
+    check(BEFORE, choice("y", branch(own, choice("inner", inner), gives="inner")))
+
+
+@pytest.mark.parametrize("name", ["after", "inside", "y"])
+def test_a_subgraph_does_not_see_what_comes_after_or_lies_in_another(name: str) -> None:
+    inside = helper.make_node("Not", ["x"], ["inside"])
+    uses = branch(helper.make_node("Not", [name], ["found"]), gives="found")
+    with pytest.raises(BundleFormatError, match=f"takes '{name}', which nothing before"):
+        check(choice("first", branch(inside, gives="inside")), choice("y", uses), AFTER)
