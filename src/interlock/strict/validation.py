@@ -172,15 +172,16 @@ def validate(
 
 
 def _statement(certificate: Certificate) -> str:
-    share = {
-        "accepted": "of the accepted answers at most",
-        "all": "of all rows, those accepted and unsafe are at most",
+    alpha = f"{100 * certificate.alpha:g}%"
+    claim = {
+        "accepted": f"at most {alpha} of the accepted answers are unsafe",
+        "all": f"at most {alpha} of all rows are accepted and unsafe",
     }[certificate.rate]
     return (
-        f"With confidence {100 * (1 - certificate.delta):.6g}%, {share} {100 * certificate.alpha:g}% are unsafe, "
-        f"on rows drawn like those called {certificate.split!r}. Of {certificate.n:,} of these, "
-        f"tau {certificate.tau:.6g} accepted {certificate.accepted:,} "
-        f"({certificate.coverage:.1%}), and {certificate.unsafe:,} of them were unsafe."
+        f"With confidence {100 * (1 - certificate.delta):.6g}%, {claim}, on rows drawn like those "
+        f"called {certificate.split!r}. Of {certificate.n:,} of these, tau {certificate.tau:.6g} "
+        f"accepted {certificate.accepted:,} ({certificate.coverage:.1%}), and "
+        f"{certificate.unsafe:,} of them were unsafe."
     )
 
 
