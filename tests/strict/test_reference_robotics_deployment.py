@@ -231,7 +231,8 @@ def test_interrupting_the_training_leaves_the_earlier_outputs(tmp_path: Path) ->
         assert running.stdout.readline().startswith("training on")
         running.send_signal(signal.SIGINT)
         errors = running.stderr.read()
-        assert running.wait(timeout=60) == 130, errors
+        # Interrupted inside the import of torch, Python itself ends by the signal.
+        assert running.wait(timeout=60) in (130, -signal.SIGINT), errors
     assert "interrupted" in errors
     assert "Traceback" not in errors
     check_outputs(earlier)
