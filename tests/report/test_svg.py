@@ -96,6 +96,21 @@ def test_an_empty_bar_is_drawn() -> None:
     assert "a" in stacked_bar([("a", "accepted", 0)])
 
 
+def test_a_figure_becomes_a_file_of_its_own() -> None:
+    figure = scatter(
+        [Dots("a < b", "refused", np.array([1.0]), np.array([1.0]))],
+        Axis("x & y", 0, 2),
+        Axis("y", 0, 2),
+        caption="said elsewhere",
+        key=False,
+    )
+    root = ElementTree.fromstring(document(figure, [("a < b", "refused"), ("c", "accepted")]))
+    names = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a < b", "c", "x & y"} <= set(names)
+    assert root.get("viewBox") == "0 -26 620 486"
+    assert ElementTree.fromstring(document(figure)).get("viewBox") == "0 0 620 460"
+
+
 def test_curves_go_through_their_points_and_bands_around_their_interval() -> None:
     x = np.array([0.0, 0.5, 1.0, np.nan])
     html = curves(

@@ -11,6 +11,7 @@ from interlock.bundle import Bundle, load, pack
 from interlock.bundle.manifest import METADATA, MODEL
 from interlock.kernel.errors import BundleContractError, BundleFormatError, ConfigError, InputError
 from interlock.strict.certificate import Certificate
+from interlock.strict.config import rounded_threshold
 
 EXTENSION = "calibration"
 """The key in `Metadata.extensions` under which a certificate is kept."""
@@ -76,8 +77,9 @@ def with_certificate(
 
 
 def _difference(certificate: Certificate, tau_infer: float, dtype: str) -> str | None:
-    if certificate.tau != tau_infer:
-        return f"the certificate is for tau {certificate.tau!r}; tau_infer is {tau_infer!r}"
     if certificate.dtype != dtype:
         return f"the certificate is for Q in {certificate.dtype}; the bundle has {dtype}"
+    # What the graph compares with: a threshold is rounded to the dtype of Q.
+    if certificate.tau != rounded_threshold("tau_infer", tau_infer, dtype):
+        return f"the certificate is for tau {certificate.tau!r}; tau_infer is {tau_infer!r}"
     return None
