@@ -38,6 +38,25 @@ from interlock.strict.report import main, write_report
 from interlock.strict.report_page import build
 from interlock.strict.validation import validate
 
+CURVE: dict[str, Any] = {
+    "tau": [1.0, 0.5],
+    "coverage": [0.1, 1.0],
+    "risk": [0.0, 0.5],
+    "low": [0.0, 0.4],
+    "high": [0.2, 0.6],
+    "area": 0.1,
+    "n": 10,
+    "confidence": 0.95,
+    "alpha": 0.01,
+}
+ABSTENTION: dict[str, Any] = {
+    "reason": "too few rows",
+    "alpha": 0.01,
+    "delta": 0.05,
+    "n": 7,
+    "pilot": 1,
+    "split": "held_out",
+}
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
@@ -197,7 +216,13 @@ def test_a_model_without_strict_decode_is_refused(tmp_path: Path) -> None:
     [
         {"risk_coverage": {"tau": [1.0]}},
         {"risk_coverage": "curve"},
+        {"risk_coverage": {**CURVE, "risk": [0.0, 2.0]}},
+        {"risk_coverage": {**CURVE, "low": [0.0]}},
+        {"risk_coverage": {**CURVE, "confidence": -5.0}},
+        {"risk_coverage": {**CURVE, "n": 0}},
         {"calibration_abstained": {"reason": 3}},
+        {"calibration_abstained": {**ABSTENTION, "alpha": -1.0}},
+        {"calibration_abstained": {**ABSTENTION, "reason": "x" * 10_000}},
         {"calibration": {"tau": 1}},
     ],
 )
@@ -207,6 +232,24 @@ def test_records_of_a_calibration_that_are_malformed_are_refused(
     strict_bundle(tmp_path / "b", extensions=extension)
     with pytest.raises(BundleFormatError):
         write_report(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"risk": [0.0, 0.0], "low": [0.0, 0.0]},
+        {"risk": [0.0, 5e-324], "alpha": 5e-324},
+        {"tau": [1e308, 0.0], "coverage": [0.0, 0.0], "risk": [1.0, 1.0]},
+    ],
+)
+def test_curves_at_the_ends_of_their_ranges_are_drawn(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    strict_bundle(tmp_path / "b", extensions={"risk_coverage": {**CURVE, **changes}})
+    files = write_report(tmp_path / "b")
+    picture = files.summary_svg.read_text(encoding="utf-8")
+    ElementTree.fromstring(picture)
+    assert not re.search(r"\b(nan|inf)\b", picture)
 
 
 def test_signatures(tmp_path: Path) -> None:

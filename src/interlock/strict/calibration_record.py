@@ -39,8 +39,11 @@ class RiskCurve(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         for name in ("coverage", "risk", "low", "high"):
             if not all(0 <= share <= 1 for share in getattr(self, name)):
                 raise InputError(f"{name} must lie in 0 … 1")
-        if not (self.n >= 1 and 0 < self.alpha < 1 and min(self.tau) >= 0 <= self.area <= 1):
-            raise InputError("n, alpha, area or tau is out of range")
+        shares = (self.alpha, self.confidence)
+        if not (self.n >= 1 and all(0 < share < 1 for share in shares)):
+            raise InputError("n must be 1 or more, alpha and confidence lie between 0 and 1")
+        if not (min(self.tau) >= 0 and 0 <= self.area <= 1):
+            raise InputError("tau must be 0 or more, area lie in 0 … 1")
 
 
 class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -52,6 +55,14 @@ class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     n: int
     pilot: int
     split: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.reason) <= 2_000:
+            raise InputError("reason must have 1 to 2,000 characters")
+        if not all(0 < share < 1 for share in (self.alpha, self.delta)):
+            raise InputError("alpha and delta must lie between 0 and 1")
+        if self.n < 0 or self.pilot < 0:
+            raise InputError("n and pilot must be 0 or more")
 
 
 def curve_of(found: RiskCoverage, alpha: float) -> RiskCurve:

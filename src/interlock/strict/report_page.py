@@ -79,7 +79,8 @@ def risk_coverage(
     tau  marked on the curve, where it is given
     """
     coverage, risk = np.array(curve.coverage), np.array(curve.risk)
-    low = 10.0 ** np.floor(np.log10(risk[risk > 0].min(initial=curve.alpha / 10)))
+    lowest = max(risk[risk > 0].min(initial=curve.alpha / 10), 1e-9)
+    low = 10.0 ** np.floor(np.log10(lowest))
     # A share of 0 lies below every logarithmic axis; it is drawn on its lower edge.
     drawn, least, most = (np.maximum(shares, low) for shares in (risk, curve.low, curve.high))
     points = []

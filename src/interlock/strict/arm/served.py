@@ -119,11 +119,12 @@ class Served:
         n = len(self.requests)
         refused = n - int(self.outcome.answered.sum())
         flagged = self.outcome.counts()[Status.FLAGGED]
-        steps = ", ".join(f"{count:,} by the {name}" for name, count in by_step.items())
+        steps = ", ".join(f"{name} {count:,}" for name, count in by_step.items())
         return (
             f"{n:,} requests, {int(self.requests.near_singular.sum()):,} near a singularity: the "
             f"masks accept {kept:,} ({kept / n:.1%}), {masks_unsafe} of them unsafe. In the route: "
-            f"answered {steps} ({flagged:,} flagged), refused {refused:,}, unsafe answers {unsafe}."
+            f"answers from {steps}, of them {flagged:,} flagged and {unsafe} unsafe; {refused:,} "
+            "refused."
         )
 
 
