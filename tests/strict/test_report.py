@@ -24,6 +24,7 @@ from support.bundles import (
 )
 
 from interlock.bundle import REPORTS, load, pack
+from interlock.engines.onnx import OnnxSession
 from interlock.errors import (
     BundleContractError,
     BundleError,
@@ -36,7 +37,7 @@ from interlock.strict.calibration_record import Abstention, curve_of, extensions
 from interlock.strict.certified import attach_certificate
 from interlock.strict.report import main, write_report
 from interlock.strict.report_page import build
-from interlock.strict.validation import validate
+from interlock.strict.validation import run_again, validate
 
 CURVE: dict[str, Any] = {
     "tau": [1.0, 0.5],
@@ -202,6 +203,35 @@ def test_a_smoke_vector_that_does_not_come_out_is_refused(tmp_path: Path) -> Non
     pack(tmp_path / "b", model, msgspec.structs.replace(metadata, smoke=(wrong,)), probe=False)
     with pytest.raises(BundleContractError):
         write_report(tmp_path / "b")
+
+
+def test_what_differs_from_a_smoke_vector_is_counted(tmp_path: Path) -> None:
+    bundle = strict_bundle(tmp_path / "b")
+    session = OnnxSession(bundle.model)
+    vector = bundle.metadata.smoke[0]
+    same = run_again(session, vector)
+    assert (same.mask_mismatches, same.accepted + same.bottom) == (
+        0,
+        vector.outputs["gap_mask"].size,
+    )
+    assert same.tolerance_used <= 1
+
+    masks = {**vector.outputs, "bottom_mask": ~vector.outputs["bottom_mask"]}
+    flipped = run_again(session, msgspec.structs.replace(vector, outputs=masks))
+    assert flipped.mask_mismatches == masks["bottom_mask"].size
+
+    decoded = vector.outputs["decoded"].copy()
+    off = np.float32(0.25)
+    changed = {**vector.outputs, "decoded": decoded + off}
+    moved = run_again(session, msgspec.structs.replace(vector, outputs=changed))
+    assert moved.largest_difference == pytest.approx(0.25, rel=1e-3)
+    assert moved.tolerance_used > 1
+
+    for value in (np.nan, np.inf):
+        decoded = vector.outputs["decoded"].copy()
+        decoded[0, 0] = value
+        lost = msgspec.structs.replace(vector, outputs={**vector.outputs, "decoded": decoded})
+        assert run_again(session, lost).tolerance_used == np.inf
 
 
 def test_a_model_without_strict_decode_is_refused(tmp_path: Path) -> None:

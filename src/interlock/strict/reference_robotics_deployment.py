@@ -216,6 +216,7 @@ def _export(
     certificate = calibration.certificate
     tau = CLOSED_TAU if certificate is None else certificate.tau
     thresholds = InferenceConfig(tau_infer=tau, tau_train=calibration.tau_train)
+    closed = {} if certificate else {"closed": "nothing was certified; no |Q| reaches tau_infer"}
     examples = sample_requests(64, config.seed + _EXAMPLES_SEED, config.near_singular)
     return export_bundle(
         network,
@@ -227,6 +228,7 @@ def _export(
             "task": "differential inverse kinematics of a planar two-link arm",
             "link_lengths_m": [ARM.first, ARM.second],
             **origin,
+            **closed,
         },
         certificate=certificate,
         extensions=extensions_of(calibration.curve, calibration.abstention),

@@ -188,7 +188,7 @@ def _statement(certificate: Certificate) -> str:
 def _smoke(runtime: StrictRuntime) -> tuple[SmokeResult, ...]:
     results = []
     for index, vector in enumerate(runtime.bundle.metadata.smoke):
-        result = _run_again(runtime.session, vector)
+        result = run_again(runtime.session, vector)
         if result.mask_mismatches or not result.tolerance_used <= 1:
             raise BundleContractError(
                 f"smoke vector {index} does not come out: {result.mask_mismatches} mask elements "
@@ -198,7 +198,8 @@ def _smoke(runtime: StrictRuntime) -> tuple[SmokeResult, ...]:
     return tuple(results)
 
 
-def _run_again(session: OnnxSession, vector: SmokeVector) -> SmokeResult:
+def run_again(session: OnnxSession, vector: SmokeVector) -> SmokeResult:
+    """Run a smoke vector of a strict bundle and compare; mismatches are counted, not raised."""
     found = session.run(vector.inputs, outputs=tuple(vector.outputs))
     masks = ("bottom_mask", "gap_mask")
     differences, used = [0.0], [0.0]
