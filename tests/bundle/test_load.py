@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from support.hostile import external, write_files
 from interlock.bundle import REPORTS, BundleLimits, load, pack
 from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL
-from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError
+from interlock.errors import BundleError, BundleFormatError, BundleIntegrityError, ConfigError
 from interlock.kernel.outcome import EvidenceKind
 
 
@@ -50,9 +51,17 @@ def test_the_digest_names_the_content_and_not_the_place(tmp_path: Path) -> None:
 
 def test_another_digest_than_expected_is_refused(tmp_path: Path) -> None:
     bundle = strict_bundle(tmp_path / "b")
-    for wrong in ("sha256:" + "0" * 64, bundle.digest.upper(), "", bundle.digest[7:]):
-        with pytest.raises(BundleIntegrityError, match="expected"):
-            load(tmp_path / "b", expected_digest=wrong, probe=False)
+    with pytest.raises(BundleIntegrityError, match="expected"):
+        load(tmp_path / "b", expected_digest="sha256:" + "0" * 64, probe=False)
+    for malformed in (bundle.digest.upper(), "", bundle.digest[7:], bundle.digest + "0"):
+        with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+            load(tmp_path / "b", expected_digest=malformed, probe=False)
+
+
+def test_a_bundle_in_a_terminal_does_not_print_its_model(tmp_path: Path) -> None:
+    bundle = strict_bundle(tmp_path / "b")
+    assert bundle.digest in repr(bundle)
+    assert len(repr(bundle)) < 4096
 
 
 def test_reports_beside_the_files_are_not_read(tmp_path: Path) -> None:
@@ -298,10 +307,34 @@ def test_a_replaced_directory_is_read_again_and_not_mixed(
 
 
 def test_what_a_caller_does_to_the_metadata_does_not_reach_the_next_load(tmp_path: Path) -> None:
+    strict_bundle(tmp_path / "b", extensions={"card": {"rows": [1, 2]}})
+    sound = load(tmp_path / "b", probe=False).metadata.encode()
+    for _ in range(2):
+        mine = load(tmp_path / "b", probe=False).metadata
+        assert mine.encode() == sound
+        assert mine.strict is not None
+        mine.provenance["test"] = "changed"
+        mine.extensions["card"]["rows"].append(3)
+        mine.strict.meaning["decoded"] = "anything"
+        del mine.smoke[0].outputs["decoded"]
+        with pytest.raises(ValueError, match="read-only"):
+            mine.smoke[0].inputs["x"][:] = 0
+
+
+def test_a_replaced_bundle_whose_signature_is_deleted_first_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strict_bundle(tmp_path / "b")
-    first = load(tmp_path / "b", probe=False).metadata
-    first.provenance["test"] = "changed"
-    first.smoke[0].inputs["x"][:] = 0
-    second = load(tmp_path / "b", probe=False).metadata
-    assert second.provenance == {"test": True}
-    assert second.smoke[0].inputs["x"].any()
+    (tmp_path / "b" / "signature.json").write_text("{}")
+    shutil.copytree(tmp_path / "b", tmp_path / "new")
+    listdir = os.listdir
+
+    def while_a_publisher_deletes(directory: int) -> list[str]:
+        if (tmp_path / "new").exists():
+            (tmp_path / "b").rename(tmp_path / "old")
+            (tmp_path / "new").rename(tmp_path / "b")
+            (tmp_path / "old" / "signature.json").unlink()
+        return listdir(directory)
+
+    monkeypatch.setattr(os, "listdir", while_a_publisher_deletes)
+    assert read_contents(tmp_path / "b").signature == b"{}"

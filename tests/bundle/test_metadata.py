@@ -134,6 +134,12 @@ def test_metadata_that_means_nothing(change: dict[str, Any], reason: str) -> Non
         plain_metadata(plain_model(), **{"smoke": ()} | change)
 
 
+def test_the_batch_of_a_strict_bundle_is_its_first_axis() -> None:
+    """Masks are per row, and rows are counted along the first axis wherever they are read."""
+    with pytest.raises(InputError, match="batch_axis of a strict bundle must be 0"):
+        strict_metadata(strict_model(), batch_axis=1)
+
+
 @pytest.mark.parametrize(
     "spec",
     [("", "float32", ()), ("x", "float8", ()), ("x", "float32", (-1,)), ("x", "bool", ("",))],

@@ -292,7 +292,7 @@ def test_cases_hold_every_pair_in_every_layout() -> None:
     for p_shape, q_shape in [((5,), (5,)), ((5, 2), (5, 1)), ((5, 2), (5, 2)), ((5, 3), (5,))]:
         for rows in (1, 5, len(p) * len(q)):
             found = set()
-            for some_p, some_q in Cases(p, q, p_shape, q_shape, 0, rows):
+            for some_p, some_q in Cases(p, q, p_shape, q_shape, rows):
                 assert some_p.shape == (rows, *p_shape[1:])
                 assert some_q.shape == (rows, *q_shape[1:])
                 for a, b in zip(some_p.reshape(rows, -1), some_q.reshape(rows, -1), strict=True):

@@ -1,4 +1,4 @@
-"""Scopes of names in nested graphs."""
+"""Scopes of names in nested graphs, and functions that call functions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from onnx import TensorProto, helper
 from support.bundles import as_model
 
 from interlock.bundle.limits import DEFAULT_LIMITS
-from interlock.bundle.structure import check_structure
+from interlock.bundle.structure import MAX_CALL_DEPTH, check_structure
 from interlock.errors import BundleFormatError
 
 TRUTH = helper.make_tensor_value_info("x", TensorProto.BOOL, [])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_how_deeply_functions_may_call_does_not_depend_on_their_order(order: int) -> None:
+    def check_chain(length: int) -> None:
+        calls = [helper.make_node("Not", ["a"], ["b"])]
+        calls += [helper.make_node(f"f{i}", ["a"], ["b"], domain="own") for i in range(length - 1)]
+        opsets = [("", 18), ("own", 1)]
+        imports = [helper.make_opsetid(*opset) for opset in opsets]
+        chain = [
+            helper.make_function("own", f"f{i}", ["a"], ["b"], [call], imports)
+            for i, call in enumerate(calls)
+        ]
+        output = helper.make_tensor_value_info("y", TensorProto.BOOL, [])
+        node = helper.make_node(f"f{length - 1}", ["x"], ["y"], domain="own")
+        model = as_model(helper.make_graph([node], "g", [TRUTH], [output]), opsets)
+        model.functions.extend(chain[::order])
+        check_structure(model, {}, DEFAULT_LIMITS)
+
+    check_chain(MAX_CALL_DEPTH)
+    with pytest.raises(BundleFormatError, match="calls itself, or too deeply"):
+        check_chain(MAX_CALL_DEPTH + 1)
 
 
 def branch(*nodes: onnx.NodeProto, gives: str) -> onnx.GraphProto:

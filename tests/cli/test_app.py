@@ -115,8 +115,11 @@ def test_the_systems_own_error_is_one_message(
     assert app.run(["try", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["error"] == {
-        "code": "storage", "message": "model.onnx: Permission denied", "hint": ""
-    }  # fmt: skip
+        "code": "storage",
+        "message": "model.onnx: Permission denied",
+        "hint": "",
+        "retryable": False,
+    }
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")

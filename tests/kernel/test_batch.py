@@ -210,3 +210,8 @@ def test_rows_are_the_common_length_of_the_first_axes() -> None:
     assert rows_of({"x": np.zeros((5, 2)), "v": np.zeros(5)}) == 5
     with pytest.raises(InputError, match=r"'x': 5.*'v': 4"):
         rows_of({"x": np.zeros(5), "v": np.zeros(4)})
+
+
+def test_a_masked_input_is_refused_since_an_engine_may_not_see_the_mask() -> None:
+    with pytest.raises(InputError, match="'x' is of type MaskedArray"):
+        rows_of({"x": np.ma.masked_array([1.0, 2.0], mask=[False, True])})

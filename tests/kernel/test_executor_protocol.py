@@ -94,3 +94,24 @@ def test_an_event_loop_serves_a_journalled_run(tmp_path: Path) -> None:
     assert {k: o.value for k, o in outcomes.items() if o.status.usable} == {
         f"k{n}": -n for n in range(ITEMS) if n != 7
     }
+
+
+def test_an_executor_may_find_its_level_while_it_runs(tmp_path: Path) -> None:
+    """One task in flight at first; each one that ends makes room for one more, up to six."""
+
+    class Growing(LoopExecutor):
+        def completed(self, timeout: float | None) -> list[Completed]:
+            found = super().completed(timeout)
+            assert len(self._running) + len(found) <= self.capacity
+            self.capacity = min(6, self.capacity + len(found))
+            return found
+
+    growing = Growing(capacity=1)
+    items = [Item(f"k{n}", n) for n in range(ITEMS)]
+    with (
+        Journal.open(tmp_path / "journal.db") as journal,
+        journal.create_run("loop", config={}, items=items, run_id="r") as run,
+    ):
+        assert drive(run, run.payload, growing).recorded == ITEMS
+    growing.close()
+    assert growing.most == 6

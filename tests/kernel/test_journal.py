@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -391,3 +392,36 @@ def test_items_that_write_to_the_journal_are_refused_and_spoil_nothing(journal: 
         ("one", 1, 1),
         ("two", 2, 2),
     ]
+
+
+def test_others_write_while_the_items_of_a_new_run_are_still_coming(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interlock.kernel.journal_store.BUSY_SECONDS", 0.1)
+    with Journal.open(journal.path) as other:
+        run = other.create_run("other", config={}, items=[Item("a")], run_id="other")
+
+        def source() -> Iterator[Item]:
+            yield Item("a")
+            run.record([("a", Outcome(Status.FAILED))])
+            yield Item("b")
+
+        journal.create_run("slow", config={}, items=source(), run_id="slow").close()
+    assert {info.run_id: info.pending for info in journal.runs()} == {"other": 0, "slow": 2}
+
+
+def test_threads_may_create_and_change_runs_of_one_journal_together(journal: Journal) -> None:
+    def items(name: str, start: int) -> list[Item]:
+        return [Item(f"{name}-{n}") for n in range(start, start + 20)]
+
+    def create(thread: int) -> None:
+        for number in range(15):
+            name = f"{thread}-{number}"
+            journal.create_run("t", config={}, items=items(name, 0), run_id=name).close()
+            journal.resume_run(name, config={}, items=items(name, 10), accept_changes=True).close()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(create, range(4)))
+    for info in journal.runs():
+        with journal.resume_run(info.run_id, config={}, items=None) as run:
+            assert set(run.pending()) == {item.key for item in items(info.run_id, 10)}

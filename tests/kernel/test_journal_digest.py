@@ -138,3 +138,13 @@ def test_a_configuration_that_json_cannot_carry_is_refused_without_its_text(
             with pytest.raises(InputError, match=f"config: .*{reason}") as caught:
                 journal.create_run("t", config=config, items=[])  # type: ignore[arg-type]
             assert "secret" not in str(caught.value)
+
+
+def test_a_bundles_digest_is_shown_and_a_bare_one_is_not() -> None:
+    """Which bundle ran is what one wants to see; bare hexadecimal digits may be a key."""
+    digits = "0123456789abcdef" * 4
+    found = journal_digest.settings(
+        {"bundle": f"sha256:{digits}", "other": digits, "token": f"sha256:{digits}"}
+    )
+    assert found["bundle"].text == f'"sha256:{digits}"'
+    assert found["other"].text == found["token"].text == "(not shown)"

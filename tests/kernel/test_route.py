@@ -20,6 +20,7 @@ from interlock.errors import (
     DeadlineError,
     EngineError,
     EngineUnavailableError,
+    InputError,
     TransientError,
 )
 from interlock.kernel.clock import Deadline, ManualClock
@@ -32,7 +33,16 @@ from interlock.kernel.outcome import (
     Status,
     StepResult,
 )
-from interlock.kernel.route import OTHERWISE, Otherwise, Route, RouteStep, Verdict, finite
+from interlock.kernel.route import (
+    OTHERWISE,
+    BatchAnswer,
+    BatchVerdict,
+    Otherwise,
+    Route,
+    RouteStep,
+    Verdict,
+    finite,
+)
 
 SECRET = "the prompt itself"
 
@@ -481,3 +491,35 @@ def test_an_item_ends_in_one_status_with_a_reason_for_every_step(behaviours: lis
     assert all(step.reason for step in outcome.steps if step.result is not StepResult.ACCEPTED)
     assert SECRET not in outcome.to_json().decode()
     assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+class BatchOnly:
+    def answer_batch(self, inputs: Any, *, deadline: Deadline) -> BatchAnswer:
+        return BatchAnswer(inputs["x"])
+
+
+class BatchCheck:
+    def check_batch(self, inputs: Any, answer: BatchAnswer) -> BatchVerdict:
+        return BatchVerdict()
+
+
+class SingleCheck:
+    def check(self, item: Any, answer: Any) -> Verdict:
+        return Verdict()
+
+
+def test_parts_that_do_not_fit_each_other_are_refused_when_the_route_is_made() -> None:
+    """The likeliest mistake of all: a guard with the wrong method, or none."""
+    with pytest.raises(ConfigError, match=r"guard SingleCheck has no check_batch\(\)"):
+        RouteStep("m", BatchOnly(), guards=(SingleCheck(),))
+    with pytest.raises(ConfigError, match=r"guard function has no"):
+        RouteStep("m", BatchOnly(), guards=(lambda inputs, answer: None,))
+    step = RouteStep("m", BatchOnly(), guards=(BatchCheck(),))
+    with pytest.raises(ConfigError, match="steps must be a tuple of RouteStep"):
+        Route("r", steps=("m",), otherwise="refuse")  # type: ignore[arg-type]
+    route: Route[Any, Any] = Route("r", steps=(step,), otherwise="refuse")
+    with pytest.raises(ConfigError, match=r"engine has no answer\(\)") as caught:
+        route.run(1.0)
+    assert caught.value.hint == "call run_batch()"
+    with pytest.raises(InputError, match="inputs is of type ndarray"):
+        route.run_batch(np.zeros(3))  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def q_cases(dtype: str, taus: Sequence[Scalar]) -> Array:
 class Cases:
     """Batches of P and Q that hold every pair of the values `p` and `q`, in two layouts.
 
-    p_shape, q_shape  shapes of P and Q for some batch; along `axis` it becomes `rows`
+    p_shape, q_shape  shapes of P and Q for some batch; their first axis becomes `rows`
 
     First a row holds one value in all its elements: whatever its width, there are rows without a
     fault whose Q is at a threshold. Then it holds the value in one element and 1 in the others, so
@@ -51,7 +51,6 @@ class Cases:
     q: Array
     p_shape: tuple[int, ...]
     q_shape: tuple[int, ...]
-    axis: int
     rows: int
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
@@ -69,23 +68,15 @@ class Cases:
 
     def _all(self, values: Array, pairs: Indices, shape: tuple[int, ...]) -> Array:
         """Row r holds `values[r]` in every element."""
-        rest = self._rest(shape)
-        return self._shaped(np.repeat(values, math.prod(rest)), rest)
+        return np.repeat(values, math.prod(shape[1:])).reshape(self.rows, *shape[1:])
 
     def _one(self, values: Array, pairs: Indices, shape: tuple[int, ...]) -> Array:
         """Row r holds `values[r]` in one element, in turn, and 1 in the others."""
-        rest = self._rest(shape)
-        width = math.prod(rest)
+        width = math.prod(shape[1:])
         filled = np.ones((self.rows, width), values.dtype)
         if width:
             filled[np.arange(self.rows), pairs % width] = values
-        return self._shaped(filled, rest)
-
-    def _rest(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return shape[: self.axis] + shape[self.axis + 1 :]
-
-    def _shaped(self, values: Array, rest: tuple[int, ...]) -> Array:
-        return np.moveaxis(values.reshape(self.rows, *rest), 0, self.axis)
+        return filled.reshape(self.rows, *shape[1:])
 
 
 @dataclass(frozen=True)

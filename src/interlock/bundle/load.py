@@ -7,8 +7,9 @@ manifest as well. `expected_digest` and `require_signature` are the root of trus
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,8 +18,10 @@ from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
 from interlock.bundle.manifest import METADATA
 from interlock.bundle.metadata import Metadata
 from interlock.bundle.probe import probe_model
-from interlock.kernel.errors import BundleIntegrityError, SignatureError
+from interlock.kernel.errors import BundleIntegrityError, ConfigError, SignatureError
 from interlock.kernel.outcome import Evidence, EvidenceKind
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Bundle:
     path: Path
     digest: str
     metadata: Metadata
-    model: bytes
-    files: Mapping[str, bytes]
+    model: bytes = field(repr=False)
+    files: Mapping[str, bytes] = field(repr=False)
     signed_by: str | None = None
 
     def evidence(self) -> Evidence:
@@ -68,9 +71,15 @@ def load(
     Raises BundleIntegrityError for bytes that differ from the manifest or the expected digest,
     BundleFormatError for malformed or forbidden content, BundleContractError where the graph and
     the metadata disagree or the probe finds a wrong answer, SignatureError for a missing or wrong
-    signature, ConfigError for a key that cannot be used, MissingExtraError where checking a
-    signature needs the extra `sign`, and EngineUnavailableError where no process can be started.
+    signature, ConfigError for an expected digest that is none or a key that cannot be used,
+    MissingExtraError where checking a signature needs the extra `sign`, and
+    EngineUnavailableError where no process can be started.
     """
+    if expected_digest is not None and not _DIGEST.fullmatch(expected_digest):
+        raise ConfigError(
+            f"the expected digest is {expected_digest!r}; "
+            "it must be sha256: and 64 hexadecimal digits in lower case"
+        )
     path = Path(directory)
     contents = read_contents(path, limits)
     if expected_digest is not None and contents.digest != expected_digest:

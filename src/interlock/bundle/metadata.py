@@ -5,6 +5,7 @@ Dtypes are NumPy's names (`float32`, `int64`, `bool`, …), besides `bfloat16` a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -139,7 +140,7 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     kind         `strict` where the graph ends in a strict decode, else `model`
     inputs       the graph's inputs in order; initializers are not among them
     outputs      the graph's outputs in order
-    batch_axis   the axis that counts the items of a batch, in inputs and outputs
+    batch_axis   the axis that counts the items of a batch, in inputs and outputs; 0 for `strict`
     strict       the decode's contract; given exactly for kind `strict`
     smoke        vectors that the probe must reproduce
     provenance   where the model comes from: plain JSON
@@ -184,6 +185,8 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise InputError("kind is 'strict' exactly where there is a 'strict' contract")
         if self.strict is None:
             return
+        if self.batch_axis != 0:
+            raise InputError(f"batch_axis of a strict bundle must be 0; it is {self.batch_axis}")
         names = tuple(spec.name for spec in self.outputs[:3])
         if names != OUTPUT_ORDER:
             raise InputError(
@@ -215,12 +218,31 @@ def _decode_array(kind: type, value: Any) -> Any:
     array = from_plain(value)
     if not isinstance(array, np.ndarray):
         raise InputError("expected an array")
+    array.flags.writeable = False
     return array
 
 
 def parse_metadata(data: bytes) -> Metadata:
-    """Read `metadata.json`; raises BundleFormatError naming what is wrong."""
+    """Read `metadata.json`, arrays read-only; raises BundleFormatError naming what is wrong."""
     return decode_json(data, _DECODER, METADATA)
+
+
+def copied(metadata: Metadata) -> Metadata:
+    """A copy of what was parsed with mappings of its own, without checking it again."""
+    fresh = copy.copy(metadata)
+    own = msgspec.structs.force_setattr
+    for field in ("provenance", "extensions"):
+        own(fresh, field, copy.deepcopy(getattr(metadata, field)))
+    vectors = tuple(copy.copy(vector) for vector in metadata.smoke)
+    for vector in vectors:
+        own(vector, "inputs", dict(vector.inputs))
+        own(vector, "outputs", dict(vector.outputs))
+    own(fresh, "smoke", vectors)
+    if metadata.strict is not None:
+        strict = copy.copy(metadata.strict)
+        own(strict, "meaning", dict(strict.meaning))
+        own(fresh, "strict", strict)
+    return fresh
 
 
 _DECODER = msgspec.json.Decoder(Metadata, dec_hook=_decode_array)

@@ -97,16 +97,15 @@ def _check_decode(model: bytes, metadata: Metadata, strict: StrictContract) -> N
     whole = onnx.ModelProto()
     whole.ParseFromString(model)
     p_shape, q_shape = _shapes(whole, metadata, strict)
-    axis = metadata.batch_axis
-    if not axis < len(q_shape) <= len(p_shape):
-        raise BundleContractError(f"P has shape {p_shape} and Q {q_shape}, batch axis {axis}")
+    if not 0 < len(q_shape) <= len(p_shape):
+        raise BundleContractError(f"P has shape {p_shape} and Q {q_shape}")
     taus = thresholds(strict)
     p, q = p_cases(strict.dtype), q_cases(strict.dtype, list(taus.values()))
-    dim = metadata.outputs[0].shape[axis] if len(metadata.outputs[0].shape) > axis else 1
-    width = math.prod(p_shape[:axis] + p_shape[axis + 1 :])
+    dim = metadata.outputs[0].shape[0] if metadata.outputs[0].shape else 1
+    width = math.prod(p_shape[1:])
     most = min(len(p) * len(q), max(1, _ELEMENTS // max(1, width)))
     rows = most if isinstance(dim, str) else dim
-    cases = Cases(p, q, p_shape, q_shape, axis, rows)
+    cases = Cases(p, q, p_shape, q_shape, rows)
     session = open_session(_cut(whole, strict, p_shape, q_shape), "the decode")
     for p_batch, q_batch in cases:
         found = _run(session, list(strict.output_order), {strict.p: p_batch, strict.q: q_batch})

@@ -27,9 +27,11 @@ def open_directory(path: Path) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise BundleFormatError(f"there is no bundle at {path}") from None
+        raise BundleFormatError(f"there is no bundle at {path}", hint="check the path") from None
     except NotADirectoryError:
-        raise BundleFormatError(f"{path} is not a directory") from None
+        raise BundleFormatError(
+            f"{path} is not a directory", hint="name the bundle's directory, not a file in it"
+        ) from None
     except OSError as error:
         raise BundleFormatError(f"{path} cannot be opened: {error.strerror}") from None
     try:

@@ -186,18 +186,23 @@ class _Walk:
     def calls(self) -> None:
         """Functions must not call themselves, nor grow beyond the limit when they are put in."""
         totals: dict[Key, int] = {}
+        heights: dict[Key, int] = {}
 
-        def total(key: Key, depth: int) -> int:
-            if depth > MAX_CALL_DEPTH:
+        def visit(key: Key, depth: int) -> None:
+            """Find the nodes of a function with all that it calls, and how deeply it calls."""
+            called = self._called[key]
+            if depth <= MAX_CALL_DEPTH:
+                for other in called:
+                    if other not in totals:
+                        visit(other, depth + 1)
+                heights[key] = 1 + max((heights[other] for other in called), default=0)
+            if depth > MAX_CALL_DEPTH or heights[key] > MAX_CALL_DEPTH:
                 raise BundleFormatError(f"the function {key[1][:80]!r} calls itself, or too deeply")
-            if key not in totals:
-                totals[key] = self._sizes[key] + sum(
-                    total(called, depth + 1) for called in self._called[key]
-                )
-            return totals[key]
+            totals[key] = self._sizes[key] + sum(totals[other] for other in called)
 
         for key in self._functions:
-            total(key, 0)
+            if key not in totals:
+                visit(key, 1)
         expanded = self._nodes + sum(totals[key] for key in self._calls)
         if expanded > self._limits.max_nodes:
             raise BundleFormatError(

@@ -88,34 +88,34 @@ def _call(arguments: list[str]) -> int:
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = "interlock" if context is None else context.command_path
-        return _fail(arguments, "usage", error.format_message(), f"see `{command} --help`", 2)
+        return _fail(arguments, UsageError(error.format_message(), hint=f"see `{command} --help`"))
     except (KeyboardInterrupt, click.Abort):
-        return _fail(arguments, "interrupted", "interrupted", "", 130)
-    except InterruptedRunError as error:
-        return _fail(arguments, error.code, error.message, error.hint, 130)
-    except UsageError as error:
-        return _fail(arguments, error.code, error.message, error.hint, 2)
+        return _fail(arguments, InterruptedRunError("interrupted", hint=""))
     except InterlockError as error:
-        return _fail(arguments, error.code, error.message, error.hint, 1)
+        return _fail(arguments, error)
     except BrokenPipeError:
         _discard_output()
         return 1
     except OSError as error:
-        return _fail(arguments, StorageError.code, _system_message(error), "", 1)
+        return _fail(arguments, StorageError(_system_message(error), hint=""))
     return result if isinstance(result, int) else 0
 
 
-def _fail(arguments: list[str], code: str, message: str, hint: str, exit_code: int) -> int:
+def _fail(arguments: list[str], error: InterlockError) -> int:
+    """Print the error as `--json` or a person wants it, and return its exit code."""
+    code = 130 if isinstance(error, InterruptedRunError) else 1
+    if isinstance(error, UsageError):
+        code = 2
     if wants_json(arguments):
         try:
-            print_json({"error": {"code": code, "message": message, "hint": hint}})
-            return exit_code
+            print_json({"error": error.to_dict()})
+            return code
         except OSError:
             _discard_output()
-    click.echo(f"interlock: {message}", err=True)
-    if hint:
-        click.echo(f"  hint: {hint}", err=True)
-    return exit_code
+    click.echo(f"interlock: {error.message}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {error.hint}", err=True)
+    return code
 
 
 def _system_message(error: OSError) -> str:

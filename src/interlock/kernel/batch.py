@@ -232,12 +232,16 @@ def _summary_result(step: BatchStep) -> StepResult:
 
 def rows_of(inputs: Mapping[str, Array]) -> int:
     """The common length of the first axis; raises InputError where the inputs disagree."""
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"inputs is of type {type(inputs).__name__}; a batch is a mapping from names to arrays"
+        )
     if not inputs:
         raise InputError("a batch needs at least one input")
     lengths = {}
     for name, array in inputs.items():
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input '{name}' is of type {type(array).__name__}, not an array")
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+            raise InputError(f"input '{name}' is of type {type(array).__name__}, not a plain array")
         if array.ndim == 0:
             raise InputError(f"input '{name}' is a scalar; a batch needs a first axis of rows")
         lengths[name] = int(array.shape[0])

@@ -50,7 +50,7 @@ class Dispatcher:
 
     keys         the pending items, read lazily, each once
     load         gives the item for a key; an exception fails that item, a JournalError the run
-    capacity     tasks in flight at most
+    capacity     tasks in flight at most; may be set anew between two calls of `prepare`
     batch        items a task
     max_crashes  workers that an item may lose before it fails; it fails only by a task of its own
     ordered      keep at most a window of items ahead of the oldest unfinished one
@@ -71,7 +71,7 @@ class Dispatcher:
                 raise ConfigError(f"{name} is {value}; it must be 1 or more")
         self._keys = keys
         self._load = load
-        self._capacity = capacity
+        self.capacity = capacity
         self._batch = batch
         self._max_crashes = max_crashes
         self._order = InOrder() if ordered else None
@@ -102,7 +102,7 @@ class Dispatcher:
         """Fill the free capacity. Items that lost a worker go first, each in a task of its own."""
         tasks: list[Task] = []
         unloadable: list[Result] = []
-        for _ in range(self._capacity - len(self._in_flight)):
+        for _ in range(self.capacity - len(self._in_flight)):
             group = (self._again.popleft(),) if self._again else self._next_group(unloadable)
             if not group:
                 break

@@ -163,6 +163,8 @@ class _Drive:
     def until_done(self, requests: _StopRequests) -> bool:
         """Send and collect until nothing is left (True) or a stop is asked for (False)."""
         while not requests.pending:
+            # Read anew at each turn: an executor may find its level as it goes.
+            self.dispatcher.capacity = self._executor.capacity
             prepared = self.dispatcher.prepare()
             self._keep(prepared.unloadable)
             if prepared.tasks:

@@ -36,7 +36,10 @@ class Executor(Protocol):
 
     @property
     def capacity(self) -> int:
-        """The number of tasks that may be submitted and not yet completed."""
+        """The number of tasks that may be submitted and not yet completed.
+
+        It may change over time; a smaller one lets no new tasks in until enough have ended.
+        """
         ...
 
     def submit(self, task: Task) -> None:

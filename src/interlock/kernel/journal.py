@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -129,10 +129,10 @@ class Journal:
     ) -> JournalRun:
         """Record a run and all its items, in one transaction, and hold it.
 
-        `items` is read once and not kept in memory. The configuration's text is not stored
-        (see `interlock.kernel.journal_digest`). Raises InputError for two items with one key, a
-        payload that JSON cannot carry or a malformed name or id, JournalError where `run_id`
-        exists.
+        `items` is read once, before the transaction, and not kept in memory. The configuration's
+        text is not stored (see `interlock.kernel.journal_digest`). Raises InputError for two items
+        with one key, a payload that JSON cannot carry or a malformed name or id, JournalError
+        where `run_id` exists.
         """
         now = self._clock.now()
         run_id = run_id or f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -142,27 +142,31 @@ class Journal:
         config_digest = sha256(canonical_json(dict(config), "config"))
         hold = self._hold(run_id)
         try:
-            with self._store.transaction() as connection:
+            with self._staging() as connection:
+                # The hold keeps other processes from creating it meanwhile.
                 if connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
                     raise JournalError(
                         f"run {run_id} exists already", hint="resume it, or choose another id"
                     )
-                row = connection.execute(
-                    "INSERT INTO runs (run_id, name, state, created, config_digest, inputs_digest,"
-                    " settings, versions, holder) VALUES (?, ?, 'running', ?, ?, x'', ?, ?, ?)",
-                    (
-                        run_id,
-                        name,
-                        milliseconds(now),
-                        config_digest,
-                        msgspec.json.encode(settings(config)),
-                        msgspec.json.encode(versions()),
-                        this_holder(),
-                    ),
-                ).lastrowid
-                assert row is not None
-                journal_inputs.insert(connection, row, items)
-                journal_inputs.seal(connection, row)
+                journal_inputs.stage(connection, items)
+                with self._store.transaction():
+                    row = connection.execute(
+                        "INSERT INTO runs (run_id, name, state, created, config_digest,"
+                        " inputs_digest, settings, versions, holder)"
+                        " VALUES (?, ?, 'running', ?, ?, x'', ?, ?, ?)",
+                        (
+                            run_id,
+                            name,
+                            milliseconds(now),
+                            config_digest,
+                            msgspec.json.encode(settings(config)),
+                            msgspec.json.encode(versions()),
+                            this_holder(),
+                        ),
+                    ).lastrowid
+                    assert row is not None
+                    journal_inputs.insert(connection, row)
+                    journal_inputs.seal(connection, row)
             return self._run(row, run_id, hold)
         except BaseException:
             hold.release()
@@ -189,30 +193,32 @@ class Journal:
         hold = self._hold(run_id)
         try:
             row = self._row(run_id)
-            changes = self._changed_config(row, config)
-            changed_items = self._changed_items(row, items)
-            changes += changed_items
-            if changes and not accept_changes:
-                raise RunChangedError(
-                    f"run {run_id} was asked for something else: {'; '.join(changes)}",
-                    changes=tuple(changes),
+            with self._staging() as connection:
+                changes = self._changed_config(row, config)
+                changed_items = (
+                    [] if items is None else journal_inputs.compare(connection, row, items)
                 )
-            with self._store.transaction() as connection:
-                if changes:
-                    self._note_changes(connection, row, config, changes)
-                if changed_items:
-                    journal_inputs.accept(connection, row)
-                    journal_inputs.seal(connection, row)
-                connection.execute("UPDATE runs SET holder = ? WHERE id = ?", (this_holder(), row))
+                changes += changed_items
+                if changes and not accept_changes:
+                    raise RunChangedError(
+                        f"run {run_id} was asked for something else: {'; '.join(changes)}",
+                        changes=tuple(changes),
+                    )
+                with self._store.transaction():
+                    if changes:
+                        self._note_changes(connection, row, config, changes)
+                    if changed_items:
+                        journal_inputs.accept(connection, row)
+                        journal_inputs.seal(connection, row)
+                    connection.execute(
+                        "UPDATE runs SET holder = ? WHERE id = ?", (this_holder(), row)
+                    )
             run = self._run(row, run_id, hold)
             run.reopen()
             return run
         except BaseException:
             hold.release()
             raise
-        finally:
-            with suppress(JournalError), self._store.read() as connection:
-                journal_inputs.discard_comparison(connection)
 
     def runs(self) -> list[RunInfo]:
         """Every run, oldest first."""
@@ -308,6 +314,16 @@ class Journal:
             deleted.append(run.run_id)
         return deleted
 
+    @contextmanager
+    def _staging(self) -> Iterator[sqlite3.Connection]:
+        """The connection for this thread alone, as its temporary tables must not be another's."""
+        with self._store.read() as connection:
+            try:
+                yield connection
+            finally:
+                with suppress(sqlite3.Error):
+                    journal_inputs.discard(connection)
+
     def _changed_config(self, row: int, config: Mapping[str, Any]) -> list[str]:
         with self._store.read() as connection:
             digest, recorded = connection.execute(
@@ -317,12 +333,6 @@ class Journal:
             return []
         old = msgspec.json.decode(recorded, type=dict[str, Setting])
         return describe_changes(old, settings(config)) or ["config: differs"]
-
-    def _changed_items(self, row: int, items: Iterable[Item] | None) -> list[str]:
-        if items is None:
-            return []
-        with self._store.read() as connection:
-            return journal_inputs.compare(connection, row, items)
 
     def _note_changes(
         self,

@@ -7,7 +7,7 @@ SHA-256 over one line `["key","digest in hex"]\n` an item, in the order of the k
 so that the order of the items does not matter.
 
 A configuration may hold prompts and secrets, so its text is never stored: a `Setting` keeps plain
-numbers, booleans and short names, and the digest of everything else.
+numbers, booleans, short names and what is labelled `sha256:`, and the digest of everything else.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ _QUOTED_KEY = re.compile(r"[\w .:/-]{1,60}")
 _SECRET = re.compile(r"key|token|secret|passw|credential|auth|cookie|signature", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,39}")
 _SEGMENT = re.compile(r"[A-Za-z0-9]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -125,6 +126,9 @@ def _setting(path: str, leaf: Any) -> Setting:
 
 def _showable(path: str, leaf: Any) -> bool:
     match leaf:
+        case str() if _DIGEST.fullmatch(leaf):
+            # Labelled as a digest, it tells which bundle ran and nothing of what went in.
+            return not _SECRET.search(path)
         case str():
             return bool(not _SECRET.search(path) and _NAME.fullmatch(leaf)) and not any(
                 map(_looks_random, _SEGMENT.findall(leaf))

@@ -53,15 +53,22 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def insert(connection: sqlite3.Connection, run: int, items: Iterable[Item]) -> None:
-    """Store a new run's items in order; InputError for a key that occurs twice."""
-    try:
-        connection.executemany(
-            "INSERT INTO items (run, position, key, digest, payload) VALUES (?, ?, ?, ?, ?)",
-            ((run, position, *encoded) for position, encoded in enumerate(map(_encode, items))),
-        )
-    except sqlite3.IntegrityError:
-        raise InputError("items: two items have the same key; a key must be unique") from None
+def stage(connection: sqlite3.Connection, items: Iterable[Item]) -> None:
+    """Keep a new run's items in the temporary table `given`, for `insert`.
+
+    Reading them may take long, and in a transaction of the journal it would keep every other
+    process from writing. InputError for a key that occurs twice.
+    """
+    _give(connection, ((at, *_encode(item)) for at, item in enumerate(items)))
+
+
+def insert(connection: sqlite3.Connection, run: int) -> None:
+    """Store what was staged as the items of `run`, in the caller's transaction."""
+    connection.execute(
+        "INSERT INTO items (run, position, key, digest, payload)"
+        " SELECT ?, position, key, digest, payload FROM given ORDER BY position",
+        (run,),
+    )
 
 
 def seal(connection: sqlite3.Connection, run: int) -> None:
@@ -80,11 +87,6 @@ def compare(connection: sqlite3.Connection, run: int, items: Iterable[Item]) -> 
     What lies after the longest common beginning is kept in the temporary table `given`, for
     `accept`; memory use does not grow with the number of items.
     """
-    connection.execute("DROP TABLE IF EXISTS temp.given")
-    connection.execute(
-        "CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,"
-        " digest BLOB NOT NULL, payload BLOB)"
-    )
     recorded = connection.execute(
         "SELECT key, digest FROM items WHERE run = ? AND position IS NOT NULL ORDER BY position",
         (run,),
@@ -92,13 +94,10 @@ def compare(connection: sqlite3.Connection, run: int, items: Iterable[Item]) -> 
     rest = iter(items)
     same, first_other = _common_beginning(recorded, rest)
     recorded.close()
-    rows = ((same + at, *_encode(item)) for at, item in enumerate(chain(first_other, rest)))
-    try:
-        # One transaction for speed; deferred, as it writes to the temporary table alone.
-        with transaction(connection, "DEFERRED"):
-            connection.executemany("INSERT INTO given VALUES (?, ?, ?, ?)", rows)
-    except sqlite3.IntegrityError:
-        raise InputError("items: two items have the same key; a key must be unique") from None
+    _give(
+        connection,
+        ((same + at, *_encode(item)) for at, item in enumerate(chain(first_other, rest))),
+    )
     connection.execute("DROP TABLE IF EXISTS temp.tail")
     connection.execute(
         "CREATE TEMP TABLE tail AS SELECT id, position, key, digest FROM items"
@@ -155,10 +154,26 @@ def accept(connection: sqlite3.Connection, run: int) -> None:
     )
 
 
-def discard_comparison(connection: sqlite3.Connection) -> None:
-    """Forget what `compare` kept."""
+def discard(connection: sqlite3.Connection) -> None:
+    """Forget what `stage` or `compare` kept."""
     connection.execute("DROP TABLE IF EXISTS temp.given")
     connection.execute("DROP TABLE IF EXISTS temp.tail")
+
+
+def _give(
+    connection: sqlite3.Connection, rows: Iterable[tuple[int, str, bytes, bytes | None]]
+) -> None:
+    try:
+        # One transaction for speed; deferred, as it writes to the temporary table alone.
+        with transaction(connection, "DEFERRED"):
+            connection.execute("DROP TABLE IF EXISTS temp.given")
+            connection.execute(
+                "CREATE TEMP TABLE given (position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,"
+                " digest BLOB NOT NULL, payload BLOB)"
+            )
+            connection.executemany("INSERT INTO given VALUES (?, ?, ?, ?)", rows)
+    except sqlite3.IntegrityError:
+        raise InputError("items: two items have the same key; a key must be unique") from None
 
 
 Encoded = tuple[str, bytes, bytes | None]

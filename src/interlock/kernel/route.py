@@ -150,6 +150,14 @@ class RouteStep:
             raise ConfigError(
                 f"step '{self.name}': the engine has neither answer() nor answer_batch()"
             )
+        for guard in self.guards:
+            pairs = (("answer", "check"), ("answer_batch", "check_batch"))
+            if not any(hasattr(self.engine, a) and hasattr(guard, c) for a, c in pairs):
+                raise ConfigError(
+                    f"step '{self.name}': the guard {type(guard).__name__} has no "
+                    + " or ".join(f"{c}()" for a, c in pairs if hasattr(self.engine, a))
+                    + " to look at what the engine answers"
+                )
         if not all(isinstance(piece, Evidence) for piece in self.evidence):
             raise ConfigError(f"step '{self.name}': evidence must be a tuple of Evidence")
         for name in ("size_limit", "time_limit"):
@@ -184,6 +192,8 @@ class Route(Generic[In, Out]):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an empty route, a name used twice or an unknown `otherwise`."""
+        if not all(isinstance(step, RouteStep) for step in self.steps):
+            raise ConfigError(f"route '{self.name}': steps must be a tuple of RouteStep")
         names = [step.name for step in self.steps]
         if len(names) > _MOST_STEPS:
             raise ConfigError(
@@ -203,8 +213,10 @@ class Route(Generic[In, Out]):
         """Answer one item. Never raises for what an engine or a guard does.
 
         An `item` that is an array is handed on read-only, and an answer that is an array is
-        copied before its guards see it, so the engine may reuse its buffer.
+        copied before its guards see it, so the engine may reuse its buffer. Raises ConfigError
+        where a step works on batches only.
         """
+        self.require("answer", "check")
         given: Any = read_only(item) if isinstance(item, np.ndarray) else item
         steps: list[Step] = []
         refused = False
@@ -232,12 +244,27 @@ class Route(Generic[In, Out]):
     ) -> BatchOutcome:
         """Answer the rows of `inputs` (name -> (n, …)); only rows without an answer go on.
 
-        Raises InputError where the inputs differ in their number of rows. Never raises for what
-        an engine or a guard does.
+        Raises InputError where the inputs differ in their number of rows, and ConfigError where a
+        step works on single items only. Never raises for what an engine or a guard does.
         """
         from interlock.kernel.batch_route import run_batch
 
+        self.require("answer_batch", "check_batch")
         return run_batch(self, inputs, deadline)
+
+    def require(self, answer: str, check: str) -> None:
+        """Raise ConfigError unless every engine has the method `answer` and every guard `check`."""
+        for step in self.steps:
+            if not hasattr(step.engine, answer):
+                other = "run_batch" if answer == "answer" else "run"
+                raise ConfigError(
+                    f"step '{step.name}': the engine has no {answer}()", hint=f"call {other}()"
+                )
+            for guard in step.guards:
+                if not hasattr(guard, check):
+                    raise ConfigError(
+                        f"step '{step.name}': the guard {type(guard).__name__} has no {check}()"
+                    )
 
     def _try(self, step: RouteStep, item: Any, deadline: Deadline) -> tuple[Step, Any]:
         barred = self.gate(step, item, deadline)
