@@ -181,3 +181,11 @@ def test_a_bundle_brings_its_own_threshold_and_dtype(
         said = calibrate(rows, "--alpha", 0.1, "--bundle", tmp_path / "b", *option, "--json")
         assert said.code == 2
         assert option[0] in said.document["error"]["message"]
+
+
+def test_an_output_that_cannot_be_written_is_named(
+    calibrate: Any, rows: Path, tmp_path: Path
+) -> None:
+    said = calibrate(rows, "--alpha", 0.1, "--output", tmp_path / "no" / "c.json", "--json")
+    assert said.code == 1
+    assert said.document["error"]["code"] == "storage"

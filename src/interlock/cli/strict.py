@@ -82,8 +82,9 @@ def calibrate(
     on, and must not have been trained on. With probability 1 - DELTA the threshold that is printed
     keeps the unsafe-accept rate at or below ALPHA. Exit code 1 where none can be certified.
 
-    With --bundle there is one candidate, the bundle's own tau_infer, in the bundle's dtype. The
-    certificate changes the bundle's digest and drops its signature: sign it afterwards.
+    With --bundle there is one candidate, the bundle's own tau_infer, in the bundle's dtype; it must
+    not have been chosen on the rows of DATA. The certificate changes the bundle's digest and drops
+    its signature: sign it afterwards.
     """
     from interlock.cli.columns import read_columns
     from interlock.strict.calibrate import calibrate_tau
@@ -119,6 +120,18 @@ def _bundle_threshold(bundle: Path, others: dict[str, object]) -> tuple[str, flo
     return strict.dtype, strict.tau_infer
 
 
+def _write(path: Path, data: bytes) -> None:
+    from interlock.errors import StorageError
+
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write '{path}': {error.strerror}",
+            hint="choose a directory that exists and can be written to",
+        ) from None
+
+
 def _deliver(
     found: Calibration,
     wanted: float | None,
@@ -128,7 +141,7 @@ def _deliver(
 ) -> int:
     certificate, reason, digest = found.certificate, found.reason, None
     if certificate is not None and output is not None:
-        output.write_bytes(certificate.to_json())
+        _write(output, certificate.to_json())
     if certificate is not None and bundle is not None:
         from interlock.strict.certified import attach_certificate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +129,8 @@ def _unsafe(loss: npt.NDArray[Any], tolerance: float | None) -> npt.NDArray[np.b
         return np.asarray(~(loss == 0))
     if loss.dtype.kind == "b":
         raise InputError("loss is bool, which takes no tolerance")
-    if not np.isfinite(tolerance):
-        raise InputError(f"tolerance is {tolerance}; it must be finite")
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if not (number and math.isfinite(tolerance)):
+        raise InputError(f"tolerance is {tolerance!r}; it must be a finite number")
     # Written so that NaN is unsafe: a comparison with NaN is false.
-    return np.asarray(~(loss <= tolerance))
+    return np.asarray(~(loss <= float(tolerance)))
