@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-full lint format train-arm bench-strict parity-strict clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -23,13 +23,16 @@ demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch"
+	$(PYTEST) -n 2 -m "not torch and not robot"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
 
+test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
+	$(PYTEST) -m robot -rP
+
 test-full: $(VENV)/.torch ## every suite at its full count, then parity with the peer
-	INTERLOCK_FULL=1 $(PYTEST) -n 2
+	INTERLOCK_FULL=1 $(PYTEST) -n 2 -m "not robot"
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 lint: $(VENV)/.lint ## ruff and mypy strict
@@ -82,6 +85,11 @@ $(VENV)/.test: $(VENV)/.extras
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
 	@$(PIP) -e '.[test,sign,numba,torch]'
+	@touch $@
+
+$(VENV)/.robot: $(VENV)/.test
+	@echo "installing pinocchio and MuJoCo"
+	@$(PIP) -e '.[test,sign,numba,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

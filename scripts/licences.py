@@ -2,8 +2,8 @@
 
     python scripts/licences.py
 
-Run it in an environment that holds every package of constraints.txt (`make test-torch lint` makes
-one). Stops at a package whose licence is not in ALLOWED.
+Run it in an environment that holds every package of constraints.txt (`make test-torch test-robot
+lint` makes one). Stops at a package whose licence is not in ALLOWED.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ ALLOWED = {
     "CC0-1.0": "CC0-1.0",
     "CC0-1.0 OR Apache-2.0": "CC0-1.0 OR Apache-2.0",
     "LLVM-exception": "LLVM-exception",
+    "Qhull": "Qhull",
 }
 
 # Packages that declare no licence in their metadata: read from the licence file that they carry.
-READ = {"sigstore-models": "MIT"}
+READ = {"cmeel-qhull": "Qhull", "sigstore-models": "MIT"}
 
 HEAD = """# Licences of dependencies
 

@@ -159,9 +159,22 @@ def test_a_signature_is_refused_for_a_bundle_that_was_replaced(tmp_path: Path) -
     strict_bundle(tmp_path / "b")
     before = (tmp_path / "b" / MANIFEST).read_bytes()
     strict_bundle(tmp_path / "b", name="second")
-    with pytest.raises(BundleFormatError, match="replaced while it was signed"):
-        publish.add_signature(tmp_path / "b", b"{}", before)
+    with pytest.raises(BundleFormatError, match="replaced in the meantime"):
+        publish.add_unlisted(tmp_path / "b", {"signature.json": b"{}"}, before)
     assert "signature.json" not in names(tmp_path / "b")
+    assert names(tmp_path) == {"b"}
+
+
+def test_reports_replace_earlier_ones_and_a_link_in_their_place(tmp_path: Path) -> None:
+    digest = strict_bundle(tmp_path / "b").digest
+    manifest = (tmp_path / "b" / MANIFEST).read_bytes()
+    (tmp_path / "elsewhere").write_text("kept")
+    (tmp_path / "b" / "VALIDATION_REPORT.md").symlink_to(tmp_path / "elsewhere")
+    for text in (b"first", b"second"):
+        publish.add_unlisted(tmp_path / "b", {"VALIDATION_REPORT.md": text}, manifest)
+        assert (tmp_path / "b" / "VALIDATION_REPORT.md").read_bytes() == text
+    assert (tmp_path / "elsewhere").read_text() == "kept"
+    assert load(tmp_path / "b", probe=False).digest == digest
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.report.svg import Axis, Dots, Guide, document, scatter, stacked_bar
+from interlock.report.svg import (
+    Axis,
+    Curve,
+    Dots,
+    Guide,
+    curves,
+    document,
+    figure,
+    legend,
+    nested,
+    scatter,
+    stacked_bar,
+    text,
+)
 
 
 def test_linear_axis_places_its_ends_and_clips_beyond() -> None:
@@ -96,3 +109,41 @@ def test_a_figure_becomes_a_file_of_its_own() -> None:
     assert {"a < b", "c", "x & y"} <= set(names)
     assert root.get("viewBox") == "0 -26 620 486"
     assert ElementTree.fromstring(document(figure)).get("viewBox") == "0 0 620 460"
+
+
+def test_curves_go_through_their_points_and_bands_around_their_interval() -> None:
+    x = np.array([0.0, 0.5, 1.0, np.nan])
+    html = curves(
+        [
+            Curve("risk", "routed", x, x),
+            Curve("interval", "failed", x, np.minimum(x + 0.1, 1), np.maximum(x - 0.1, 0)),
+        ],
+        Axis("x", 0, 1),
+        Axis("y", 0, 1),
+        points=[Dots("chosen", "accepted", x[1:2], x[1:2])],
+        guides=[Guide("y", 0.5, "limit", left=True)],
+    )
+    line = re.search(r'class="line routed" d="([^"]*)"', html)
+    band = re.search(r'class="band failed" d="([^"]*)"', html)
+    assert line is not None
+    assert band is not None
+    assert line.group(1).count("L") == 2
+    assert band.group(1).count("L") == 5
+    assert "nan" not in html
+    for name in ("risk", "interval", "chosen", "limit"):
+        assert name in html
+
+
+def test_a_curve_of_no_points_is_drawn_as_none() -> None:
+    nothing = np.array([np.nan])
+    html = curves([Curve("none", "plain", nothing, nothing)], Axis("x", 0, 1), Axis("y", 0, 1))
+    assert 'class="line plain" d=""' in html
+
+
+def test_a_picture_in_a_picture_is_one_document() -> None:
+    x = np.array([0.5])
+    plot = scatter([Dots("one", "accepted", x, x)], Axis("x", 0, 1), Axis("y", 0, 1))
+    parts = [text(5, 10, "a < b"), nested(plot, 0, 20, 60, 40), legend([("one", "accepted")], 0, 9)]
+    root = ElementTree.fromstring(document(figure(parts, 100, 80, caption="both")))
+    assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 1
+    assert "a < b" in [element.text for element in root.iter() if element.text]

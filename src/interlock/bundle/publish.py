@@ -24,7 +24,6 @@ from interlock.bundle.manifest import (
     MAX_MANIFEST_BYTES,
     METADATA,
     MODEL,
-    SIGNATURE,
     UNLISTED,
     parse_manifest,
 )
@@ -64,20 +63,24 @@ def publish(
     return target
 
 
-def add_signature(directory: Path, signature: bytes, manifest: bytes) -> None:
-    """Put `signature.json` into a published bundle, in one step.
+def add_unlisted(directory: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
+    """Put a signature or reports (name -> content) beside a published bundle's listed files.
 
-    Raises BundleFormatError where the bundle has been replaced since `manifest` was read.
+    Each file appears, or replaces its predecessor, in one step. Raises BundleFormatError where
+    the bundle has been replaced since `manifest` was read, and BundleError where the file system
+    refuses.
     """
+    assert set(files) <= UNLISTED - {MANIFEST}, f"listed files are published whole: {set(files)}"
     target = directory.absolute().resolve()
     with _writing(target), _only_publisher(target.parent) as parent:
         prefix = f".{target.name}.publish-"
         written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
-            _write(written, {SIGNATURE: signature})
+            _write(written, files)
             if (target / MANIFEST).read_bytes() != manifest:
-                raise BundleFormatError(f"the bundle at {target} was replaced while it was signed")
-            (written / SIGNATURE).rename(target / SIGNATURE)
+                raise BundleFormatError(f"the bundle at {target} was replaced in the meantime")
+            for name in files:
+                (written / name).replace(target / name)
             _sync(target)
             os.fsync(parent)
         finally:

@@ -22,7 +22,7 @@ import msgspec
 from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
 from interlock.bundle.manifest import MANIFEST, SIGNATURE
-from interlock.bundle.publish import add_signature
+from interlock.bundle.publish import add_unlisted
 from interlock.bundle.strict_json import decode_json
 from interlock.kernel.errors import (
     BundleFormatError,
@@ -86,7 +86,7 @@ def sign(directory: Path, private_key: Path, *, limits: BundleLimits = DEFAULT_L
                 hint="an unencrypted EC key in PEM is needed, of P-256, P-384 or P-521",
             ) from None
         config.sign(stage / "bundle", written)
-        add_signature(directory, written.read_bytes(), contents.manifest)
+        add_unlisted(directory, {SIGNATURE: written.read_bytes()}, contents.manifest)
     return contents.digest
 
 

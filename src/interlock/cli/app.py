@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
-    "strict": ("interlock.cli.strict", "Calibrate the threshold of strict bundles."),
+    "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
 }
 
 

@@ -1,4 +1,4 @@
-"""`interlock strict`: calibrate the threshold of strict bundles."""
+"""`interlock strict`: calibrate the threshold of strict bundles, and report on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
+from interlock.cli.strict_report import report
 
 if TYPE_CHECKING:
     from interlock.strict.calibrate import Calibration
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.group(help="Calibrate the threshold of strict bundles.")
+@click.group(help="Calibrate strict bundles, and report on them.")
 def command() -> None:
-    """Calibrate the threshold of strict bundles."""
+    """Calibrate strict bundles, and report on them."""
+
+
+command.add_command(report)
 
 
 @command.command()

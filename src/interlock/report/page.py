@@ -41,16 +41,25 @@ def render(page: Page) -> str:
 
 def write(page: Page, path: Path) -> Path:
     """Write the page to `path`, whole or not at all; raises StorageError where that fails."""
+    return write_whole(path, render(page))
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file, whole or not at all, and its directory first where there is none.
+
+    Raises StorageError where that fails.
+    """
+    data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(render(page), encoding="utf-8")
+        partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
         raise StorageError(
-            f"cannot write the report '{path}': {error.strerror}",
+            f"cannot write '{path}': {error.strerror}",
             hint="choose a directory that can be written to",
         ) from None
     return path

@@ -64,10 +64,25 @@ class Dots:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One named line through its points in their order; NaN points are left out.
+
+    With `below`, the area between y and that is shaded instead: the band of an interval.
+    """
+
+    name: str
+    tone: Tone
+    x: npt.NDArray[Any]
+    y: npt.NDArray[Any]
+    below: npt.NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
 class Guide:
     """A dashed line across the plot at a value of one axis (`x` or `y`), with its name.
 
-    The name of an `x` guide stands to its right, or to its left with `left`.
+    The name of an `x` guide stands to its right, or to its left with `left`; that of a `y` guide at
+    the right end, or at the left one.
     """
 
     axis: str
@@ -110,12 +125,53 @@ def scatter(
         )
     parts += [_dots(group, across, up) for group in groups]
     parts += [_guide(guide, across, up, width, height) for guide in guides]
-    names = _key((group.name, group.tone, len(group.x)) for group in groups) if key else Markup("")
+    names = [(group.name, group.tone, len(group.x)) for group in groups] if key else []
+    return figure(parts, width, height, names, caption)
+
+
+def curves(
+    lines: Sequence[Curve],
+    x: Axis,
+    y: Axis,
+    *,
+    points: Sequence[Dots] = (),
+    guides: Iterable[Guide] = (),
+    width: int = 900,
+    height: int = 380,
+    caption: str = "",
+) -> Markup:
+    """Lines, and points on top of them, with a key above."""
+    inner_w, inner_h = width - _LEFT - _RIGHT, height - _TOP - _BOTTOM
+
+    def across(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _LEFT + x.place(values) * inner_w
+
+    def up(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        return _TOP + (1 - y.place(values)) * inner_h
+
+    parts = [_frame(x, y, across, up, width, height)]
+    parts += [_band(line, across, up) for line in lines if line.below is not None]
+    parts += [_line(line, across, up) for line in lines if line.below is None]
+    parts += [_dots(group, across, up) for group in points]
+    parts += [_guide(guide, across, up, width, height) for guide in guides]
+    names: list[tuple[str, Tone, int | None]] = [(line.name, line.tone, None) for line in lines]
+    names += [(group.name, group.tone, None) for group in points]
+    return figure(parts, width, height, names, caption)
+
+
+def figure(
+    parts: Iterable[Markup],
+    width: int,
+    height: int,
+    key: Sequence[tuple[str, Tone, int | None]] = (),
+    caption: str = "",
+) -> Markup:
+    """SVG elements as one picture, with a key of names, tones and counts above."""
     picture = Markup(
         '<div class="scroll"><svg class="plot" viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
         "</svg></div>"
     ).format(width, height, caption, Markup("").join(parts))
-    return _figure(names, picture, caption)
+    return _figure(_key(key) if key else Markup(""), picture, caption)
 
 
 def stacked_bar(
@@ -163,21 +219,40 @@ def document(figure: Markup, key: Sequence[tuple[str, Tone]] = ()) -> str:
     width, height = (int(size) for size in found.groups())
     top = _KEY_HEIGHT if key else 0
     box = f'viewBox="0 {-top} {width} {height + top}" xmlns="http://www.w3.org/2000/svg"'
-    names: list[Markup] = []
-    left = _LEFT
-    for name, tone in key:
-        names.append(
-            Markup(
-                '<circle class="bar {}" cx="{:.1f}" cy="-10" r="5"/>'
-                '<text x="{:.1f}" y="-6">{}</text>'
-            ).format(tone, left + 5, left + 15, name)
-        )
-        left += 34 + 6.5 * len(name)
     sheet = files("interlock.report").joinpath("templates", "page.css").read_text("utf-8")
     return (
         f"{opening.replace(found.group(), box)}><style>{sheet}</style>"
         f'<rect y="{-top}" width="100%" height="100%" style="fill: var(--card)"/>'
-        f"{Markup('').join(names)}{drawing}</svg>\n"
+        f"{legend(key, _LEFT, -6)}{drawing}</svg>\n"
+    )
+
+
+def legend(key: Iterable[tuple[str, Tone]], x: float, y: float) -> Markup:
+    """Names beside their colours in one line of a picture, its text on the baseline y."""
+    names = []
+    for name, tone in key:
+        names.append(
+            Markup(
+                '<circle class="bar {}" cx="{:.1f}" cy="{:.1f}" r="5"/>'
+                '<text x="{:.1f}" y="{:.1f}">{}</text>'
+            ).format(tone, x + 5, y - 4, x + 15, y, name)
+        )
+        x += 34 + 6.5 * len(name)
+    return Markup("").join(names)
+
+
+def nested(figure: Markup, x: int, y: int, width: int, height: int) -> Markup:
+    """The picture of a figure, without key and caption, placed in another picture."""
+    html = str(figure)
+    start, end = html.index("<svg ") + len("<svg "), html.index("</svg>") + len("</svg>")
+    place = f'<svg x="{x}" y="{y}" width="{width}" height="{height}" '
+    return Markup(place + html[start:end])
+
+
+def text(x: int, y: int, words: str, size: int = 14, weight: int = 400) -> Markup:
+    """One line of text in a picture, which starts at x on the baseline y."""
+    return Markup('<text x="{}" y="{}" style="font-size:{}px;font-weight:{}">{}</text>').format(
+        x, y, size, weight, words
     )
 
 
@@ -223,6 +298,30 @@ def _dots(group: Dots, across: Any, up: Any) -> Markup:
     )
 
 
+def _line(curve: Curve, across: Any, up: Any) -> Markup:
+    kept = ~(np.isnan(curve.x) | np.isnan(curve.y))
+    return Markup('<path class="line {}" d="{}"/>').format(
+        curve.tone, _through(across(curve.x[kept]), up(curve.y[kept]))
+    )
+
+
+def _band(curve: Curve, across: Any, up: Any) -> Markup:
+    assert curve.below is not None
+    kept = ~(np.isnan(curve.x) | np.isnan(curve.y) | np.isnan(curve.below))
+    x = across(curve.x[kept])
+    outline = _through(
+        np.concatenate([x, x[::-1]]),
+        np.concatenate([up(curve.y[kept]), up(curve.below[kept])[::-1]]),
+    )
+    return Markup('<path class="band {}" d="{}"/>').format(curve.tone, outline)
+
+
+def _through(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
+    pairs = zip(x.tolist(), y.tolist(), strict=True)
+    path = "L".join(f"{px:.1f} {py:.1f}" for px, py in pairs)
+    return f"M{path}" if path else ""
+
+
 def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Markup:
     if guide.axis == "x":
         at = float(across(guide.value))
@@ -232,16 +331,19 @@ def _guide(guide: Guide, across: Any, up: Any, width: int, height: int) -> Marku
             '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
         ).format(at, _TOP, height - _BOTTOM, beside, _TOP + 12, anchor, guide.label)
     at = float(up(guide.value))
+    beside, anchor = (_LEFT + 5, "start") if guide.left else (width - _RIGHT, "end")
     return Markup(
         '<path class="guide" d="M{:.1f} {:.1f}H{:.1f}"/>'
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(_LEFT, at, width - _RIGHT, width - _RIGHT, at - 5, guide.label)
+        '<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>'
+    ).format(_LEFT, at, width - _RIGHT, beside, at - 5, anchor, guide.label)
 
 
-def _key(entries: Iterable[tuple[str, Tone, int]]) -> Markup:
+def _key(entries: Iterable[tuple[str, Tone, int | None]]) -> Markup:
     """Names beside their colours, as text, since what is in a picture is scaled with it."""
     names = Markup("").join(
-        Markup('<span class="{}">{} ({:,})</span>').format(tone, name, count)
+        Markup('<span class="{}">{}</span>').format(
+            tone, name if count is None else f"{name} ({count:,})"
+        )
         for name, tone, count in entries
     )
     return Markup('<p class="key">{}</p>').format(names)

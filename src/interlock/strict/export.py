@@ -63,6 +63,7 @@ def export_bundle(
     outputs: tuple[str, str] = ("P", "Q"),
     opset: int = OPSET,
     certificate: Certificate | None = None,
+    extensions: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Publish `source` with strict decode as a bundle in `directory`, atomically.
 
@@ -81,6 +82,7 @@ def export_bundle(
     opset           of the graph exported from torch; an ONNX model keeps its own
     certificate     the calibration that tau_infer comes from; kept in the metadata. A ConfigError
                     where it is for another threshold or dtype.
+    extensions      what else to keep in the metadata: plain JSON
 
     Before anything is written, the graph's answers to both inputs must equal the strict decode of
     the source's own P and Q: masks exactly, accepted values within rounding as defined in
@@ -121,9 +123,9 @@ def export_bundle(
     found, smoke_pair = _agreed("smoke_inputs", smoke, session, reference, settings)
     _check_batch_sizes(session, examples, pair, settings)
     vector = _smoke_vector(inputs, smoke, found, *smoke_pair, settings)
-    extensions = {}
+    kept = dict(extensions or {})
     if certificate is not None:
-        extensions = with_certificate({}, certificate, settings.tau_infer, answers[0].dtype)
+        kept = with_certificate(kept, certificate, settings.tau_infer, answers[0].dtype)
     metadata = Metadata(
         name=name or Path(directory).absolute().name,
         kind="strict",
@@ -138,7 +140,7 @@ def export_bundle(
         ),
         smoke=(vector,),
         provenance=dict(provenance or {}),
-        extensions=extensions,
+        extensions=kept,
     )
     return pack(directory, fused, metadata)
 

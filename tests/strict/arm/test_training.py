@@ -9,9 +9,18 @@ import numpy.typing as npt
 import pytest
 
 from interlock.engines.onnx import OnnxSession
+from interlock.errors import ConfigError
 from interlock.strict.arm.kinematics import ARM
 from interlock.strict.arm.requests import sample_requests
-from interlock.strict.arm.training import Q_SCALE, TrainingConfig, Weights, to_onnx, train
+from interlock.strict.arm.training import (
+    Q_SCALE,
+    EpochConfig,
+    TrainingConfig,
+    Weights,
+    to_onnx,
+    train,
+    train_epochs,
+)
 
 SHORT = TrainingConfig(seed=3, hidden=8, adam_steps=40, lbfgs_iterations=10, points=64)
 
@@ -66,3 +75,43 @@ def test_training_lowers_the_loss_in_both_phases() -> None:
     train(ARM, config, lambda phase, step, loss: seen[phase].append(loss))
     assert seen["adam"][-1] < seen["adam"][0] / 10
     assert seen["l-bfgs"][-1] < seen["l-bfgs"][0] / 2
+
+
+@pytest.mark.torch
+def test_epochs_repeat_themselves_and_lower_the_loss() -> None:
+    config = EpochConfig(n_samples=333, epochs=3, seed=5, hidden=16)
+    runs = []
+    for _ in range(2):
+        seen: list[tuple[str, int, float]] = []
+        weights = train_epochs(ARM, config, lambda *step, seen=seen: seen.append(step))
+        runs.append((seen, weights))
+    (seen, weights), (again, other) = runs
+    assert [(phase, epoch) for phase, epoch, _ in seen] == [("epoch", n) for n in (1, 2, 3)]
+    assert seen[-1][2] < seen[0][2] / 2
+    assert seen == again
+    for layer, same in zip(weights.layers, other.layers, strict=True):
+        np.testing.assert_array_equal(layer[0], same[0])
+
+
+@pytest.mark.torch
+def test_an_epoch_takes_one_step_for_each_batch_of_its_samples() -> None:
+    """One sample a batch or all in one: another number of steps, so other weights."""
+    first, second = (
+        train_epochs(ARM, EpochConfig(n_samples=32, epochs=1, hidden=8, batch=batch))
+        for batch in (1, 32)
+    )
+    assert (first.layers[0][0] != second.layers[0][0]).any()
+
+
+@pytest.mark.torch
+def test_a_device_that_torch_lacks_is_named() -> None:
+    config = EpochConfig(n_samples=4, epochs=1)
+    with pytest.raises(ConfigError, match="device 'warp' cannot be used"):
+        train_epochs(ARM, config, device="warp")
+
+
+@pytest.mark.parametrize("field", ["n_samples", "epochs", "hidden", "batch"])
+def test_epochs_need_counts(field: str) -> None:
+    values = {"n_samples": 4, "epochs": 1, field: 0}
+    with pytest.raises(ConfigError, match=f"{field} is 0"):
+        train_epochs(ARM, EpochConfig(**values))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from interlock.errors import MissingExtraError
+from interlock.errors import ConfigError, MissingExtraError
 from interlock.strict.arm.kinematics import Arm
 
 Q_SCALE = 0.25
@@ -47,6 +47,24 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class EpochConfig:
+    """Training in epochs: `n_samples` joint angles are drawn once, and each epoch sees them all.
+
+    An epoch shuffles the samples and takes one step of Adam on each batch of `batch`, the last of
+    which may be smaller. The learning rate rises to `learning_rate` over the first twentieth of
+    all steps and falls to 0 along a cosine. Same values, machine and torch release give the same
+    weights.
+    """
+
+    n_samples: int
+    epochs: int
+    seed: int = 7
+    hidden: int = 64
+    batch: int = 16
+    learning_rate: float = 1e-2
+
+
+@dataclass(frozen=True)
 class Weights:
     """Layers of the network in order: weight (in, out) and bias (out,), float64."""
 
@@ -58,6 +76,42 @@ def train(arm: Arm, config: TrainingConfig = TrainingConfig(), on_step: OnStep =
 
     Raises MissingExtraError without torch. Runs on one thread, so that sums have one order.
     """
+
+    def fit(torch: Any, network: Any) -> None:
+        _adam(torch, network, arm, config, on_step)
+        _lbfgs(torch, network, arm, config, on_step)
+
+    return _trained(config.seed, config.hidden, fit)
+
+
+def train_epochs(
+    arm: Arm, config: EpochConfig, on_step: OnStep = None, *, device: str = "cpu"
+) -> Weights:
+    """Train on a fixed set of joint angles; `on_step("epoch", epoch, loss)` after each epoch,
+    counted from 1, with the mean loss over its batches.
+
+    device  where torch computes, such as `cpu` or `cuda`
+
+    Raises MissingExtraError without torch and ConfigError for values that are no counts or a
+    device that torch lacks.
+    """
+    for name in ("n_samples", "epochs", "hidden", "batch"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+
+    def fit(torch: Any, network: Any) -> None:
+        try:
+            network.to(device)
+        except (RuntimeError, AssertionError) as error:
+            # torch says in several ways that a device is unknown, or not compiled in.
+            raise ConfigError(f"device {device!r} cannot be used: {error}") from None
+        _epochs(torch, network, arm, config, on_step, device)
+
+    return _trained(config.seed, config.hidden, fit)
+
+
+def _trained(seed: int, hidden: int, fit: Callable[[Any, Any], None]) -> Weights:
     try:
         import torch
     except ImportError:
@@ -66,11 +120,10 @@ def train(arm: Arm, config: TrainingConfig = TrainingConfig(), on_step: OnStep =
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        torch.manual_seed(config.seed)
-        network = _network(torch, config.hidden)
-        _adam(torch, network, arm, config, on_step)
-        _lbfgs(torch, network, arm, config, on_step)
-        linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+        torch.manual_seed(seed)
+        network = _network(torch, hidden)
+        fit(torch, network)
+        linear = [layer for layer in network.cpu() if isinstance(layer, torch.nn.Linear)]
         return Weights(
             tuple(
                 (layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy())
@@ -119,6 +172,33 @@ def _lbfgs(torch: Any, network: Any, arm: Arm, config: TrainingConfig, on_step: 
 
     if config.lbfgs_iterations > 0:
         optimiser.step(closure)
+
+
+def _epochs(
+    torch: Any, network: Any, arm: Arm, config: EpochConfig, on_step: OnStep, device: str
+) -> None:
+    # Drawn on the CPU: a seed means the same samples and order on every device.
+    theta = _random_angles(torch, config.n_samples)
+    # The second moment forgets faster than Adam's default, which a short training needs.
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
+    steps = config.epochs * math.ceil(config.n_samples / config.batch)
+    rise = max(1.0, steps / 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda step: min(1.0, (step + 1) / rise) * (1 + math.cos(math.pi * step / steps)) / 2,
+    )
+    for epoch in range(1, config.epochs + 1):
+        losses = []
+        for chosen in torch.randperm(config.n_samples).split(config.batch):
+            batch = theta[chosen].to(device)
+            loss = _projective_loss(torch, network(_features(torch, batch)), arm, batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
+        if on_step is not None:
+            on_step("epoch", epoch, math.fsum(losses) / len(losses))
 
 
 def _random_angles(torch: Any, n: int) -> Any:
