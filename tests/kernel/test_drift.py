@@ -70,10 +70,26 @@ def test_a_stream_that_does_not_change_alarms_no_more_often_than_stated(
 
 def test_a_calibrated_rate_taken_as_exact_breaks_the_bound() -> None:
     """What the interval is for, and that the test above can fail."""
-    raised = alarms(
-        np.random.default_rng(12), rate=0.9, samples=500, batch=1_024, certainty=1_000_000
-    )
+    raised = alarms(np.random.default_rng(12), rate=0.9, samples=500, batch=1_024, certainty=1_000)
     assert raised > 10 * most_by_chance(STREAMS, 0.01)
+
+
+@pytest.mark.parametrize(("candidates", "kept"), [(None, True), (1, False)])
+def test_a_threshold_chosen_on_the_calibration_sample_needs_the_wider_interval(
+    candidates: int | None, kept: bool
+) -> None:
+    """Uniform |Q|, and of all thresholds that occur the one whose rate the sample flatters most."""
+    rng, samples, batch = np.random.default_rng(14), 300, 4_096
+    ranks = np.arange(samples)
+    raised = 0
+    for _ in range(STREAMS):
+        thresholds = np.sort(rng.random(samples))
+        accepted = samples - ranks
+        chosen = int(np.argmax(np.abs(accepted / samples - (1 - thresholds))))
+        drift = RateDrift(int(accepted[chosen]), samples, candidates=candidates)
+        stream = rng.binomial(batch, 1 - thresholds[chosen], BATCHES // 2).tolist()
+        raised += any(drift.add(successes, batch) for successes in stream)
+    assert (raised <= most_by_chance(STREAMS, 0.01)) == kept
 
 
 def test_at_the_end_of_the_interval_the_bets_use_what_they_are_allowed() -> None:
@@ -150,7 +166,7 @@ def test_a_rise_from_a_tenth_to_nine_tenths_over_50_batches_is_found_before_it_e
     for _ in range(count(5, 50)):
         drift = RateDrift(int(rng.binomial(2_000, 0.1)), 2_000)
         ramp = rng.binomial(batch, np.linspace(0.1, 0.9, 50))
-        assert any([drift.add(successes, batch) for successes in ramp.tolist()])
+        assert any(drift.add(successes, batch) for successes in ramp.tolist())
 
 
 def test_after_a_thousand_million_trials_it_still_answers() -> None:
@@ -301,6 +317,14 @@ def test_one_worker_among_many_that_drifts_is_found_by_all_together() -> None:
     assert whole.alarm is None
     drifted.alarm = drifted.alarm_total = None  # as if it had not judged by itself
     assert whole.merge(drifted)
+    assert whole.alarm == "rise"
+
+
+def test_merging_says_once_that_it_raises_the_alarm() -> None:
+    """Here the trials that waited in each of the two decide."""
+    whole = fed([(31, 0)])
+    raised = [whole.merge(fed([(31, 0)])) for _ in range(20)]
+    assert raised.count(True) == 1
     assert whole.alarm == "rise"
 
 

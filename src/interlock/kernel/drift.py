@@ -167,6 +167,7 @@ class RateDrift:
             other.false_alarm_rate,
         ):
             raise ConfigError("drift tests of different calibrations do not merge")
+        before = self.alarm
         theirs = RateDrift.from_state(other.state())
         for side in (self, theirs):
             if side._waiting[1]:
@@ -185,7 +186,8 @@ class RateDrift:
         ]
         if alarms:
             self.alarm_total, self.alarm = min(alarms)
-        return self._judge()
+        self._judge()
+        return before is None and self.alarm is not None
 
     def state(self) -> DriftState:
         """Everything, for JSON; `from_state` undoes it."""

@@ -64,9 +64,8 @@ class JsonlLogger:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 end = _end_of_last_line(descriptor)
                 try:
-                    written = os.write(descriptor, line)
-                    if written < len(line):
-                        written += os.write(descriptor, line[written:])
+                    while line:
+                        line = line[os.write(descriptor, line) :]
                 except OSError:
                     os.ftruncate(descriptor, end)
                     raise

@@ -133,7 +133,8 @@ class StrictInferenceMonitor:
 
         bottom_mask, gap_mask    bool, (B,) or with further axes, disjoint
         route_mask               bool: what a fallback was asked for
-        q_abs                    |Q|, real and not negative; NaN where there is none
+        q_abs                    |Q|, real and not negative; NaN where there is none. The minimum
+                                 is over all of it, quantiles over 4,096 of a larger batch
         fault_mask, semantic_bottom_mask, bottom_provenance
                                  why bottoms are bottoms: two bool masks, or codes (0 finite,
                                  1 fault, 2 semantic, 3 both); counted within bottom_mask
@@ -157,7 +158,7 @@ class StrictInferenceMonitor:
         sizes = None if q_abs is None else magnitudes(q_abs, bottom_mask)
         with self._lock:
             if sizes is not None:
-                self._tally.observe(sizes)
+                self._tally.observe(*sizes)
             events = self._count(batch)
         if events:
             self._send(events)
@@ -235,7 +236,7 @@ class StrictInferenceMonitor:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a strict monitor", newest=STATE_SCHEMA)
         try:
-            return cls._from_state(msgspec.convert(plain, _State, strict=False), event_logger)
+            return cls._from_state(msgspec.convert(plain, _State), event_logger)
         except (msgspec.ValidationError, ConfigError) as error:
             raise InputError(f"not a strict monitor: {error}") from None
 
@@ -256,30 +257,31 @@ class StrictInferenceMonitor:
 
     def _count(self, batch: BatchCounts) -> list[dict[str, Any]]:
         """Add one batch; the events that it calls for."""
-        self._tally.add(batch)
+        size, bottom, sides, rows, rows_accepted = batch
+        self._tally.add(size, bottom, sides, rows, rows_accepted)
         if self._drift is not None:
-            self._drift.add(batch.rows_accepted, batch.rows)
-        if not batch.size:
+            self._drift.add(rows_accepted, rows)
+        if not size:
             return []
-        accept_rate, previous = 1 - batch.bottom / batch.size, self._last_accept_rate
+        accept_rate, previous = 1 - bottom / size, self._last_accept_rate
         self._last_accept_rate = accept_rate
         if self.event_logger is None:
             return []
-        return self._events(batch, accept_rate, previous)
+        return self._events(size, sides, accept_rate, previous)
 
     def _events(
-        self, batch: BatchCounts, accept_rate: float, previous: float | None
+        self, size: int, sides: dict[str, int], accept_rate: float, previous: float | None
     ) -> list[dict[str, Any]]:
         tally = self._tally
         context = {
             "update_index": tally.updates,
-            "batch_size": batch.size,
+            "batch_size": size,
             "running_accept_rate": share(tally.n - tally.bottom, tally.n),
         }
         events = [
-            self._event(_TRIGGERS[side], {**context, "count": count, "rate": count / batch.size})
+            self._event(_TRIGGERS[side], {**context, "count": count, "rate": count / size})
             for side in SIDES
-            if (count := batch.sides.get(side))
+            if (count := sides.get(side))
         ]
         threshold = self.acceptance_rate_drift_threshold
         if threshold is not None and previous is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from interlock.kernel.errors import InputError
 from interlock.kernel.histogram import Histogram
 from interlock.kernel.sketch import QuantileSketch, SketchState, summary
-from interlock.strict.batch_counts import SIDES, BatchCounts
+from interlock.strict.batch_counts import SIDES
 
 _QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
 
@@ -31,6 +32,7 @@ class TallyState(msgspec.Struct, frozen=True):
     histograms: dict[str, list[tuple[int, int]]]
     summaries: int
     batches: list[tuple[int, int, int, dict[str, int]]]
+    q_abs_min: float
     q_abs: SketchState
 
 
@@ -46,11 +48,13 @@ class Tally:
         self._sizes, self._bottoms = Histogram(), Histogram()
         self._histograms = {"batch_size": self._sizes, "batch_bottom_count": self._bottoms}
         self._batches: deque[tuple[int, int, int, dict[str, int]]] = deque(maxlen=summaries)
+        self._q_abs_min = math.inf
         self._q_abs = QuantileSketch()
 
-    def add(self, batch: BatchCounts) -> None:
-        """Count one batch."""
-        size, bottom, sides, rows, rows_accepted = batch
+    def add(
+        self, size: int, bottom: int, sides: dict[str, int], rows: int, rows_accepted: int
+    ) -> None:
+        """Count one batch, as `count_batch` found it; `sides` is kept."""
         self.updates += 1
         self.n += size
         self.bottom += bottom
@@ -67,8 +71,9 @@ class Tally:
             self._histograms[key].add(total)
         self._batches.append((self.updates, size, bottom, sides))
 
-    def observe(self, q_abs: npt.NDArray[Any]) -> None:
-        """Add |Q| of one batch."""
+    def observe(self, least: float, q_abs: npt.NDArray[Any]) -> None:
+        """Add |Q| of one batch: the least of it, infinite for none, and a sample of all of it."""
+        self._q_abs_min = min(self._q_abs_min, least)
         if q_abs.size <= _FEW:
             for value in q_abs.ravel().tolist():
                 self._q_abs.add(value)
@@ -93,8 +98,8 @@ class Tally:
         }
         for name, (_, total) in self._sides.items():
             rates[f"{name}_rate"] = share(total, self.n)
-        if self._q_abs.minimum is not None:
-            rates["denominator_min"] = self._q_abs.minimum
+        if self._q_abs_min < math.inf:
+            rates["denominator_min"] = self._q_abs_min
         return rates
 
     def counts(self) -> dict[str, Any]:
@@ -145,6 +150,7 @@ class Tally:
         for name, seen in other._histograms.items():
             self._histograms.setdefault(name, Histogram()).merge(seen)
         self._batches.clear()
+        self._q_abs_min = min(self._q_abs_min, other._q_abs_min)
         self._q_abs.merge(other._q_abs)
 
     def state(self) -> TallyState:
@@ -159,6 +165,7 @@ class Tally:
             histograms={name: seen.state() for name, seen in self._histograms.items()},
             summaries=self._batches.maxlen or 0,
             batches=list(self._batches),
+            q_abs_min=self._q_abs_min,
             q_abs=self._q_abs.state(),
         )
 
@@ -175,6 +182,7 @@ class Tally:
             and set(sides) <= set(SIDES)
             and all(0 <= u <= state.updates and 0 <= t <= state.n for u, t in sides.values())
             and len(state.batches) <= min(state.summaries, state.updates)
+            and state.q_abs_min >= 0
             and all(set(batch[3]) <= set(sides) for batch in state.batches)
         )
         if not consistent:
@@ -186,6 +194,7 @@ class Tally:
         for name, seen in state.histograms.items():
             tally._histograms.setdefault(name, Histogram()).merge(Histogram.from_state(seen))
         tally._batches.extend(state.batches)
+        tally._q_abs_min = state.q_abs_min
         tally._q_abs = QuantileSketch.from_state(state.q_abs)
         return tally
 
