@@ -49,7 +49,7 @@ class Exclusion(NamedTuple):
 
     def covers(self, test: str) -> bool:
         """Whether `test`, as `file::name[parameters]`, is meant."""
-        if self.test.endswith("::*"):
+        if self.test.endswith("*"):
             return test.startswith(self.test[:-1])
         return test == self.test or test.startswith(f"{self.test}[")
 

@@ -30,10 +30,10 @@ def test_the_direction_head_decides_where_q_is_small() -> None:
 
 
 def test_without_a_head_the_sign_of_p_decides_where_q_is_not_negative() -> None:
-    P = np.array([-1.0, 1.0, 0.0, -1.0, 1.0, -2.0])
-    Q = np.array([0.0, -0.0, 0.0, -1e-9, 1e-9, 1.0])
+    P = np.array([-1.0, 1.0, 0.0, -1.0, 1.0, 1.0, -2.0])
+    Q = np.array([0.0, -0.0, 0.0, -1e-9, -1e-9, 1e-9, 1.0])
     class_id = decode(P, Q, tau_infer=TAU).class_id
-    assert class_id.tolist() == [BELOW, ABOVE, UNDECIDED, UNDECIDED, ABOVE, IN_RANGE]
+    assert class_id.tolist() == [BELOW, ABOVE, UNDECIDED, UNDECIDED, UNDECIDED, ABOVE, IN_RANGE]
 
 
 @pytest.mark.parametrize("logits", [[NAN, 0], [0, NAN], [NAN, NAN], [INF, 0], [0, -INF]])

@@ -440,6 +440,23 @@ def test_an_answer_after_the_time_limit_is_not_used() -> None:
         )
 
 
+def test_a_solver_is_not_asked_again_after_the_time_limit() -> None:
+    calls = 0
+
+    def solver(x: Array) -> Array:
+        nonlocal calls
+        calls += 1
+        time.sleep(0.01)
+        raise ValueError
+
+    result = route_to_analytic_solver(
+        DECODED, bottom_mask=BOTTOM, analytic_solver=solver, inputs=X, time_limit=0.005
+    )
+    assert calls == 1
+    assert result.outcome is not None
+    assert result.outcome.steps[1].counts == {"over_time": 2}
+
+
 @pytest.mark.parametrize(
     "inputs", [X[:3], (), {}, (X, X[:1]), np.float64(1), "text", [[1.0], [2.0]], {"x": None}]
 )
