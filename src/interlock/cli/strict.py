@@ -9,6 +9,7 @@ import click
 
 from interlock.cli.output import json_option, print_json, print_table
 from interlock.cli.strict_report import report
+from interlock.kernel.replace_file import replace_file
 
 if TYPE_CHECKING:
     from interlock.strict.calibrate import Calibration
@@ -120,18 +121,6 @@ def _bundle_threshold(bundle: Path, others: dict[str, object]) -> tuple[str, flo
     return strict.dtype, strict.tau_infer
 
 
-def _write(path: Path, data: bytes) -> None:
-    from interlock.errors import StorageError
-
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write '{path}': {error.strerror}",
-            hint="choose a directory that exists and can be written to",
-        ) from None
-
-
 def _deliver(
     found: Calibration,
     wanted: float | None,
@@ -141,7 +130,7 @@ def _deliver(
 ) -> int:
     certificate, reason, digest = found.certificate, found.reason, None
     if certificate is not None and output is not None:
-        _write(output, certificate.to_json())
+        replace_file(output, certificate.to_json())
     if certificate is not None and bundle is not None:
         from interlock.strict.certified import attach_certificate
 

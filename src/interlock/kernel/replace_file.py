@@ -9,8 +9,8 @@ from pathlib import Path
 from interlock.kernel.errors import StorageError
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write `data` as the whole content of `path`, synced to the disk.
+def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
+    """Write `data` as the whole content of `path`, synced to the disk; make its `parents` if asked.
 
     A writer that is killed leaves at most one hidden file, which the next one overwrites. Several
     writers take turns. The new file has the permissions of a newly made one. Raises StorageError
@@ -19,6 +19,8 @@ def replace_file(path: Path, data: bytes) -> None:
     target = path.absolute()
     partial = target.with_name(f".{target.name}.partial")
     try:
+        if parents:
+            target.parent.mkdir(parents=True, exist_ok=True)
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -31,7 +33,10 @@ def replace_file(path: Path, data: bytes) -> None:
         finally:
             os.close(directory)
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}",
+            hint="choose a directory that can be written to",
+        ) from None
 
 
 def _fresh(name: str, flags: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from interlock.errors import StorageError
+from interlock.kernel.replace_file import replace_file
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,7 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 
     Raises StorageError where that fails.
     """
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise StorageError(
-            f"cannot write '{path}': {error.strerror}",
-            hint="choose a directory that can be written to",
-        ) from None
+    replace_file(path, content.encode() if isinstance(content, str) else content, parents=True)
     return path
 
 

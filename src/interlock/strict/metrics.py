@@ -10,14 +10,14 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from interlock.kernel.errors import ConfigError, InputError, StorageError
+from interlock.kernel.errors import ConfigError, InputError
 from interlock.report.blocks import Tone
+from interlock.report.page import write_whole
 from interlock.report.svg import Axis, Dots, document, scatter
 from interlock.strict.config import rounded_threshold
 from interlock.strict.held_out import read_held_out
@@ -108,7 +108,7 @@ def write_tau_infer_sweep(
         ".svg": _plot(curves),
     }
     for suffix, content in parts.items():
-        _write(Path(directory) / f"{basename}{suffix}", content)
+        write_whole(Path(directory) / f"{basename}{suffix}", content)
     return payload
 
 
@@ -170,18 +170,3 @@ def _plot(curves: Mapping[str, Sequence[float]]) -> str:
 
 def _percent(share: float) -> str:
     return "" if math.isnan(share) else f"{share:.4%}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise StorageError(
-            f"cannot write '{path}': {error.strerror}",
-            hint="choose a directory that can be written to",
-        ) from None
