@@ -24,10 +24,12 @@ def test_a_killed_run_loses_nothing_and_repeats_nothing(
     # The kills of all parameters together make up the count; processes take longer to start.
     kills = count(9, 200) if kind == "threads" else count(7, 100)
     rng = random.Random(f"{kind} {batch}")
-    done = 0
+    done = runs = 0
     while done < kills:
-        directory = tmp_path / str(done)
+        # Numbered by runs: one that reaches its end before its first kill adds none.
+        directory = tmp_path / str(runs)
         directory.mkdir()
+        runs += 1
         done += _kill_one_run(directory, kind, batch, min(KILLS_A_RUN, kills - done), rng)
 
 
