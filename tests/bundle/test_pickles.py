@@ -106,3 +106,15 @@ def test_a_pickle_that_breaks_off_after_its_call_is_recognised() -> None:
 @given(VALUES, st.integers(0, 5))
 def test_whatever_is_pickled_is_recognised(value: Any, protocol: int) -> None:
     assert is_pickle(pickle.dumps(value, protocol))
+
+
+@pytest.mark.parametrize("byte", range(256))
+def test_constant_weights_are_no_pickle(byte: int) -> None:
+    """Many a byte is an opcode without an argument, such as ')', the empty tuple."""
+    assert not is_pickle(bytes([byte]) * 300_000)
+
+
+@pytest.mark.parametrize("padding", [b")", b"N", b"K", b"0", b"J"])
+@pytest.mark.parametrize("length", [5_000, 20_000, 50_000])  # whole opcodes of 1, 2 and 5 bytes
+def test_a_pickle_behind_a_run_of_one_byte_is_one(padding: bytes, length: int) -> None:
+    assert is_pickle(padding * length + b"cos\nsystem\n(S'true'\ntR.")

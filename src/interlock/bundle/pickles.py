@@ -31,6 +31,8 @@ _ENOUGH = 24
 _MANY = 4096
 """Opcodes in a row that nothing but a pickle forms, even without the mark."""
 
+_LONGEST_ARGUMENT = 8
+
 _LOOK = 1 << 16
 
 
@@ -70,10 +72,22 @@ def is_pickle(data: bytes) -> bool:
                 calls = calls or opcode.name in ("GLOBAL", "INST")
             calls = calls or (opcode.name == "STACK_GLOBAL" and strings >= 2)
             if count >= (_ENOUGH if marked else _MANY):
-                return True
+                return marked or _is_pickle_after_run(data)
     except Exception:  # noqa: BLE001 - whatever the disassembler stumbles over ends the stream
         return calls
     return calls
+
+
+def _is_pickle_after_run(data: bytes) -> bool:
+    """Whether a long stream of opcodes is more than one byte over and over, as in constant weights.
+
+    What follows the run is judged on its own, from every place where the run's last opcode, with
+    its argument of at most 8 bytes, may end.
+    """
+    run = len(data) - len(data.lstrip(data[:1]))
+    if run <= _LONGEST_ARGUMENT:
+        return True
+    return any(is_pickle(data[run - back :]) for back in range(_LONGEST_ARGUMENT + 1))
 
 
 def _inflates(data: bytes) -> bool:
