@@ -91,6 +91,7 @@ def test_readers_see_the_old_or_the_new_bundle_whatever_happens(tmp_path: Path) 
                 os.kill(int(pid), signal.SIGKILL)
                 window = min(5.0, 1.5 * window)
                 while (line := starter.stdout.readline()) != "killed\n":
+                    assert line.strip().isdigit(), f"the publisher {line!r}: its trace is above"
                     acknowledged = int(line)
                     window = max(0.01, 0.6 * window)
                 if directory.exists():
