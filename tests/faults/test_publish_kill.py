@@ -37,7 +37,8 @@ for line in sys.stdin:
             files = {"filler.bin": bytes([version % 251]) * 300_000}
             metadata = plain_metadata(model, name=str(version))
             pack(Path(sys.argv[1]), model, metadata, files, probe=False)
-            print(version, flush=True)
+            # In one write: print can be killed between the number and the end of its line.
+            os.write(1, b"%d\n" % version)
     _, status = os.waitpid(publisher, 0)
     print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
 """
