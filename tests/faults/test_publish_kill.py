@@ -38,7 +38,7 @@ for line in sys.stdin:
             metadata = plain_metadata(model, name=str(version))
             pack(Path(sys.argv[1]), model, metadata, files, probe=False)
             # In one write: print can be killed between the number and the end of its line.
-            os.write(1, b"%d\n" % version)
+            os.write(1, f"{version}{os.linesep}".encode())
     _, status = os.waitpid(publisher, 0)
     print("killed" if os.WIFSIGNALED(status) else "ended", flush=True)
 """
