@@ -217,8 +217,9 @@ def test_a_worker_that_cannot_start_is_told_to_the_driver(tmp_path: Path) -> Non
     executor = LocalExecutor(
         "support.work:loads_once", workers=2, kind="processes", options=options
     )
+    # The first worker is never free for both.
     for number in range(2):
-        executor.submit(task(number, number))
+        executor.submit(task(number, "hang"))
     with executor, pytest.raises(ConfigError, match="the model is missing"):
         collect(executor, 2)
 
