@@ -42,8 +42,21 @@ def test_logits_that_are_not_finite_decide_nothing(logits: list[float]) -> None:
     assert found.class_id.tolist() == [UNDECIDED]
 
 
+@pytest.mark.parametrize("p", [INF, -INF])
+def test_a_numerator_that_overflowed_over_a_vanishing_q_takes_the_side_of_the_head(
+    p: float,
+) -> None:
+    P, Q = np.full(2, p), np.array([0.0, 1e-9])
+    logits = np.array([[5.0, 0.0], [0.0, 5.0]])
+    found = decode(P, Q, tau_infer=TAU, direction_logits=logits)
+    assert found.class_id.tolist() == [BELOW, ABOVE]
+    assert found.bottom_mask.all()
+    # Its own sign is not trusted.
+    assert decode(P, Q, tau_infer=TAU).class_id.tolist() == [UNDECIDED, UNDECIDED]
+
+
 @pytest.mark.parametrize(
-    ("p", "q"), [(NAN, 0.0), (INF, 1.0), (1.0, NAN), (1.0, INF), (-INF, 0.0), (1e308, 0.1)]
+    ("p", "q"), [(NAN, 0.0), (INF, 1.0), (1.0, NAN), (1.0, INF), (-INF, INF), (1e308, 0.1)]
 )
 def test_a_fault_has_no_side(p: float, q: float) -> None:
     sure = np.array([[0.0, 100.0]])
@@ -75,7 +88,8 @@ def test_any_leading_shape(shape: tuple[int, ...], head: bool, dtype: Any, seed:
     assert np.array_equal(found.class_id == IN_RANGE, ~found.bottom_mask)
     sided = (found.class_id == BELOW) | (found.class_id == ABOVE)
     assert (np.abs(Q[sided]) < tau).all()
-    assert np.isfinite(P[sided]).all()
+    assert not np.isnan(P[sided]).any()
+    assert head or np.isfinite(P[sided]).all()
 
 
 def test_an_undecided_class_does_not_pass_as_one_of_the_three() -> None:

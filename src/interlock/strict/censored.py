@@ -49,11 +49,11 @@ def decode_strict_censored_3way(
     P, Q              real, of one and the same shape, any number of axes: NumPy arrays or tensors
     tau_infer         the threshold on |Q|, as in InferenceConfig
     direction_logits  shape of P and then 2: the logits of below and above, used where |Q| is below
-                      the threshold. Without them the sign of P decides there, which assumes a model
-                      whose Q is never negative.
+                      the threshold, also where P has overflowed there. Without them the sign of P
+                      decides where P is finite, which assumes a model whose Q is never negative.
 
-    UNDECIDED are: P or Q not finite, or P/Q overflowing; logits that are equal or not finite;
-    without logits, P = 0 and Q < 0.
+    UNDECIDED are: P = NaN, Q not finite, and |Q| at or above the threshold with P/Q not finite;
+    logits that are equal or not finite; without logits, P = 0, P infinite and Q < 0.
 
     Raises InputError for shapes and types that do not belong together, and what strict_inference
     raises.
@@ -76,9 +76,12 @@ def decode_strict_censored_3way(
     zeros = xp.zeros_like(found.bottom_mask, dtype=xp.int64)
     if direction_logits is None:
         below, above = (P < 0) & (Q >= 0), (P > 0) & (Q >= 0)
+        decided = found.semantic_bottom_mask & ~found.fault_mask
     else:
         below, above = _sides(direction_logits, P, shape, xp)
-    decided = found.semantic_bottom_mask & ~found.fault_mask
+        # An infinite P over a vanishing Q is as far beyond the range as an answer can be. NaN says
+        # that the network broke, and its logits with it.
+        decided = found.semantic_bottom_mask & ~xp.isnan(P)
     class_id = zeros + CensoredClass.UNDECIDED
     for code, where in (
         (CensoredClass.BELOW, below & decided),

@@ -1,17 +1,15 @@
 """Names that the peer's tests import from `zeroproof.inference`."""
 
+from .bundle import validate_bundle
 from .mode import (
     InferenceConfig,
     SCMInferenceWrapper,
-    not_offered,
     script_module,
     strict_inference,
     strict_inference_jax,
     strict_inference_numpy,
 )
 from .patterns import decode_strict_censored_3way
-
-validate_bundle = not_offered("validate_bundle")
 
 __all__ = [
     "InferenceConfig",

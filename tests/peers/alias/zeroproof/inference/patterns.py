@@ -22,9 +22,11 @@ def decode_strict_censored_3way(
     semantic_bottom_mask: Any = None,
     bottom_provenance: Any = None,
 ) -> SemanticDecodeResult:
-    """The product's; a fault that the caller knows of is put into the numerator."""
+    """The product's; a mere fault that the caller knows of is put into the numerator."""
     if bottom_provenance is not None:
-        fault_mask = (bottom_provenance & int(BottomCode.FAULT)) != 0
+        fault_mask = bottom_provenance == int(BottomCode.FAULT)
+    elif fault_mask is not None and semantic_bottom_mask is not None:
+        fault_mask = fault_mask & ~semantic_bottom_mask
     if fault_mask is not None:
         numerator = numerator.masked_fill(fault_mask, math.nan)
     with peers_wording():
