@@ -21,6 +21,7 @@ from interlock.strict import (
     export_bundle,
     validate_bundle,
 )
+from interlock.strict.calibration_record import read_curve
 
 Q, UNSAFE = falling().draw(4_000, np.random.default_rng(3))
 
@@ -134,6 +135,10 @@ def test_the_threshold_of_a_bundle_is_certified_and_the_bundle_says_so(
     tau = float(np.float32(1e-3))
     assert (found.tau, found.start, found.pilot, found.unsafe) == (tau, tau, 0, 0)
     assert found.accepted == int((q >= np.float32(1e-3)).sum())
+    assert Certificate.from_plain(said.document["certificate"]) == found
+    curve = read_curve(validate_bundle(tmp_path / "b").metadata)
+    assert curve is not None
+    assert (curve.n, curve.alpha) == (4_000, 0.01)
 
 
 def test_a_bundle_whose_threshold_is_too_low_is_left_alone(calibrate: Any, tmp_path: Path) -> None:

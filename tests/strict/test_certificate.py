@@ -70,6 +70,7 @@ def below(value: float) -> float:
         ("dtype", "float16", "positive float16"),
         ("dtype", "int8", "dtype"),
         ("data", "sha256:00", "64 hex digits"),
+        ("model", "sha256:00", "model must be"),
         ("split", "", "split"),
         ("split", "a\nb", "split"),
         ("created", "yesterday", "created"),
@@ -85,7 +86,7 @@ def test_one_changed_field_is_refused(field: str, value: Any, named: str) -> Non
         Certificate.from_plain({**plain(), field: value})
 
 
-@pytest.mark.parametrize("field", sorted(set(plain()) - {"method", "schema_version"}))
+@pytest.mark.parametrize("field", sorted(set(plain()) - {"method", "model", "schema_version"}))
 def test_a_missing_field_is_refused(field: str) -> None:
     rest = plain()
     del rest[field]

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from support.bundles import plain_metadata, plain_model
 from support.projective import columns_model, pairs
@@ -27,7 +28,15 @@ from interlock.strict import (
     certificate_of,
     export_bundle,
     load_onnx_runtime_bundle,
+    risk_coverage,
     validate_bundle,
+)
+from interlock.strict.calibration_record import (
+    Abstention,
+    curve_of,
+    extensions_of,
+    read_abstention,
+    read_curve,
 )
 from interlock.strict.certified import EXTENSION
 
@@ -49,6 +58,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def repacked(bundle: Bundle, directory: Path, extension: Any) -> Path:
     """The bundle with another extension and a manifest that fits: what a forger can do."""
+    if isinstance(extension, dict) and "tau" in extension:
+        extension = {"model": bundle.model_digest} | extension
     metadata = msgspec.structs.replace(bundle.metadata, extensions={EXTENSION: extension})
     pack(directory, bundle.model, metadata)
     return directory
@@ -56,7 +67,8 @@ def repacked(bundle: Bundle, directory: Path, extension: Any) -> Path:
 
 def test_export_keeps_the_certificate_and_loading_gives_it_back(bundle: Bundle) -> None:
     runtime = load_onnx_runtime_bundle(bundle.path, expected_digest=bundle.digest)
-    assert runtime.certificate == CERTIFICATE == certificate_of(bundle)
+    bound = msgspec.structs.replace(CERTIFICATE, model=bundle.model_digest)
+    assert runtime.certificate == bound == certificate_of(bundle)
     assert runtime.config.tau_infer == CERTIFICATE.tau
     _, bottom, _ = runtime.run(X)
     assert int((~bottom[:, 0]).sum()) == int((CERTIFICATE.tau <= Q).sum())
@@ -70,8 +82,49 @@ def test_it_can_be_attached_later(tmp_path: Path) -> None:
     attached = attach_certificate(plain.path, CERTIFICATE, expected_digest=plain.digest)
     assert attached.digest != plain.digest
     assert attached.model == plain.model
-    assert certificate_of(load(tmp_path / "b")) == CERTIFICATE
-    assert attach_certificate(plain.path, CERTIFICATE).digest == attached.digest
+    found = certificate_of(load(tmp_path / "b"))
+    assert found == msgspec.structs.replace(CERTIFICATE, model=plain.model_digest)
+    assert attach_certificate(plain.path, found).digest == attached.digest
+
+
+def test_a_certificate_of_another_model_with_the_same_threshold_is_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """Its tau, dtype and counts all fit: only the model behind |Q| is another."""
+    model = columns_model()
+    next(node for node in model.graph.node if "Q" in node.output).output[0] = "signed"
+    model.graph.node.append(onnx.helper.make_node("Abs", ["signed"], ["Q"]))
+    other = export_bundle(model, tmp_path / "b", example_inputs=(X,), config=CONFIG)
+    theirs = certificate_of(bundle)
+    assert theirs is not None
+    assert other.model_digest != theirs.model
+    path = repacked(other, tmp_path / "c", theirs.to_plain())
+    for opening in (validate_bundle, load_onnx_runtime_bundle):
+        with pytest.raises(BundleContractError, match="the certificate is for the model"):
+            opening(path)
+    with pytest.raises(ConfigError, match="was put beside the model"):
+        attach_certificate(other.path, theirs)
+    with pytest.raises(ConfigError, match="was put beside the model"):
+        export_bundle(model, tmp_path / "d", example_inputs=(X,), config=CONFIG, certificate=theirs)
+    unbound = repacked(other, tmp_path / "e", {**CERTIFICATE.to_plain(), "model": None})
+    with pytest.raises(BundleContractError, match="for the model None"):
+        validate_bundle(unbound)
+
+
+def test_a_fresh_certificate_takes_the_place_of_what_an_earlier_calibration_left(
+    tmp_path: Path,
+) -> None:
+    curve = curve_of(risk_coverage(Q, Q < 1e-5), 0.02)
+    gone = Abstention(reason="few rows", alpha=0.02, delta=0.1, n=9, pilot=0, split="old")
+    extensions = {**extensions_of(curve, gone), "kept": 1}
+    plain = export_bundle(
+        columns_model(), tmp_path / "b", example_inputs=(X,), config=CONFIG, extensions=extensions
+    )
+    attached = attach_certificate(plain.path, CERTIFICATE)
+    assert set(attached.metadata.extensions) == {EXTENSION, "kept"}
+    attached = attach_certificate(plain.path, CERTIFICATE, curve=curve)
+    assert read_curve(attached.metadata) == curve
+    assert read_abstention(attached.metadata) is None
 
 
 def test_a_certificate_for_another_threshold_is_not_attached(tmp_path: Path) -> None:
@@ -105,7 +158,7 @@ def test_a_model_without_strict_decode_takes_none(tmp_path: Path) -> None:
         certificate_of(pack(tmp_path / "b", model, metadata))
 
 
-PLAIN = CERTIFICATE.to_plain()
+PLAIN = {key: value for key, value in CERTIFICATE.to_plain().items() if key != "model"}
 LOWER = float(np.nextafter(np.float32(CERTIFICATE.tau), np.float32(0)))
 
 
@@ -124,6 +177,9 @@ LOWER = float(np.nextafter(np.float32(CERTIFICATE.tau), np.float32(0)))
         ({**PLAIN, "n": 0}, "Format"),
         ({**PLAIN, "dtype": "float64"}, "Contract"),
         ({**PLAIN, "data": ""}, "Format"),
+        ({**PLAIN, "model": "sha256:" + "0" * 64}, "Contract"),
+        ({**PLAIN, "model": None}, "Contract"),
+        ({**PLAIN, "model": "mine"}, "Format"),
         ({**PLAIN, "more": 1}, "Format"),
         ({}, "Format"),
         ([PLAIN], "Format"),

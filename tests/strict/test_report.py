@@ -74,13 +74,13 @@ def certified_bundle(directory: Path) -> None:
     curve = curve_of(risk_coverage(q_abs, loss), 0.02)
     model = strict_model()
     tau = np.float32(1e-3)
-    metadata = strict_metadata(model, extensions=extensions_of(curve, None))
+    metadata = strict_metadata(model)
     assert metadata.strict is not None
     strict = msgspec.structs.replace(metadata.strict, tau_infer=float(tau))
     pack(directory, model, msgspec.structs.replace(metadata, strict=strict), probe=False)
     found = calibrate_tau(q_abs, loss, 0.02, 0.05, start=float(tau), lowest=float(tau))
     assert found.certificate is not None, found.reason
-    attach_certificate(directory, found.certificate)
+    attach_certificate(directory, found.certificate, curve=curve)
 
 
 def names(directory: Path) -> set[str]:

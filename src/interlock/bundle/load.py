@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from interlock.bundle.contents import check_contents, read_contents
 from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
-from interlock.bundle.manifest import METADATA
+from interlock.bundle.manifest import METADATA, model_digest_of
 from interlock.bundle.metadata import Metadata
 from interlock.bundle.probe import probe_model
 from interlock.kernel.errors import BundleIntegrityError, ConfigError, SignatureError
@@ -28,16 +28,19 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 class Bundle:
     """A verified bundle, all of it in memory; nothing is read from its directory afterwards.
 
-    path       where it was read
-    digest     `sha256:<hex>` of `manifest.json`, which names the whole content
-    metadata   the content of `metadata.json`
-    model      the verified bytes of the model, external tensors put in
-    files      name -> verified bytes of every listed file, as they lie on the disk
-    signed_by  `sha256:<hex>` of the public key whose signature was required and verified
+    path          where it was read
+    digest        `sha256:<hex>` of `manifest.json`, which names the whole content
+    model_digest  `sha256:<hex>` of the same without `metadata.json`: it stays when only what is
+                  said about the model changes
+    metadata      the content of `metadata.json`
+    model         the verified bytes of the model, external tensors put in
+    files         name -> verified bytes of every listed file, as they lie on the disk
+    signed_by     `sha256:<hex>` of the public key whose signature was required and verified
     """
 
     path: Path
     digest: str
+    model_digest: str
     metadata: Metadata
     model: bytes = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
@@ -99,6 +102,7 @@ def load(
     return Bundle(
         path=path,
         digest=contents.digest,
+        model_digest=model_digest_of(contents.listing),
         metadata=metadata,
         model=model,
         files=MappingProxyType(dict(contents.files)),

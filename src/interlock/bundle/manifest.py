@@ -96,6 +96,12 @@ def digest_of(manifest: bytes) -> str:
     return "sha256:" + hashlib.sha256(manifest).hexdigest()
 
 
+def model_digest_of(manifest: Manifest) -> str:
+    """What names the model alone: the digest of the manifest without `metadata.json`."""
+    rest = tuple(entry for entry in manifest.files if entry.name != METADATA)
+    return digest_of(Manifest(MANIFEST_SCHEMA, rest).encode())
+
+
 def manifest_of(files: Mapping[str, bytes]) -> Manifest:
     """The manifest of `files` (name -> content)."""
     entries = (

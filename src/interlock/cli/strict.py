@@ -106,7 +106,10 @@ def calibrate(
         dtype=dtype,
         split=split,
     )
-    return _deliver(found, lowest if bundle is not None else None, output, bundle, as_json)
+    digest = None
+    if found.certificate is not None and bundle is not None:
+        found, digest = _attached(found, bundle, q_abs, loss, tolerance, dtype)
+    return _deliver(found, digest, output, as_json)
 
 
 def _bundle_threshold(bundle: Path, others: dict[str, object]) -> tuple[str, float]:
@@ -121,20 +124,33 @@ def _bundle_threshold(bundle: Path, others: dict[str, object]) -> tuple[str, flo
     return strict.dtype, strict.tau_infer
 
 
-def _deliver(
+def _attached(
     found: Calibration,
-    wanted: float | None,
-    output: Path | None,
-    bundle: Path | None,
-    as_json: bool,
-) -> int:
-    certificate, reason, digest = found.certificate, found.reason, None
+    bundle: Path,
+    q_abs: Any,
+    loss: Any,
+    tolerance: float | None,
+    dtype: str | None,
+) -> tuple[Calibration, str]:
+    """The certificate as the bundle keeps it from now on, beside the curve of the same rows."""
+    from dataclasses import replace
+
+    from interlock.strict.calibration_record import curve_of
+    from interlock.strict.certified import attach_certificate, certificate_of
+    from interlock.strict.risk import risk_coverage
+
+    assert found.certificate is not None
+    curve = risk_coverage(q_abs, loss, tolerance=tolerance, dtype=dtype)
+    attached = attach_certificate(
+        bundle, found.certificate, curve=curve_of(curve, found.certificate.alpha)
+    )
+    return replace(found, certificate=certificate_of(attached)), attached.digest
+
+
+def _deliver(found: Calibration, digest: str | None, output: Path | None, as_json: bool) -> int:
+    certificate, reason = found.certificate, found.reason
     if certificate is not None and output is not None:
         replace_file(output, certificate.to_json())
-    if certificate is not None and bundle is not None:
-        from interlock.strict.certified import attach_certificate
-
-        digest = attach_certificate(bundle, certificate).digest
     document = {
         "abstained": certificate is None,
         "reason": reason,

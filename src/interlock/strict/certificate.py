@@ -44,6 +44,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dtype      dtype of Q in the deployed decode
     data       `sha256:<hex>` of the held-out rows, pilot included
     split      what the caller calls these rows
+    model      `Bundle.model_digest` of the bundle that it was put into; None before that
     created    ISO 8601, UTC
     versions   package -> version that made this
 
@@ -66,6 +67,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     split: str
     created: str
     versions: dict[str, str]
+    model: str | None = None
     method: Method = "learn-then-test, fixed sequence, exact binomial"
     schema_version: Literal[1] = 1
 
@@ -96,6 +98,8 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise InputError(f"bound is {self.bound}; it must not be above alpha, {self.alpha}")
         if not _DIGEST.fullmatch(self.data):
             raise InputError("data must be 'sha256:' and 64 hex digits")
+        if self.model is not None and not _DIGEST.fullmatch(self.model):
+            raise InputError("model must be 'sha256:' and 64 hex digits")
         check_split(self.split)
         try:
             offset = datetime.fromisoformat(self.created).utcoffset()

@@ -21,6 +21,7 @@ from interlock.bundle import (
     pack,
     signature_of,
 )
+from interlock.bundle.manifest import MODEL, manifest_of, model_digest_of
 from interlock.engines.onnx import OnnxSession
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import (
@@ -80,8 +81,9 @@ def export_bundle(
                     answer another processor's rounding could change are left out.
     outputs         names of P and Q in an ONNX model
     opset           of the graph exported from torch; an ONNX model keeps its own
-    certificate     the calibration that tau_infer comes from; kept in the metadata. A ConfigError
-                    where it is for another threshold or dtype.
+    certificate     the calibration that tau_infer comes from; kept in the metadata, where it names
+                    the bundle's model. A ConfigError where it is for another threshold or dtype,
+                    or names another model already.
     extensions      what else to keep in the metadata: plain JSON
 
     Before anything is written, the graph's answers to both inputs must equal the strict decode of
@@ -123,9 +125,10 @@ def export_bundle(
     found, smoke_pair = _agreed("smoke_inputs", smoke, session, reference, settings)
     _check_batch_sizes(session, examples, pair, settings)
     vector = _smoke_vector(inputs, smoke, found, *smoke_pair, settings)
-    kept = dict(extensions or {})
+    kept, model = dict(extensions or {}), fused.SerializeToString()
     if certificate is not None:
-        kept = with_certificate(kept, certificate, settings.tau_infer, answers[0].dtype)
+        digest = model_digest_of(manifest_of({MODEL: model}))
+        kept = with_certificate(kept, certificate, settings.tau_infer, answers[0].dtype, digest)
     metadata = Metadata(
         name=name or Path(directory).absolute().name,
         kind="strict",
@@ -142,7 +145,7 @@ def export_bundle(
         provenance=dict(provenance or {}),
         extensions=kept,
     )
-    return pack(directory, fused, metadata)
+    return pack(directory, model, metadata)
 
 
 def _wrapper(source: Any) -> Any | None:
