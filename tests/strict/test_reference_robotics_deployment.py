@@ -16,12 +16,13 @@ import pytest
 from support.arm_judge import relative_error
 
 from interlock.bundle import load
-from interlock.errors import ConfigError
+from interlock.errors import ConfigError, RunLockedError
 from interlock.strict import load_onnx_runtime_bundle
 from interlock.strict.arm.requests import sample_requests
 from interlock.strict.reference_robotics_deployment import (
     ReferenceRoboticsDeploymentArtifacts,
     ReferenceRoboticsDeploymentConfig,
+    Say,
     main,
     run_reference_robotics_deployment,
 )
@@ -30,9 +31,11 @@ SMALL = {"n_calibration": 3_000, "n_requests": 600}
 UNSAFE = 0.05
 
 
-def deploy(place: Path, **changes: Any) -> ReferenceRoboticsDeploymentArtifacts:
+def deploy(
+    place: Path, on_progress: Say | None = None, **changes: Any
+) -> ReferenceRoboticsDeploymentArtifacts:
     config = ReferenceRoboticsDeploymentConfig(**{"output_dir": place, **SMALL, **changes})
-    return run_reference_robotics_deployment(config)
+    return run_reference_robotics_deployment(config, on_progress=on_progress)
 
 
 def audit(found: ReferenceRoboticsDeploymentArtifacts) -> list[dict[str, Any]]:
@@ -133,9 +136,57 @@ def test_something_else_in_the_bundles_place_is_left_alone(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*")] == ["bundle", "precious"]
 
 
+def test_a_second_run_into_the_same_directory_says_so_and_stops(tmp_path: Path) -> None:
+    """The second starts at each line of progress of the first, from its start to its reports."""
+    refused = []
+
+    def second(line: str) -> None:
+        with pytest.raises(RunLockedError, match="another run is writing to"):
+            deploy(tmp_path, weights="shipped", seed=8)
+        refused.append(line)
+
+    first = deploy(tmp_path, second, weights="shipped")
+    assert len(refused) > 4
+    check_outputs(first)
+    check_outputs(deploy(tmp_path, weights="shipped", seed=8))
+
+
+def test_the_second_of_two_processes_ends_with_exit_code_1_and_a_killed_one_holds_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys\n"
+        "from interlock.strict import reference_robotics_deployment as reference\n"
+        "config = reference.ReferenceRoboticsDeploymentConfig(\n"
+        "    weights='shipped', output_dir=sys.argv[1]\n"
+        ")\n"
+        "def stop(line):\n"
+        "    print(line, flush=True)\n"
+        "    sys.stdin.read()\n"
+        "reference.run_reference_robotics_deployment(config, on_progress=stop)\n"
+    )
+    arguments = ["--weights", "shipped", "--n-calibration", "1000", "--n-requests", "200"]
+    arguments += ["--output-dir", str(tmp_path)]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline().startswith("taking the shipped weights")
+        assert main(arguments) == 1
+        assert f"another run is writing to {tmp_path}" in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        first.kill()
+    assert main(arguments) == 0
+    assert not (tmp_path / ".lock").exists()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"alpha": "0.1"},
         {"epochs": 0},
         {"n_samples": -1},
         {"n_requests": 1.5},

@@ -1,4 +1,4 @@
-"""Exclusive holds on the runs of a journal, as lock files in `<journal>.locks/`.
+"""Exclusive holds, as lock files: on the runs of a journal in `<journal>.locks/`, or on any path.
 
 The operating system owns the lock: it is free as soon as the holder's process ends, also by
 kill -9, and forked children do not keep it.
@@ -30,6 +30,11 @@ class FileHold:
         return cls._acquire(journal, name, timeout=PROBE_SECONDS)
 
     @classmethod
+    def on(cls, path: Path) -> FileHold | None:
+        """Hold the lock file `path`, or None where it is held; raises StorageError."""
+        return cls._lock_file(path, timeout=0)
+
+    @classmethod
     def is_held(cls, journal: Path, name: str) -> bool:
         """Whether `name` is held at this moment, by this or another process."""
         if not (lock_directory(journal) / f"{name}.lock").exists():
@@ -49,18 +54,20 @@ class FileHold:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, exist_ok=True)
                 directory.chmod(0o700)
+        except OSError as error:
+            raise _refused(directory / f"{name}.lock", error) from error
+        return cls._lock_file(directory / f"{name}.lock", timeout=timeout)
+
+    @classmethod
+    def _lock_file(cls, path: Path, *, timeout: float) -> FileHold | None:
+        try:
             # A soft lock would outlive kill -9, and a thread-local one would not keep others out.
-            lock = FileLock(
-                directory / f"{name}.lock", mode=0o600, thread_local=False, fallback_to_soft=False
-            )
+            lock = FileLock(path, mode=0o600, thread_local=False, fallback_to_soft=False)
             lock.acquire(timeout=timeout)
         except Timeout:
             return None
         except OSError as error:
-            raise StorageError(
-                f"cannot lock {directory}/{name}.lock: {error.strerror or error}",
-                hint="check who owns the directory and that there is space",
-            ) from error
+            raise _refused(path, error) from error
         return cls(lock)
 
     def release(self) -> None:
@@ -82,6 +89,13 @@ class FileHold:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def _refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot lock {path}: {error.strerror or error}",
+        hint="check who owns the directory and that there is space",
+    )
 
 
 def lock_directory(journal: Path) -> Path:

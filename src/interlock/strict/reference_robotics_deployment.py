@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +26,15 @@ import msgspec
 
 from interlock.bundle import Bundle
 from interlock.bundle.manifest import MANIFEST, METADATA, MODEL
-from interlock.errors import BundleError, ConfigError, InterlockError, UsageError
+from interlock.errors import (
+    BundleError,
+    ConfigError,
+    InterlockError,
+    RunLockedError,
+    StorageError,
+    UsageError,
+)
+from interlock.kernel.journal_lock import FileHold
 from interlock.report.page import write_whole
 from interlock.strict.arm.calibration import CLOSED_TAU, HeldOutCalibration, calibrate
 from interlock.strict.arm.kinematics import ARM
@@ -48,6 +57,7 @@ SWEEP = "tau_infer_sweep"
 SUMMARY = "inference_summary.json"
 AUDIT = "strict_inference_audit.jsonl"
 CONTRACT = "output_contract.json"
+LOCK = ".lock"
 
 _MODEL_SEED, _EXAMPLES_SEED, _HELD_OUT_SEED, _REQUESTS_SEED = 0, 410_000, 420_000, 430_000
 """Added to the configuration's seed, so that no two sets of draws are the same."""
@@ -92,6 +102,10 @@ class ReferenceRoboticsDeploymentConfig:
             raise ConfigError(f"seed is {self.seed!r}; it must be a whole number of 0 or more")
         if self.weights not in ("train", "shipped"):
             raise ConfigError(f"weights is {self.weights!r}; it must be 'train' or 'shipped'")
+        for name in ("alpha", "delta", "near_singular"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(f"{name} is {value!r}; it must be a number")
         for name in ("alpha", "delta"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
@@ -136,12 +150,42 @@ def run_reference_robotics_deployment(
 
     An interrupted run leaves the earlier outputs, or the new bundle without the files that
     describe its inference; never a mixture. Raises ConfigError where `output_dir` holds something
-    else under the bundle's name, MissingExtraError where training lacks torch, and StorageError or
-    BundleError where the directory cannot be written.
+    else under the bundle's name, RunLockedError where another run is writing to it,
+    MissingExtraError where training lacks torch, and StorageError or BundleError where the
+    directory cannot be written.
     """
-    say = on_progress or (lambda line: None)
     output = Path(config.output_dir)
     _check_output(output)
+    with _only_run(output):
+        return _run(config, output, on_progress or (lambda line: None))
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[None]:
+    """Hold the directory against other runs for as long as this one takes."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{output} cannot be made: {error.strerror or error}",
+            hint="name another directory, or look at its permissions",
+        ) from None
+    hold = FileHold.on(output / LOCK)
+    if hold is None:
+        raise RunLockedError(
+            f"another run is writing to {output}",
+            hint="wait until it has ended, or name another output directory",
+        )
+    with hold:
+        try:
+            yield
+        finally:
+            hold.remove()
+
+
+def _run(
+    config: ReferenceRoboticsDeploymentConfig, output: Path, say: Say
+) -> ReferenceRoboticsDeploymentArtifacts:
     network, origin = _network(config, say)
 
     say(f"calibrating on {config.n_calibration:,} held-out requests")
