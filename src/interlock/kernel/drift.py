@@ -45,7 +45,7 @@ Direction = Literal["rise", "fall"]
 _REACH = np.array([0.875, *(2.0**-k for k in range(1, 12))])
 
 # Trials are gathered until a step is worth its arithmetic. A batch is never split.
-_STEP = 16
+_STEP = 8
 
 
 class DriftState(msgspec.Struct, frozen=True):
@@ -126,7 +126,7 @@ class RateDrift:
     def add(self, successes: int, total: int) -> bool:
         """Count `successes` out of `total` more; True where this raises the alarm.
 
-        A decision may wait for up to 15 further trials. Raises InputError unless
+        A decision may wait for up to 7 further trials. Raises InputError unless
         0 ≤ successes ≤ total.
         """
         if not 0 <= successes <= total:
