@@ -158,6 +158,7 @@ def test_a_bundle_whose_threshold_is_too_low_is_left_alone(calibrate: Any, tmp_p
         ("rows.csv", b"q_abs,loss\n1,safe\n", (), "line 2: loss is 'safe'"),
         ("rows.csv", b"q_abs\n1\n", (), "no 'loss'; it has 'q_abs'"),
         ("rows.csv", b"\xff\xfe", (), "rows.csv cannot be read"),
+        ("rows.csv", b"q_abs,loss\n1," + b"0" * 200_000, (), "rows.csv cannot be read"),
         ("rows.csv", b"q_abs,loss\n1,0\n", ("--alpha", "2"), "alpha is 2.0"),
         ("rows.csv", b"q_abs,loss\n1,0.5\n", (), "no tolerance is given"),
     ],

@@ -250,12 +250,19 @@ def test_what_does_not_belong_together_is_refused_and_not_counted(
         {"acceptance_rate_drift_threshold": float("nan")},
         {"summaries": -1},
         {"calibration": CalibratedRate(2, 1)},
+        {"calibration": {"accepted": 1, "n": 2}},
         {"calibration": CALIBRATED, "false_alarm_rate": 0.0},
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         StrictInferenceMonitor("B", **options)
+
+
+def test_counts_of_numpys_integers_are_a_calibration_too() -> None:
+    counts = np.array([1_900, 2_000])
+    monitor = StrictInferenceMonitor("B", calibration=CalibratedRate(*counts))
+    assert StrictInferenceMonitor.from_json(monitor.to_json()).rates() == monitor.rates()
 
 
 # Events

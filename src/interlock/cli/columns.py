@@ -33,7 +33,7 @@ def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         return reader(path, names)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
+    except (ValueError, csv.Error, zipfile.BadZipFile) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path.name} cannot be read: {error}") from None

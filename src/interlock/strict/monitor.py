@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -359,9 +360,15 @@ class StrictInferenceMonitor:
 def _drift_against(calibration: Calibrated | None, false_alarm_rate: float) -> RateDrift | None:
     if calibration is None:
         return None
+    accepted, n = (getattr(calibration, name, None) for name in ("accepted", "n"))
+    if not (isinstance(accepted, Integral) and isinstance(n, Integral)):
+        raise ConfigError(
+            f"calibration is a {type(calibration).__name__} without whole numbers accepted and n",
+            hint="give the certificate of a calibration, or a CalibratedRate",
+        )
     return RateDrift(
-        calibration.accepted,
-        calibration.n,
+        int(accepted),
+        int(n),
         false_alarm_rate=false_alarm_rate,
         candidates=getattr(calibration, "candidates", None),
     )

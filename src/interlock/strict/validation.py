@@ -111,6 +111,8 @@ class Validation:
                 "The held-out rows behind the certificate: only its digest of them is here. Its "
                 "numbers agree with one another and with the thresholds."
             )
+        if self.curve is not None:
+            found.append("The risk-coverage curve: it is what the exporter counted.")
         found += [
             "Whether the model is right: a smoke vector compares it with its own answers at "
             "export, not with the truth.",
