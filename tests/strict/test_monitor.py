@@ -121,6 +121,19 @@ def test_counts_of_large_batches_are_those_of_numpy(rows: int, bottom_rate: floa
         assert state["n_gap"] == np.count_nonzero(gap[part])
 
 
+@pytest.mark.parametrize("rows", [1, 256, 257, 65_536, 1_000_003])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_an_overlap_is_found_wherever_it_is(rows: int, order: Any) -> None:
+    for place in {0, rows // 2, max(rows - 1, 0)}:
+        bottom, gap = np.zeros((2, rows, 2), bool)
+        bottom[place, 1] = gap[place, 1] = True
+        gap[rows - 1 - place, 0] = True
+        monitor = StrictInferenceMonitor()
+        with pytest.raises(InputError, match="overlap"):
+            monitor.update(np.asarray(bottom, order=order), np.asarray(gap, order=order))
+        assert monitor.rates()["n"] == 0
+
+
 def test_a_single_element_and_an_empty_batch() -> None:
     monitor = StrictInferenceMonitor(calibration=CALIBRATED)
     assert monitor.rates()["accept_rate"] is None

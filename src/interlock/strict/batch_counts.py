@@ -25,6 +25,7 @@ _MOST_MAGNITUDES = 4_096
 # Below this many elements, Python's bytes count faster than a call into NumPy starts.
 _FEW = 256
 _MANY = 65_536
+_BLOCK = 262_144
 # Up to this width, one pass a column is faster than a reduction along rows.
 _NARROW = 32
 
@@ -51,14 +52,16 @@ def count_batch(
     and where bottom and gap overlap.
     """
     bottom = _mask("bottom_mask", bottom_mask)
-    size, n_bottom = bottom.size, _count(bottom)
+    size = bottom.size
     sides: dict[str, int] = {}
-    if gap_mask is not None:
+    if gap_mask is None:
+        n_bottom = _count(bottom)
+    else:
         gap = _mask("gap_mask", gap_mask)
         if gap.shape != bottom.shape:
             gap = beside("gap_mask", gap, bottom)
-        sides["gap"] = n_gap = _count(gap)
-        if n_gap and n_bottom and _overlap(bottom, gap):
+        n_bottom, sides["gap"], overlap = _count_both(bottom, gap)
+        if overlap:
             raise InputError("bottom_mask and gap_mask overlap; they must be disjoint")
     if route_mask is not None:
         sides["route"] = _count(beside("route_mask", _mask("route_mask", route_mask), bottom))
@@ -158,12 +161,29 @@ def _count(mask: Mask) -> int:
     return int(sums.view(np.uint8).sum()) + int(np.count_nonzero(flat[words * 8 * 255 :]))
 
 
-def _overlap(one: Mask, other: Mask) -> bool:
-    """Whether an entry is set in both; the shapes are equal."""
+def _count_both(one: Mask, other: Mask) -> tuple[int, int, bool]:
+    """How many entries are set in each, and whether one is set in both; the shapes are equal."""
     if one.size <= _FEW:
-        set_in_one = int.from_bytes(one.tobytes(), "little")
-        return bool(set_in_one & int.from_bytes(other.tobytes(), "little"))
-    return bool((one & other).any())
+        first, second = one.tobytes(), other.tobytes()
+        ones, others = one.size - first.count(0), one.size - second.count(0)
+        if not (ones and others):
+            return ones, others, False
+        both = int.from_bytes(first, "little") & int.from_bytes(second, "little")
+        return ones, others, bool(both)
+    if one.size < _MANY or not (one.flags.c_contiguous and other.flags.c_contiguous):
+        ones, others = int(np.count_nonzero(one)), int(np.count_nonzero(other))
+        return ones, others, bool(ones and others and (one & other).any())
+    # In blocks that stay in the second cache, so that both masks are fetched once.
+    one, other = one.reshape(-1), other.reshape(-1)
+    scratch = np.empty(_BLOCK, np.bool_)
+    ones = others = 0
+    overlap = False
+    for start in range(0, one.size, _BLOCK):
+        left, right = one[start : start + _BLOCK], other[start : start + _BLOCK]
+        ones += int(np.count_nonzero(left))
+        others += int(np.count_nonzero(right))
+        overlap |= bool(np.logical_and(left, right, out=scratch[: left.size]).any())
+    return ones, others, overlap
 
 
 def _rows_with(mask: Mask) -> int:
