@@ -76,23 +76,23 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.core
-	@echo "installing the extras: sign, numba"
-	@$(PIP) -e '.[sign,numba]'
+	@echo "installing the extras: sign, numba, detect"
+	@$(PIP) -e '.[sign,numba,detect]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba]'
+	@$(PIP) -e '.[test,sign,numba,detect]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,torch]'
+	@$(PIP) -e '.[test,sign,numba,detect,torch]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,robot]'
+	@$(PIP) -e '.[test,sign,numba,detect,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -1,0 +1,1 @@
+"""Prompt-injection detection: disguises taken off a text, and rules that find orders in it."""

@@ -1,0 +1,216 @@
+"""The rule pack: patterns with an id, a family and a severity, and the stretches that they hit.
+
+Matching takes linear time: patterns are RE2's, which never backtracks. A pattern is tried only
+where one of its literals occurs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.detect.normalise import Normalised
+from interlock.kernel.errors import ConfigError, MissingExtraError
+
+PACK_SCHEMA = 1
+
+
+class Severity(StrEnum):
+    """How much a hit says by itself."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class Place(StrEnum):
+    """Where a text came from: what is harmless from a user may be an attack in a document."""
+
+    USER = "user"
+    DOCUMENT = "document"
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One rule, as the pack's file holds it.
+
+    literals   texts of which one must occur, folded, before the patterns are tried; parts of words
+               count
+    patterns   RE2 patterns against the folded text; any of them is a hit. `{{name}}` stands for
+               the pack's definition of that name
+    places     where the rule applies
+    examples   texts that it must hit, `harmless` texts that it must not
+    """
+
+    id: str
+    family: str
+    severity: Severity
+    literals: tuple[str, ...]
+    patterns: tuple[str, ...]
+    examples: tuple[str, ...]
+    harmless: tuple[str, ...] = ()
+    places: tuple[Place, ...] = (Place.USER, Place.DOCUMENT)
+    languages: tuple[str, ...] = ("en",)
+
+
+class _PackFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    schema: int
+    definitions: dict[str, str]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule that matched: where in the original text, and by which reading of it."""
+
+    rule: str
+    family: str
+    severity: Severity
+    start: int
+    end: int
+    via: tuple[str, ...]
+
+
+class RulePack:
+    """Rules, compiled once. Safe across threads. `digest` is the SHA-256 of the pack's file."""
+
+    def __init__(self, rules: Sequence[Rule], definitions: Mapping[str, str], digest: str) -> None:
+        self.rules = tuple(rules)
+        self.digest = digest
+        self.families = tuple(dict.fromkeys(rule.family for rule in rules))
+        self._patterns = [
+            [_compile(rule, pattern, definitions) for pattern in rule.patterns] for rule in rules
+        ]
+        self._literals, self._behind = _literal_set(rules)
+
+    def scan(
+        self, normalised: Normalised, place: Place = Place.USER, *, most: int = 64
+    ) -> tuple[Hit, ...]:
+        """The hits in all readings, each rule and stretch once, at most `most`, in text order."""
+        found: dict[tuple[str, int, int], Hit] = {}
+        for view in normalised.views:
+            candidates = {
+                index
+                for literal in self._literals.Match(view.text) or ()
+                for index in self._behind[literal]
+            }
+            for index in sorted(candidates):
+                rule = self.rules[index]
+                if place not in rule.places:
+                    continue
+                for pattern in self._patterns[index]:
+                    for match in pattern.finditer(view.text):
+                        start, end = view.span(*match.span())
+                        key = (rule.id, start, end)
+                        if key not in found:
+                            found[key] = Hit(
+                                rule.id,
+                                rule.family,
+                                rule.severity,
+                                start,
+                                end,
+                                view.via[1:] if view.via[:1] == ("fold",) else view.via[:-1],
+                            )
+                        if len(found) >= most:
+                            return _in_order(found.values())
+        return _in_order(found.values())
+
+
+def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:
+    return tuple(sorted(hits, key=lambda hit: (hit.start, hit.end, hit.rule)))
+
+
+def load_pack(path: str | Path | None = None) -> RulePack:
+    """The pack in the YAML file `path`, or the shipped one.
+
+    Raises ConfigError, naming the rule and what is wrong with it, for an unknown field, a pattern
+    that RE2 refuses, an example that is not hit, a harmless text that is, and a literal that no
+    example needs.
+    """
+    if path is None:
+        return _shipped()
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"rule pack {path}: {error.strerror}") from None
+    return _read(data, str(path))
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> RulePack:
+    data = (resources.files("interlock.detect") / "pack" / "rules.yaml").read_bytes()
+    return _read(data, "the shipped rule pack")
+
+
+def _read(data: bytes, name: str) -> RulePack:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingExtraError("detect", "reading a rule pack") from None
+    try:
+        plain = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        file = msgspec.convert(plain, _PackFile)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{name}: {error}") from None
+    if file.schema != PACK_SCHEMA:
+        raise ConfigError(f"{name}: schema is {file.schema}; this release reads {PACK_SCHEMA}")
+    ids = [rule.id for rule in file.rules]
+    twice = sorted({rule for rule in ids if ids.count(rule) > 1})
+    if twice:
+        raise ConfigError(f"{name}: two rules have the id {twice[0]}")
+    for rule in file.rules:
+        if not (rule.patterns and rule.literals and rule.examples):
+            raise ConfigError(f"{name}: rule {rule.id} lacks patterns, literals or examples")
+    return RulePack(file.rules, file.definitions, hashlib.sha256(data).hexdigest())
+
+
+def _re2() -> Any:
+    try:
+        import re2
+    except ImportError:
+        raise MissingExtraError("detect", "matching rules") from None
+    return re2
+
+
+def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> Any:
+    text = pattern
+    # Definitions may use others; a cycle would never end.
+    for _ in range(8):
+        if "{{" not in text:
+            break
+        for name, meaning in definitions.items():
+            text = text.replace("{{" + name + "}}", f"(?:{meaning})")
+    if "{{" in text:
+        raise ConfigError(f"rule {rule.id}: unknown or endless definition in {pattern!r}")
+    re2 = _re2()
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(text, options)
+    except re2.error as error:
+        raise ConfigError(f"rule {rule.id}: pattern {pattern!r}: {error}") from None
+    if compiled.search("") is not None:
+        raise ConfigError(f"rule {rule.id}: pattern {pattern!r} matches the empty text")
+    return compiled
+
+
+def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]]]:
+    re2 = _re2()
+    found = re2.Set.SearchSet()
+    behind: list[list[int]] = []
+    of: dict[str, int] = {}
+    for index, rule in enumerate(rules):
+        for literal in rule.literals:
+            if literal not in of:
+                of[literal] = found.Add(re2.escape(literal))
+                behind.append([])
+            behind[of[literal]].append(index)
+    found.Compile()
+    return found, behind
