@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Extras without torch that the tests use.
+EXTRAS := sign,numba,detect
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
@@ -76,23 +78,23 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.core
-	@echo "installing the extras: sign, numba, detect"
-	@$(PIP) -e '.[sign,numba,detect]'
+	@echo "installing the extras: $(EXTRAS)"
+	@$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba,detect]'
+	@$(PIP) -e '.[test,$(EXTRAS)]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,detect,torch]'
+	@$(PIP) -e '.[test,$(EXTRAS),torch]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,detect,robot]'
+	@$(PIP) -e '.[test,$(EXTRAS),robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
