@@ -1,0 +1,1 @@
+"""Experiments on chat models: many prompts, several models, every answer recorded once."""
