@@ -1,4 +1,4 @@
-"""What became of one sample, and reading it back from result files, journals and run directories."""
+"""What became of one sample, and reading it back from files, journals and run directories."""
 
 from __future__ import annotations
 
