@@ -1,4 +1,4 @@
-"""Money: what was spent, what may have been, what is at stake in flight, and a hard stop before all.
+"""Money: what was spent, what may have been, what is at stake, and a hard stop before all of it.
 
 A request is sent only where its worst case still fits into the budget, together with everything
 spent and the worst cases of what is in flight. So the budget holds whatever the answers cost.
