@@ -1,19 +1,19 @@
 """Where samples are asked: calls on an event loop, batches and runners in threads of their own.
 
 It satisfies `interlock.kernel.executor.Executor`. The driver's thread submits tasks of one sample
-each; every model has a lane, and `Keys` deals out the next key for a lane that has room, so that a
+each; every model has a lane, and `deal` gives out the next key for a lane that has room, so that a
 model which waits for its service holds no other back.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from interlock.experiment.answers import Sample
-from interlock.kernel.errors import InterlockError, TransientError
+from interlock.kernel.errors import TransientError
 from interlock.kernel.task import Completed, Task
 
 
@@ -79,7 +79,12 @@ class Mailbox:
 
 
 class ChatExecutor:
-    """Lanes as one executor. `on_note` is called in the driver's thread."""
+    """Lanes as one executor.
+
+    on_note     called in the driver's thread with texts to show
+    on_starved  called in the driver's thread where nothing is in flight, samples are left, and no
+                lane takes one; it should stop the run, or nothing ever ends it
+    """
 
     def __init__(
         self,
@@ -87,31 +92,48 @@ class ChatExecutor:
         mailbox: Mailbox,
         *,
         on_note: Callable[[str], None] = lambda text: None,
+        on_starved: Callable[[], None] = lambda: None,
     ) -> None:
         self.lanes = lanes
-        self.promised = dict.fromkeys(lanes, 0)
         self.open = set(lanes)
         """Labels of the lanes that have samples left to deal out."""
         self._mailbox = mailbox
         self._on_note = on_note
+        self._on_starved = on_starved
         self._in_flight = 0
+        self._promised = dict.fromkeys(lanes, 0)
+        self._given_back: dict[str, str] = {}
         self._cancelled = False
 
     @property
     def capacity(self) -> int:
         """What is in flight or promised, and what the lanes with samples left have room for."""
+        promised = sum(self._promised.values())
         room = sum(self.room(label) for label in self.open)
-        return self._in_flight + sum(self.promised.values()) + room
+        back = Counter(label for label in self._given_back.values() if label not in self.open)
+        room += sum(min(count, self.room(label)) for label, count in back.items())
+        if room == 0 and promised == 0 and self._in_flight == 0 and (self.open or back):
+            self._on_starved()
+        return self._in_flight + promised + room
+
+    def starved(self) -> set[str]:
+        """The lanes that have samples left, those included that were given back."""
+        return self.open | set(self._given_back.values())
 
     def room(self, label: str) -> int:
         """How many more samples the lane of `label` takes."""
-        return self.lanes[label].room(self.promised[label])
+        return self.lanes[label].room(self._promised[label])
+
+    def promise(self, label: str) -> None:
+        """A sample of this lane was dealt out and will be submitted."""
+        self._promised[label] += 1
 
     def submit(self, task: Task) -> None:
         """Hand the task to its lane."""
         sample: Sample = task.items[0]
         label = sample.variant.label
-        self.promised[label] = max(0, self.promised[label] - 1)
+        if self._given_back.pop(task.keys[0], None) is None:
+            self._promised[label] -= 1
         self._in_flight += 1
         self.lanes[label].submit(task)
 
@@ -123,6 +145,9 @@ class ChatExecutor:
         for text in notes:
             self._on_note(text)
         self._in_flight -= len(found)
+        for done in found:
+            if done.lost is not None:
+                self._given_back[done.task.keys[0]] = done.task.items[0].variant.label
         return found
 
     def cancel(self) -> None:
@@ -137,46 +162,23 @@ class ChatExecutor:
             lane.close()
 
 
-class Keys:
-    """A run's pending keys, dealt out for lanes that have room.
+def deal(executor: ChatExecutor, sources: Mapping[str, Iterator[str]]) -> Iterator[str]:
+    """A run's pending keys, each for a lane that has room when the driver asks for it.
 
-    sources      the pending keys of each lane, in order
-    on_shortage  called where nothing is in flight and yet no lane has room; its error says why
+    `sources` holds the pending keys of each lane, in order; lanes take turns.
     """
-
-    def __init__(
-        self,
-        executor: ChatExecutor,
-        sources: Mapping[str, Iterator[str]],
-        *,
-        on_shortage: Callable[[], InterlockError | None] = lambda: None,
-        stop: threading.Event | None = None,
-    ) -> None:
-        self._executor = executor
-        self._sources = dict(sources)
-        self._on_shortage = on_shortage
-        self._stop = stop
-        self.shortage: InterlockError | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        """The next key each time that the driver asks for one."""
-        turns = list(self._sources)
-        while turns:
-            label = next((name for name in turns if self._executor.room(name) > 0), None)
-            if label is None:
-                # Only where the driver looks whether anything is left.
-                self.shortage = self._on_shortage()
-                if self.shortage is not None and self._stop is not None:
-                    self._stop.set()
-                label = turns[0]
-            key = next(self._sources[label], None)
-            turns.remove(label)
-            if key is None:
-                self._executor.open.discard(label)
-                continue
-            turns.append(label)
-            self._executor.promised[label] += 1
-            yield key
+    turns = list(sources)
+    while turns:
+        # None has room only where the driver looks whether anything is left.
+        label = next((name for name in turns if executor.room(name) > 0), turns[0])
+        turns.remove(label)
+        key = next(sources[label], None)
+        if key is None:
+            executor.open.discard(label)
+            continue
+        turns.append(label)
+        executor.promise(label)
+        yield key
 
 
 def given_back(task: Task) -> Completed:

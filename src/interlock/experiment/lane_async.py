@@ -90,7 +90,7 @@ class AsyncLane:
         self._retry_timeouts = retry_timeouts
         self._price = price
         self._ledger = ledger if ledger is not None else Ledger()
-        self._worst = longest_prompt
+        self.worst = longest_prompt
         self._rng = rng if rng is not None else random.Random()
         # Expected tokens: of an answer, and of a prompt in relation to its bytes.
         self._output: float = variant.sampling.max_tokens
@@ -99,16 +99,21 @@ class AsyncLane:
         self._calls: set[asyncio.Task[None]] = set()
 
     def room(self, promised: int) -> int:
-        """See `Lane.room`. None where the budget has none."""
+        """See `Lane.room`. No more than the budget has room for."""
         room = self.account.room(promised)
-        if room and self._worst and not self._ledger.fits(self._worst):
-            return 0
+        if room and self.worst:
+            left = self._ledger.room(self.worst) - promised
+            return max(0, room if left > room else int(left))
         return room
 
     def submit(self, task: Task) -> None:
-        """Start the call on the loop."""
+        """Put the sample's worst case at stake, and start the call on the loop."""
+        worst = self._price.worst(task.items[0].request) if self._price is not None else 0.0
+        if not self._ledger.reserve(worst):
+            self._mailbox.done(given_back(task))
+            return
         self.account.begun += 1
-        self._loop.loop.call_soon_threadsafe(self._start, task)
+        self._loop.loop.call_soon_threadsafe(self._start, task, worst)
 
     def cancel(self) -> None:
         """Cancel all calls."""
@@ -122,17 +127,16 @@ class AsyncLane:
     def close(self) -> None:
         """Nothing: the loop and the provider are shared, and the run's to close."""
 
-    def _start(self, task: Task) -> None:
-        call = self._loop.loop.create_task(self._run(task))
+    def _start(self, task: Task, worst: float) -> None:
+        call = self._loop.loop.create_task(self._run(task, worst))
         # The loop keeps weak references alone.
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
-    async def _run(self, task: Task) -> None:
+    async def _run(self, task: Task, worst: float) -> None:
         sample: Sample = task.items[0]
         try:
-            result = await self._ask(sample)
-            done = given_back(task) if result is None else Completed(task, (outcome_of(result),))
+            done = Completed(task, (outcome_of(await self._ask(sample, worst)),))
         except asyncio.CancelledError:
             done = given_back(task)
         except Exception as error:  # noqa: BLE001 - a call that vanished would be waited for
@@ -140,12 +144,9 @@ class AsyncLane:
         self.account.ended += 1
         self._mailbox.done(done)
 
-    async def _ask(self, sample: Sample) -> PromptResult | None:
-        """The sample's result, after retries; None where the budget has no room to ask."""
-        worst = self._price.worst(sample.request) if self._price is not None else 0.0
+    async def _ask(self, sample: Sample, worst: float) -> PromptResult:
+        """The sample's result, after retries; `worst` is at stake until it is there."""
         retry = 0
-        if not self._ledger.reserve(worst):
-            return None
         uncertain = 0.0
         while True:
             tokens = self._expected(sample)

@@ -53,8 +53,8 @@ _VALUE = {
 _TOKENS = ("input", "output", "total")
 
 
-def outcome_of(result: PromptResult, reason: str = "") -> Outcome[Any]:
-    """The result as the journal keeps it; `reason` says why it is flagged, refused or failed."""
+def outcome_of(result: PromptResult) -> Outcome[Any]:
+    """The result as the journal keeps it; its step's reason says why it is not simply accepted."""
     status = Status(result.status)
     kept: dict[str, Any] = {
         short: value for short, name in _VALUE.items() if (value := getattr(result, name))
@@ -65,7 +65,7 @@ def outcome_of(result: PromptResult, reason: str = "") -> Outcome[Any]:
     step = Step(
         "chat",
         StepResult.OVER_TIME if result.error_type == "deadline" else _STEP_RESULTS[status],
-        reason=reason or result.error_type or "",
+        reason=result.error_type or result.flag or "",
         seconds=round(result.elapsed_seconds, 4),
         attempts=1 + result.retry_count,
     )
