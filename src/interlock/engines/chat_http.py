@@ -17,7 +17,7 @@ import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -37,13 +37,36 @@ from interlock.kernel.errors import (
 )
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 CONNECT_SECONDS = 15.0
+# How long a question about a model may take.
+PREVIEW_SECONDS = 60.0
 # The SDKs' connection pool looks at each of its connections for every request: several small
 # pools cost less than a large one. A fifth of all CPU time at 100 open requests.
 POOLS = 8
 _ANSWERED = "interlock.answered"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_.\[\]]{0,60}")
+
+
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every provider over HTTP can be told.
+
+    api_key      sent with each request; never logged
+    base_url     another server, or a proxy, that speaks the same wire; None for the vendor's own
+    unsupported  what becomes of a sampling parameter that the model does not take: `report` leaves
+                 it out and says so in the answer's `not_applied`, `refuse` refuses the request
+    extra_body   fields that are added to the body of each request as they are
+    """
+
+    api_key: str | None = None
+    base_url: str | None = None
+    unsupported: Literal["report", "refuse"] = "report"
+    extra_body: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return f"{type(self).__name__}(base_url={self.base_url!r})"
 
 
 def require(package: str, extra: str, feature: str) -> None:
@@ -124,18 +147,18 @@ def http_client() -> Any:
 
 async def sent(
     call: Callable[[], Awaitable[T]],
-    failed: Callable[[Exception], EngineError | T],
+    failed: Callable[[Exception], EngineError | F],
     *,
     provider: str,
     deadline: Deadline,
-) -> T:
+) -> T | F:
     """What `call` returns within the deadline; what `failed` makes of its exception is raised.
 
     `failed` may also return an answer, where the vendor tells one by an error. Raises
     DeadlineError where the time ran out, before the request was sent or after.
     """
     deadline.check(provider)
-    found: T | EngineError
+    found: T | F | EngineError
     limit = asyncio.timeout(deadline.remaining())
     try:
         async with limit:
@@ -204,7 +227,8 @@ def status_fault(
     if status >= 500 or status in (408, 409, 425):
         return ServiceError(text, wait_seconds=wait)
     if status >= 400:
-        return RequestRejectedError(text)
+        hint = "check the model's name and base_url" if status in (404, 405) else None
+        return RequestRejectedError(text, hint=hint)
     return MalformedAnswerError(f"{text}, which is no answer")
 
 
@@ -222,19 +246,11 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
     seconds = _number(told)
     if seconds is not None:
         return seconds
-    try:
-        moment = email.utils.parsedate_to_datetime(told)
-    except ValueError:
+    moment = _moment(told)
+    if moment is None:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     # The server's clock counts, not this machine's, where it tells the time.
-    now = datetime.now(UTC)
-    if "date" in headers:
-        try:
-            now = email.utils.parsedate_to_datetime(headers["date"])
-        except ValueError:
-            pass
+    now = _moment(headers.get("date", "")) or datetime.now(UTC)
     return max(0.0, (moment - now).total_seconds())
 
 
@@ -258,6 +274,14 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if 0 <= value < math.inf else None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

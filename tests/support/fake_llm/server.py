@@ -349,6 +349,7 @@ def _refused(wire: Wire, call: Call, fault: Fault, limits: Headers) -> Reply:
         elif fault.retry_form == "ms":
             headers["retry-after-ms"] = str(round(wait * 1000))
         elif fault.retry_form == "date":
+            headers["date"] = formatdate(time.time(), usegmt=True)
             headers["retry-after"] = formatdate(time.time() + wait, usegmt=True)
         more, details = wire.retry(wait, fault.retry_form)
         headers |= more
