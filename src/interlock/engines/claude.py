@@ -37,9 +37,9 @@ from interlock.kernel.errors import (
     RequestRejectedError,
 )
 
-# As of 2026-11: models up to the 4.6 generation take temperature, top_p and top_k; those from 4.1 on
-# take temperature or top_p, not both; later ones take none of them. The entry that the service
-# gives of a model does not say so.
+# As of 2026-11: models up to the 4.6 generation take temperature, top_p and top_k; of these, those
+# from 4.1 on take temperature or top_p, not both; later ones take none of them. The entry that the
+# service gives of a model does not say so.
 SAMPLES = re.compile(r"claude-(2|instant|3|(opus|sonnet|haiku)-4(-[0-6])?(-\d{8}|-latest|$))")
 EITHER = re.compile(r"claude-(opus-4-[1-6]|(sonnet|haiku)-4-[5-6])")
 NEVER = {
@@ -49,8 +49,10 @@ NEVER = {
     "logprobs": "the API gives none",
 }
 REFUSED = re.compile(r"`?\b(temperature|top_p|top_k|stop_sequences)\b`?")
-FILTERED = "content filtering policy"
-QUOTA = re.compile(r"credit balance|spend_limit_reached|billing", re.I)
+# How messages begin that no code tells apart; further on they may quote the request.
+FILTERED = "Output blocked by content filtering policy"
+UNPAID = "Your credit balance is too low"
+SPENT = re.compile(r".*spend_limit_reached|.*billing_unavailable|organization_on_hold")
 STOPS = {
     "end_turn": StopReason.END,
     "stop_sequence": StopReason.STOP_TEXT,
@@ -193,7 +195,7 @@ class ClaudeProvider:
         if not isinstance(error, anthropic.APIStatusError):
             return connection_fault("claude", error)
         told = error.api_message or ""
-        if error.status_code == 400 and FILTERED in told:
+        if error.status_code == 400 and told.startswith(FILTERED):
             return ChatAnswer(
                 text="",
                 stop=StopReason.CONTENT_FILTER,
@@ -216,8 +218,9 @@ class ClaudeProvider:
             error.type,
             error.error_code,
             wait=asked_wait(error.response.headers),
-            quota=error.status_code in (400, 402, 403, 429)
-            and (error.type == "billing_error" or bool(QUOTA.search(error.error_code or told))),
+            quota=error.type == "billing_error"
+            or told.startswith(UNPAID)
+            or bool(SPENT.fullmatch(error.error_code or "")),
         )
 
 
