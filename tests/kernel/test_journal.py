@@ -425,3 +425,13 @@ def test_threads_may_create_and_change_runs_of_one_journal_together(journal: Jou
     for info in journal.runs():
         with journal.resume_run(info.run_id, config={}, items=None) as run:
             assert set(run.pending()) == {item.key for item in items(info.run_id, 10)}
+
+
+def test_pending_keys_may_be_asked_for_by_their_beginning(journal: Journal) -> None:
+    keys = ["a|1", "b|1", "a|2", "ab|1", "a%|1"]
+    with journal.create_run("r", config={}, items=[Item(key, None) for key in keys]) as run:
+        run.record([("a|1", Outcome(Status.ACCEPTED, value=1))])
+        assert list(run.pending("a|")) == ["a|2"]
+        assert list(run.pending("a")) == ["a|2", "ab|1", "a%|1"]
+        assert list(run.pending("a%")) == ["a%|1"]
+        assert list(run.pending()) == ["b|1", "a|2", "ab|1", "a%|1"]

@@ -1,4 +1,4 @@
-"""What became of one sample, and reading it back from result files, journals and run directories."""
+"""What became of one sample, and reading it back from files, journals and run directories."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class PromptResult:
     seed                of this sample, derived from the run's seed, the prompt's id and the index
     status              accepted, flagged, refused or failed
     error_type          code of the error (`interlock.errors`), None where there is an answer
+    error_detail        what the provider said of it
+    flag                why an answer is flagged: max_tokens, refusal or other
     stop_reason         a value of `StopReason`, None where there is no answer
     raw_stop            the provider's own word for it
     applied_sampling    parameters that were sent or used
@@ -66,6 +68,8 @@ class PromptResult:
     seed: int | None = None
     status: str = "accepted"
     error_type: str | None = None
+    error_detail: str | None = None
+    flag: str | None = None
     stop_reason: str | None = None
     raw_stop: str | None = None
     applied_sampling: dict[str, Any] | None = None

@@ -50,8 +50,8 @@ class JournalRun:
     ) -> None:
         self.close()
 
-    def pending(self) -> Iterator[str]:
-        """Keys without an outcome, in input order, read page by page.
+    def pending(self, prefix: str = "") -> Iterator[str]:
+        """Keys without an outcome, in input order, read page by page; those that start so.
 
         An outcome recorded while iterating removes its key only from pages not read yet.
         """
@@ -60,8 +60,9 @@ class JournalRun:
             with self._store.read() as connection:
                 page = connection.execute(
                     "SELECT position, key FROM items WHERE run = ? AND position > ?"
+                    " AND substr(key, 1, ?) = ?"
                     f" AND {_NO_OUTCOME} ORDER BY position LIMIT ?",
-                    (self._row, after, PAGE),
+                    (self._row, after, len(prefix), prefix, PAGE),
                 ).fetchall()
             for _, key in page:
                 yield key
