@@ -33,14 +33,14 @@ class Usable:
 class LintReport:
     """A benchmark's findings, errors first.
 
-    sha256      of the file
+    sha256      of the file; None where no file was read
     prompts     well-formed prompts
     synthetic   of them, synthetic probes
     categories  (name, prompts, synthetic probes)
     """
 
     path: str
-    sha256: str
+    sha256: str | None
     prompts: int
     synthetic: int
     categories: tuple[tuple[str, int, int], ...]
@@ -62,8 +62,7 @@ def lint(path: Path | str, scorers: Sequence[Scorer]) -> LintReport:
             problems.append(found)
         else:
             prompts.append(found)
-    findings = [finding for rule in RULES for finding in rule(prompts)]
-    findings += _metadata(path, prompts)
+    findings = _metadata(path, prompts)
     if problems:
         findings.append(
             Finding(
@@ -75,12 +74,25 @@ def lint(path: Path | str, scorers: Sequence[Scorer]) -> LintReport:
                 len(problems),
             )
         )
+    return lint_prompts(prompts, path.name, scorers, sha256=_digest(path), more=findings)
+
+
+def lint_prompts(
+    prompts: Sequence[Prompt],
+    name: str,
+    scorers: Sequence[Scorer],
+    *,
+    sha256: str | None = None,
+    more: Sequence[Finding] = (),
+) -> LintReport:
+    """The same for prompts that were read already; `more` are findings of reading them."""
+    findings = [finding for rule in RULES for finding in rule(prompts)] + list(more)
     order = {"error": 0, "warning": 1, "note": 2}
     categories = Counter(prompt.category for prompt in prompts)
     made_up = Counter(prompt.category for prompt in prompts if prompt.is_synthetic)
     return LintReport(
-        path=path.name,
-        sha256=_digest(path),
+        path=name,
+        sha256=sha256,
         prompts=len(prompts),
         synthetic=made_up.total(),
         categories=tuple((name, n, made_up[name]) for name, n in sorted(categories.items())),

@@ -169,9 +169,14 @@ def make_scorers(
     made: list[Scorer] = [
         SCORERS.make(name, (options or {}).get(name), base=base) for name in names
     ]
+    return unique(made)
+
+
+def unique(scorers: Sequence[Scorer]) -> list[Scorer]:
+    """The scorers; raises ConfigError where two have one name."""
     known: set[str] = set()
-    for scorer in made:
+    for scorer in scorers:
         if scorer.name in known:
             raise ConfigError(f"two scorers are called '{scorer.name}'; names must be unique")
         known.add(scorer.name)
-    return made
+    return list(scorers)
