@@ -167,7 +167,7 @@ def agreement(
     """Read labelled FILES back with their KEY: how far people agree, and the scorers with them."""
     import msgspec
 
-    from interlock.experiment.annotate import read_annotation
+    from interlock.experiment.annotations import read_annotation
     from interlock.experiment.report import make_report
 
     scored = (
