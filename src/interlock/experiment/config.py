@@ -357,7 +357,10 @@ def _check_labels(models: Sequence[ModelConfig]) -> None:
     seen: dict[str, int] = {}
     for at, model in enumerate(models):
         if not _LABEL.fullmatch(model.label):
-            raise ConfigError(f"config: models[{at}]: '|' and control characters name no model")
+            raise ConfigError(
+                f"config: models[{at}]: '|' or a control character is in its label; "
+                "which names no model"
+            )
         if model.label in seen:
             raise ConfigError(
                 f"config: models[{seen[model.label]}] and models[{at}] are both called "
