@@ -225,6 +225,7 @@ def test_clustered_intervals_cover_the_share(share: float, within: float) -> Non
         verdicts = (rng.random((60, 3)) < of_prompt[:, None]).ravel()
         found = rate([bool(v) for v in verdicts], keys, seed=seed, resamples=500)
         covered += found.low <= share <= found.high
+    print(f"covered {covered} of {repeats}")
     assert covered / repeats >= 0.93 - 2.6 * math.sqrt(0.93 * 0.07 / repeats)
 
 
@@ -238,6 +239,7 @@ def test_paired_intervals_cover_the_difference() -> None:
         second = {str(k): [bool(rng.random() < hard[k])] for k in range(80)}
         found = compare("a", "b", first, second, seed=seed, resamples=500)
         covered += found.low <= 0.1 <= found.high
+    print(f"covered {covered} of {repeats}")
     assert covered / repeats >= 0.93 - 2.6 * math.sqrt(0.93 * 0.07 / repeats)
 
 
@@ -246,4 +248,5 @@ def test_mcnemar_keeps_its_level() -> None:
     rng = np.random.default_rng(13)
     p = [mcnemar_exact(k, 25 - k) for k in rng.binomial(25, 0.5, size=repeats).tolist()]
     rejected = float(np.mean(np.array(p) <= 0.05))
+    print(f"rejected {rejected:.4f} of {repeats}")
     assert rejected <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / repeats)
