@@ -12,7 +12,7 @@ import pytest
 from support.experiment_runs import SMALL, Habits, result, write_run
 
 from interlock.errors import InputError
-from interlock.experiment.analysis import Analysis, RateRow
+from interlock.experiment.figures import Analysis, RateRow
 from interlock.experiment.prompts import Prompt, load_prompts
 from interlock.experiment.records import PromptResult
 from interlock.experiment.report import make_report, write_report

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from markupsafe import Markup
 
-from interlock.experiment.analysis import Analysis, RateRow
+from interlock.experiment.figures import Analysis, RateRow
 from interlock.experiment.report_words import TONES, labels, percent, tones
 from interlock.report import blocks, svg, whiskers
 from interlock.report.page import Section

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from interlock.experiment.analysis import Analysis, RateRow, ScorerSummary, VariantSummary
+from interlock.experiment.figures import Analysis, RateRow, ScorerSummary, VariantSummary
 from interlock.experiment.report_benchmark import benchmark_section
 from interlock.experiment.report_models import (
     calibration_section,

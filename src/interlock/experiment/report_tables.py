@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from interlock.experiment.analysis import Analysis, Scored, confidence_of
+from interlock.experiment.analysis import Scored, confidence_of
+from interlock.experiment.figures import Analysis
 from interlock.kernel.errors import InputError
 from interlock.report.page import write_whole
 
