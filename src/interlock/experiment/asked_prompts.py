@@ -23,8 +23,9 @@ from interlock.experiment.subset import stratified
 from interlock.kernel.errors import InputError, StorageError
 
 
-class _Id(msgspec.Struct):
+class _Line(msgspec.Struct):
     id: str
+    prompt: str
 
 
 def prompts_path(directory: Path, run_id: str) -> Path:
@@ -86,17 +87,23 @@ def copy_prompts(source: Path, target: Path, wanted: int | None, seed: int) -> t
 class AskedPrompts:
     """The prompts of a run, by id and in order. 16 bytes a prompt are in memory. Not for threads.
 
-    Raises InputError where the file is missing or not what `copy_prompts` wrote.
+    `bytes` counts those of all texts in UTF-8, `longest` those of the longest one. Raises
+    InputError where the file is missing or not what `copy_prompts` wrote.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         digests, starts, position = array("Q"), array("Q"), 0
-        decoder = msgspec.json.Decoder(_Id)
+        decoder = msgspec.json.Decoder(_Line)
+        self.bytes = self.longest = 0
         try:
             self._file = path.open("rb")
             for line in self._file:
-                digests.append(_digest(decoder.decode(line).id))
+                found = decoder.decode(line)
+                digests.append(_digest(found.id))
+                size = len(found.prompt.encode())
+                self.bytes += size
+                self.longest = max(self.longest, size)
                 starts.append(position)
                 position += len(line)
         except (OSError, ValueError) as error:

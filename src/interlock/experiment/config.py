@@ -40,7 +40,8 @@ class ModelConfig:
     label             stands for the model in file names and checkpoints where two share a name
     account           models that share a name here share their limits
     limits            requests_per_minute, tokens_per_minute, burst_size and concurrency
-    timeout           seconds that one call may take in all, None for no limit
+    timeout           seconds that one call may take in all; None for 120 from a service, and for
+                      no limit on this machine
     batch_size        samples that a model on this machine answers together
     options           what else its provider takes: api_key, base_url, device, model_path, …
     entry             as it stands in the configuration, for result files
@@ -345,7 +346,7 @@ def _model(raw: Mapping[str, Any], entry: Mapping[str, Any]) -> ModelConfig:
         label=entry.get("label") or entry["name"],
         account=entry.get("account") or " ".join(filter(None, account)),
         limits={name: setting(name) for name in _LIMITS if setting(name) is not None},
-        timeout=setting("timeout", DEFAULT_TIMEOUT),
+        timeout=setting("timeout"),
         batch_size=setting("batch_size", 8),
         options=options,
         entry=dict(entry),

@@ -1,4 +1,4 @@
-"""Money: what was spent, what may have been, what is at stake in flight, and a hard stop before all.
+"""Money: what was spent, what may have been, what is at stake, and a hard stop before all of it.
 
 A request is sent only where its worst case still fits into the budget, together with everything
 spent and the worst cases of what is in flight. So the budget holds whatever the answers cost.
@@ -6,8 +6,12 @@ spent and the worst cases of what is in flight. So the budget holds whatever the
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
+
+SLACK = 1e-8
+"""US dollars that sums of floats may be off by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,12 @@ class Ledger:
             self._at_stake += worst
             return True
 
-    def fits(self, worst: float) -> bool:
-        """Whether `reserve` would succeed now."""
+    def room(self, worst: float) -> float:
+        """How many requests of this worst case could be reserved now; infinity without a budget."""
         with self._lock:
-            return self._fits(worst)
+            if self.budget is None or worst <= 0:
+                return math.inf
+            return math.floor((self.budget + SLACK - self._total()) / worst)
 
     def release(self, worst: float, *, spent: float = 0.0, uncertain: float = 0.0) -> None:
         """A request ended: it cost `spent`, or up to `uncertain`."""
@@ -70,8 +76,7 @@ class Ledger:
             return Spending(self._spent, self._uncertain, self._at_stake)
 
     def _fits(self, worst: float) -> bool:
-        if self.budget is None:
-            return True
-        total = self._spent + self._uncertain + self._at_stake + worst
-        # A millionth of a cent is below what floats keep of a large sum.
-        return total <= self.budget + 1e-8
+        return self.budget is None or self._total() + worst <= self.budget + SLACK
+
+    def _total(self) -> float:
+        return self._spent + self._uncertain + self._at_stake

@@ -87,6 +87,16 @@ def request(variant: Variant, prompt: Prompt, sample: int, seed: int) -> ChatReq
     )
 
 
+def asked_sampling(sampling: Sampling) -> dict[str, Any]:
+    """The parameters that were asked for, those left to the provider aside."""
+    names = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+    found = {name: getattr(sampling, name) for name in names}
+    found = {name: value for name, value in found.items() if value is not None}
+    if sampling.stop:
+        found["stop"] = list(sampling.stop)
+    return found
+
+
 def asked(config: ExperimentConfig) -> dict[str, Any]:
     """What decides the questions and their answers; the rest may change when a run is resumed.
 

@@ -125,7 +125,7 @@ def _price(entry: Any, what: str) -> Price:
     for name, value in entry.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
             raise ConfigError(f"{what}.{name} must be dollars a million tokens, 0 or more")
-    return Price(entry["input"], entry["output"], entry.get("cached", entry["input"]))
+    return Price(entry["input"], entry["output"], entry["cached" if "cached" in entry else "input"])
 
 
 def _text(path: Path) -> str:

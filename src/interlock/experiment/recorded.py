@@ -7,6 +7,7 @@ times, and what of the sampling was not as asked for.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from interlock.experiment.asked_prompts import AskedPrompts, prompts_path
 from interlock.experiment.plan import (
     Plan,
     Variant,
+    asked_sampling,
     read_plan,
     sample_seed,
     split_key,
@@ -41,6 +43,7 @@ _VALUE = {
     "v": "model_version",
     "at": "timestamp",
     "c": "cost_usd",
+    "u": "uncertain_usd",
     "id": "request_id",
     "ap": "applied_sampling",
     "na": "not_applied",
@@ -50,8 +53,8 @@ _VALUE = {
 _TOKENS = ("input", "output", "total")
 
 
-def outcome_of(result: PromptResult, reason: str = "") -> Outcome[Any]:
-    """The result as the journal keeps it; `reason` says why it is flagged, refused or failed."""
+def outcome_of(result: PromptResult) -> Outcome[Any]:
+    """The result as the journal keeps it; its step's reason says why it is not simply accepted."""
     status = Status(result.status)
     kept: dict[str, Any] = {
         short: value for short, name in _VALUE.items() if (value := getattr(result, name))
@@ -62,7 +65,7 @@ def outcome_of(result: PromptResult, reason: str = "") -> Outcome[Any]:
     step = Step(
         "chat",
         StepResult.OVER_TIME if result.error_type == "deadline" else _STEP_RESULTS[status],
-        reason=reason or result.error_type or "",
+        reason=result.error_type or result.flag or "",
         seconds=round(result.elapsed_seconds, 4),
         attempts=1 + result.retry_count,
     )
@@ -119,6 +122,12 @@ def result_of(
         seed=sample_seed(seed, prompt_id, sample),
         status=outcome.status.value,
     )
+    if outcome.status.usable:
+        sampling = replace(variant.sampling, seed=result.seed)
+        left_out = kept.get("na", {})
+        result.applied_sampling = {
+            name: value for name, value in asked_sampling(sampling).items() if name not in left_out
+        }
     for short, name in _VALUE.items():
         if short in kept:
             setattr(result, name, kept[short])

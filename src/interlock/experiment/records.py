@@ -47,6 +47,7 @@ class PromptResult:
     request_id          the provider's name for the request
     token_details       `cached` and `reasoning` tokens, where the provider counts them
     cost_usd            by the price table, None where the price or the usage is not known
+    uncertain_usd       worst case of attempts that may have been billed though no usage came
     """
 
     prompt_id: str
@@ -77,6 +78,7 @@ class PromptResult:
     request_id: str | None = None
     token_details: dict[str, int] | None = None
     cost_usd: float | None = None
+    uncertain_usd: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as it stands in a result file, in the order of its fields there."""

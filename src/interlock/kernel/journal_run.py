@@ -137,6 +137,49 @@ class JournalRun:
             )
             return [key for (key,) in rows]
 
+    def unanswered_attempts(self) -> dict[str, int]:
+        """Keys of current items -> how many attempts gave no outcome, where there are any.
+
+        A recorded item had one attempt for its outcome; each further one was cut off.
+        """
+        with self._store.read() as connection:
+            rows = connection.execute(
+                "SELECT key, tried - EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                " FROM (SELECT item, count(*) AS tried FROM attempts GROUP BY item)"
+                " JOIN items ON items.id = item"
+                " WHERE run = ? AND position IS NOT NULL AND"
+                " tried > EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                " ORDER BY position",
+                (self._row,),
+            )
+            return dict(rows)
+
+    def ask_again(self, keys: Sequence[str], why: str) -> None:
+        """Make recorded items pending again, in one transaction, and note `why` with the run.
+
+        The earlier items are withdrawn, and keep their attempts and outcomes in the file. Raises
+        JournalError for an unknown key; then none is asked again.
+        """
+        with self._write() as connection:
+            for key in keys:
+                item = self._item(connection, key)
+                position = connection.execute(
+                    "SELECT position FROM items WHERE id = ?", (item,)
+                ).fetchone()[0]
+                connection.execute("UPDATE items SET position = NULL WHERE id = ?", (item,))
+                connection.execute(
+                    "INSERT INTO items (run, position, key, digest, payload)"
+                    " SELECT run, ?, key, digest, payload FROM items WHERE id = ?",
+                    (position, item),
+                )
+            if keys:
+                connection.execute(
+                    "INSERT INTO changes VALUES (?, ?, ?)",
+                    (self._row, milliseconds(self._clock.now()), why),
+                )
+            self._counts = None
+        self.reopen()
+
     def counts(self) -> dict[Status, int]:
         """How many items ended in each status, zeros included."""
         counts = self._counts

@@ -60,6 +60,8 @@ class OpenAIWire:
 
     def answer(self, call: Call, answer: Answer) -> Reply:
         """A completion."""
+        if answer.kind == "prompt_blocked":
+            return self.error(call, answer.kind)
         finish = {"max_tokens": "length", "content_filter": "content_filter"}
         message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
         if answer.kind == "refusal":

@@ -189,8 +189,8 @@ class Limits:
     """The requests and tokens a minute of an account."""
 
     def __init__(self, plan: Plan) -> None:
-        self.requests = plan.rpm and Bucket(plan.rpm / 60, plan.rpm / 60 * plan.burst)
-        self.tokens = plan.tpm and Bucket(plan.tpm / 60, plan.tpm / 60 * plan.burst)
+        self.requests = _bucket(plan.rpm, plan.burst)
+        self.tokens = _bucket(plan.tpm, plan.burst)
 
     def take(self, tokens: float, now: float) -> float:
         """Take a request of so many tokens; or take nothing and return the seconds to wait."""
@@ -204,6 +204,10 @@ class Limits:
                 if bucket:
                     bucket.left -= units
         return wait
+
+
+def _bucket(a_minute: float | None, burst: float) -> Bucket | None:
+    return None if a_minute is None else Bucket(a_minute / 60, a_minute / 60 * burst)
 
 
 def _fault(fault: Fault | str) -> Fault:

@@ -21,18 +21,30 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
+from support.fake_llm.anthropic_wire import AnthropicWire
+from support.fake_llm.gemini_wire import GeminiWire
 from support.fake_llm.openai_wire import OpenAIWire
 from support.fake_llm.plan import Fault, Limits, Plan, Script
 from support.fake_llm.wire import Answer, Call, Headers, Reply, Wire, made_text, reply
 
 LARGEST_BODY = 16 << 20
 MOST_CONNECTIONS = 4000
-PLAIN = b"plain"
 CUT = {"reset_before", "reset_after"}
-ANSWERS = {"ok", "empty", "refusal", "max_tokens", "content_filter"}
+ANSWERS = {"ok", "empty", "refusal", "max_tokens", "content_filter", "prompt_blocked"}
 # What a vendor bills: the model ran, whatever came of the connection.
-BILLED = ANSWERS | {"hang", "reset_after", "truncated", "slow_drip", "broken_json", "html"}
-WIRES: dict[str, Wire] = {"openai": OpenAIWire()}
+BILLED = (ANSWERS - {"prompt_blocked"}) | {
+    "hang",
+    "reset_after",
+    "truncated",
+    "slow_drip",
+    "broken_json",
+    "html",
+}
+WIRES: dict[str, Wire] = {
+    "openai": OpenAIWire(),
+    "anthropic": AnthropicWire(),
+    "gemini": GeminiWire(),
+}
 REASONS = {200: b"OK", 400: b"Bad Request", 429: b"Too Many Requests"}
 
 
@@ -318,7 +330,7 @@ class Connection(asyncio.Protocol):
 
 
 def _answer(plan: Plan, call: Call, kind: str) -> Answer:
-    if kind in ("empty", "empty_body"):
+    if kind in ("empty", "empty_body", "prompt_blocked"):
         return Answer("", kind)
     if kind == "refusal":
         return Answer("I cannot help with that.", kind)
@@ -337,6 +349,7 @@ def _refused(wire: Wire, call: Call, fault: Fault, limits: Headers) -> Reply:
         elif fault.retry_form == "ms":
             headers["retry-after-ms"] = str(round(wait * 1000))
         elif fault.retry_form == "date":
+            headers["date"] = formatdate(time.time(), usegmt=True)
             headers["retry-after"] = formatdate(time.time() + wait, usegmt=True)
         more, details = wire.retry(wait, fault.retry_form)
         headers |= more
