@@ -86,12 +86,14 @@ def calibrate(
     right: Sequence[bool],
     clusters: Sequence[str],
     *,
-    bins: int = 10,
+    bins: int | None = None,
     name: str = "",
     seed: int = 0,
     resamples: int = 1000,
 ) -> Calibration | None:
     """Reliability, ECE, Brier score and AUROC, with intervals; None for fewer than two answers.
+
+    bins  groups of equal size; without it 10, or fewer where they would hold less than 20 answers
 
     Raises InputError for lists of different lengths or a confidence outside 0 … 1.
     """
@@ -110,7 +112,7 @@ def calibrate(
     _, member = np.unique(np.array(clusters), return_inverse=True)
     order = np.lexsort((np.arange(n), sure))
     sure, hit, member = sure[order], hit[order], member[order]
-    edges = _edges(sure, bins)
+    edges = _edges(sure, bins or min(10, max(1, n // 20)))
     m = int(member.max()) + 1
 
     drawn = cluster_bootstrap(
