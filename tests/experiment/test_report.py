@@ -212,9 +212,13 @@ def test_keys_are_hidden_and_their_names_kept() -> None:
         "api_key": "sk-1",
         "models": [{"api_key": "${ANTHROPIC_API_KEY}", "name": "m", "auth_token": "t"}],
         "max_tokens": 128,
+        "base_url": "https://me:pw@host/v1",
+        "headers": {"X-Api-Key": "k"},
     }
     assert without_secrets(config) == {
         "api_key": "(hidden)",
         "models": [{"api_key": "${ANTHROPIC_API_KEY}", "name": "m", "auth_token": "(hidden)"}],
         "max_tokens": 128,
+        "base_url": "https://(hidden)@host/v1",
+        "headers": {"X-Api-Key": "(hidden)"},
     }
