@@ -61,7 +61,7 @@ def test_what_is_missing_is_counted_and_bounded(tmp_path: Path) -> None:
     file.write_text(json.dumps(document), "utf-8")
     found = make_report(directory).analysis
     row = overall(found, "hallucination", "org/honest")
-    assert (row.rate.n, row.rate.missing, row.rate.worst, row.rate.best) == (14, 2, 0.0, 2 / 16)
+    assert (row.rate.n, row.rate.missing, row.rate.lowest, row.rate.highest) == (14, 2, 0.0, 2 / 16)
     assert row.verdicts == {"no": 14, "no_answer": 2}
     assert found.variants[0].failures == {"missing": 1, "unknown": 1}
     assert any("2 of 32 samples have no answer" in line for line in found.limits)

@@ -293,7 +293,7 @@ def _figures(rows: Sequence[RateRow], names: dict[str, str]) -> Markup:
                 row.rate.interval,
                 row.rate.clusters,
                 row.rate.missing,
-                f"{percent(row.rate.worst)} … {percent(row.rate.best)}",
+                f"{percent(row.rate.lowest)} … {percent(row.rate.highest)}",
             ]
             for row in rows
         ],

@@ -54,8 +54,8 @@ def rate_rows(found: Analysis) -> list[dict[str, Any]]:
             "interval": row.rate.interval,
             "prompts": row.rate.clusters,
             "missing": row.rate.missing,
-            "worst": row.rate.worst,
-            "best": row.rate.best,
+            "lowest": row.rate.lowest,
+            "highest": row.rate.highest,
         }
         for row in found.rates
     ]
