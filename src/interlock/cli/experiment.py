@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from interlock.cli import experiment_answers, experiment_people
+from interlock.cli import experiment_answers, experiment_people, experiment_run
 
 
 @click.group("experiment")
@@ -13,6 +13,10 @@ def command() -> None:
 
 
 for verb in (
+    experiment_run.check,
+    experiment_run.export,
+    experiment_run.prices,
+    experiment_run.run,
     experiment_answers.lint,
     experiment_answers.report,
     experiment_people.agreement,

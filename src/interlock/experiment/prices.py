@@ -100,6 +100,11 @@ class PriceTable:
                 return table[model.type, bare]
         return None
 
+    def entries(self) -> list[tuple[str, str, Price]]:
+        """Provider type, model and price of every entry, the user's in place of the shipped."""
+        merged = self._shipped | self._own
+        return [(*name, merged[name]) for name in sorted(merged)]
+
     def _read(self, text: str, what: str, table: dict[tuple[str, str], Price]) -> None:
         try:
             document = tomllib.loads(text)
