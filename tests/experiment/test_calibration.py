@@ -101,4 +101,5 @@ def test_the_interval_of_auroc_covers() -> None:
         assert found.auroc_low is not None
         assert found.auroc_high is not None
         covered += found.auroc_low <= 0.7602 <= found.auroc_high
+    print(f"covered {covered} of {repeats}")
     assert covered / repeats >= 0.93 - 2.6 * math.sqrt(0.93 * 0.07 / repeats)

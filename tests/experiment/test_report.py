@@ -12,7 +12,7 @@ import pytest
 from support.experiment_runs import SMALL, Habits, result, write_run
 
 from interlock.errors import InputError
-from interlock.experiment.analysis import Analysis, RateRow
+from interlock.experiment.figures import Analysis, RateRow
 from interlock.experiment.prompts import Prompt, load_prompts
 from interlock.experiment.records import PromptResult
 from interlock.experiment.report import make_report, write_report
@@ -61,7 +61,7 @@ def test_what_is_missing_is_counted_and_bounded(tmp_path: Path) -> None:
     file.write_text(json.dumps(document), "utf-8")
     found = make_report(directory).analysis
     row = overall(found, "hallucination", "org/honest")
-    assert (row.rate.n, row.rate.missing, row.rate.worst, row.rate.best) == (14, 2, 0.0, 2 / 16)
+    assert (row.rate.n, row.rate.missing, row.rate.lowest, row.rate.highest) == (14, 2, 0.0, 2 / 16)
     assert row.verdicts == {"no": 14, "no_answer": 2}
     assert found.variants[0].failures == {"missing": 1, "unknown": 1}
     assert any("2 of 32 samples have no answer" in line for line in found.limits)
@@ -212,9 +212,13 @@ def test_keys_are_hidden_and_their_names_kept() -> None:
         "api_key": "sk-1",
         "models": [{"api_key": "${ANTHROPIC_API_KEY}", "name": "m", "auth_token": "t"}],
         "max_tokens": 128,
+        "base_url": "https://me:pw@host/v1",
+        "headers": {"X-Api-Key": "k"},
     }
     assert without_secrets(config) == {
         "api_key": "(hidden)",
         "models": [{"api_key": "${ANTHROPIC_API_KEY}", "name": "m", "auth_token": "(hidden)"}],
         "max_tokens": 128,
+        "base_url": "https://(hidden)@host/v1",
+        "headers": {"X-Api-Key": "(hidden)"},
     }

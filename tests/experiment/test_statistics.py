@@ -67,11 +67,11 @@ def test_clusters_that_all_say_the_same_keep_an_interval() -> None:
 
 def test_missing_verdicts_become_bounds_and_leave_no_trace_in_the_share() -> None:
     found = rate([True, False, None, None], ["a", "b", "c", "d"])
-    assert (found.share, found.missing, found.worst, found.best) == (0.5, 2, 0.25, 0.75)
+    assert (found.share, found.missing, found.lowest, found.highest) == (0.5, 2, 0.25, 0.75)
     empty = rate([None], ["a"])
-    assert (empty.share, empty.n, empty.worst, empty.best) == (None, 0, 0.0, 1.0)
+    assert (empty.share, empty.n, empty.lowest, empty.highest) == (None, 0, 0.0, 1.0)
     assert (empty.low, empty.high) == (0.0, 1.0)
-    assert rate([], []).worst is None
+    assert rate([], []).lowest is None
 
 
 @given(
@@ -83,9 +83,9 @@ def test_a_share_lies_between_its_bounds(rows: list[tuple[bool | None, str]]) ->
     found = rate([v for v, _ in rows], [k for _, k in rows], resamples=50)
     assert 0 <= found.low <= found.high <= 1
     if found.share is not None:
-        assert found.worst is not None
-        assert found.best is not None
-        assert found.worst <= found.share <= found.best
+        assert found.lowest is not None
+        assert found.highest is not None
+        assert found.lowest <= found.share <= found.highest
         assert found.n + found.missing == len(rows)
 
 
@@ -225,6 +225,7 @@ def test_clustered_intervals_cover_the_share(share: float, within: float) -> Non
         verdicts = (rng.random((60, 3)) < of_prompt[:, None]).ravel()
         found = rate([bool(v) for v in verdicts], keys, seed=seed, resamples=500)
         covered += found.low <= share <= found.high
+    print(f"covered {covered} of {repeats}")
     assert covered / repeats >= 0.93 - 2.6 * math.sqrt(0.93 * 0.07 / repeats)
 
 
@@ -238,6 +239,7 @@ def test_paired_intervals_cover_the_difference() -> None:
         second = {str(k): [bool(rng.random() < hard[k])] for k in range(80)}
         found = compare("a", "b", first, second, seed=seed, resamples=500)
         covered += found.low <= 0.1 <= found.high
+    print(f"covered {covered} of {repeats}")
     assert covered / repeats >= 0.93 - 2.6 * math.sqrt(0.93 * 0.07 / repeats)
 
 
@@ -246,4 +248,5 @@ def test_mcnemar_keeps_its_level() -> None:
     rng = np.random.default_rng(13)
     p = [mcnemar_exact(k, 25 - k) for k in rng.binomial(25, 0.5, size=repeats).tolist()]
     rejected = float(np.mean(np.array(p) <= 0.05))
+    print(f"rejected {rejected:.4f} of {repeats}")
     assert rejected <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / repeats)

@@ -86,12 +86,14 @@ def calibrate(
     right: Sequence[bool],
     clusters: Sequence[str],
     *,
-    bins: int = 10,
+    bins: int | None = None,
     name: str = "",
     seed: int = 0,
     resamples: int = 1000,
 ) -> Calibration | None:
     """Reliability, ECE, Brier score and AUROC, with intervals; None for fewer than two answers.
+
+    bins  groups of equal size; without it 10, or fewer where they would hold less than 20 answers
 
     Raises InputError for lists of different lengths or a confidence outside 0 … 1.
     """
@@ -110,7 +112,7 @@ def calibrate(
     _, member = np.unique(np.array(clusters), return_inverse=True)
     order = np.lexsort((np.arange(n), sure))
     sure, hit, member = sure[order], hit[order], member[order]
-    edges = _edges(sure, bins)
+    edges = _edges(sure, bins or min(10, max(1, n // 20)))
     m = int(member.max()) + 1
 
     drawn = cluster_bootstrap(
@@ -123,8 +125,9 @@ def calibrate(
     ranked = auroc(sure, hit)
     auroc_low = auroc_high = None
     if ranked is not None:
+        level = _levels(sure)
         values = cluster_bootstrap(
-            lambda weights: np.array([_weighted_auroc(sure, hit, row[member]) for row in weights]),
+            lambda weights: np.array([_weighted_auroc(level, hit, row[member]) for row in weights]),
             m,
             generator(seed, f"auroc {name}"),
             resamples=resamples,
@@ -156,19 +159,20 @@ def auroc(confidence: npt.ArrayLike, right: npt.ArrayLike) -> float | None:
 
     None where all answers are right, or all are wrong.
     """
-    value = _weighted_auroc(
-        np.asarray(confidence, dtype=np.float64),
-        np.asarray(right, dtype=np.float64),
-        np.ones(len(np.asarray(confidence))),
-    )
+    hit = np.asarray(right, dtype=np.float64)
+    value = _weighted_auroc(_levels(np.asarray(confidence)), hit, np.ones(len(hit)))
     return None if math.isnan(value) else value
 
 
-def _weighted_auroc(sure: Floats, hit: Floats, weight: Floats) -> float:
+def _levels(sure: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Each confidence's rank among the distinct ones, equal values alike."""
+    return np.unique(sure, return_inverse=True)[1]
+
+
+def _weighted_auroc(level: npt.NDArray[np.intp], hit: Floats, weight: Floats) -> float:
     good, bad = weight * hit, weight * (1 - hit)
     if good.sum() == 0 or bad.sum() == 0:
         return math.nan
-    _, level = np.unique(sure, return_inverse=True)
     good_at, bad_at = np.bincount(level, good), np.bincount(level, bad)
     below = np.cumsum(bad_at) - bad_at
     return float((good_at * (below + bad_at / 2)).sum() / (good.sum() * bad.sum()))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from interlock.experiment.analysis import Analysis
+from interlock.experiment.figures import Analysis
 
 
 def limits_of_data(found: Analysis) -> Iterator[str]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from interlock.experiment.lint_rules import RULES, Finding
+from interlock.experiment.lint_finding import Finding
+from interlock.experiment.lint_rules import RULES
 from interlock.experiment.prompts import Problem, Prompt, scan_prompts
 from interlock.experiment.scoring import Scorer
 from interlock.kernel.errors import InputError

@@ -25,7 +25,7 @@ class Rate:
     clusters     prompts behind the verdicts
     missing      answers to which the question applies and that have no verdict: failed, refused,
                  undecided
-    worst, best  the share if every missing verdict were no, and if every one were yes
+    lowest, highest  the share if every missing verdict were no, and if every one were yes
     """
 
     yes: int
@@ -36,8 +36,8 @@ class Rate:
     interval: str
     clusters: int
     missing: int
-    worst: float | None
-    best: float | None
+    lowest: float | None
+    highest: float | None
     confidence: float = 0.95
 
 
@@ -87,8 +87,8 @@ def rate(
         interval=kind,
         clusters=m,
         missing=missing,
-        worst=yes / everything if everything else None,
-        best=(yes + missing) / everything if everything else None,
+        lowest=yes / everything if everything else None,
+        highest=(yes + missing) / everything if everything else None,
         confidence=confidence,
     )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from interlock.experiment.analysis import Analysis, Scored, analyse, score_answers, summaries
+from interlock.experiment.analysis import Scored, analyse, score_answers, summaries
+from interlock.experiment.figures import Analysis
 from interlock.experiment.judge import read_judge
 from interlock.experiment.lint import lint_prompts
 from interlock.experiment.report_input import load_answers

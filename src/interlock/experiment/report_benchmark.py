@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlock.experiment.analysis import Analysis
+from interlock.experiment.figures import Analysis
 from interlock.report import blocks
 from interlock.report.page import Section
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ import msgspec
 from interlock.experiment.prompts import Prompt, load_prompts
 from interlock.experiment.records import JOURNAL_NAME, PromptResult, read_results
 from interlock.kernel.errors import InputError
+
+_USER = re.compile(r"(\w://)[^/@\s]+@")
 
 MISSING = "missing"
 """`error_type` of a sample that should be there and is not."""
@@ -150,7 +153,7 @@ def _journalled(directory: Path, run_id: str | None) -> tuple[RunFacts, list[Pro
         asked.close()
     return (
         RunFacts(
-            name=directory.name,
+            name=directory.resolve().name,
             run_id=plan.run_id,
             config=without_secrets(plan.config),
             prompts_file=Path(plan.prompts_file).name,
@@ -194,7 +197,7 @@ def _from_files(source: Path, prompts: Path | str | None) -> tuple[RunFacts, lis
     config = metadata.get("config")
     total = metadata.get("total_prompts")
     facts = RunFacts(
-        name=source.name,
+        name=source.resolve().name,
         config=without_secrets(config) if isinstance(config, dict) else {},
         prompts_file=Path(prompts).name,
         num_prompts=total if isinstance(total, int) else len(asked),
@@ -227,11 +230,13 @@ def without_secrets(value: Any, name: str = "") -> Any:
             return [without_secrets(item, name) for item in value]
         case str() if _is_secret(name) and not (value.startswith("${") and value.endswith("}")):
             return "(hidden)"
+        case str():
+            return _USER.sub(r"\1(hidden)@", value)
     return value
 
 
 def _is_secret(name: str) -> bool:
-    lowered = name.lower()
+    lowered = name.lower().replace("-", "_")
     return any(lowered == word or lowered.endswith("_" + word) for word in _SECRET)
 
 

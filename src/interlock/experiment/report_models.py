@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from markupsafe import Markup
 
-from interlock.experiment.analysis import Analysis, RateRow
+from interlock.experiment.figures import Analysis, RateRow
 from interlock.experiment.report_words import TONES, labels, percent, tones
 from interlock.report import blocks, svg, whiskers
 from interlock.report.page import Section
@@ -117,7 +117,8 @@ def sweep_section(found: Analysis) -> Section | None:
             ]
             if drawn:
                 groups.append((model, TONES[place % len(TONES)], drawn))
-        if groups:
+        # What never happens at any temperature is no picture.
+        if any(share for _, _, points in groups for _, share, _, _ in points):
             pictures.append(
                 whiskers.bars_of_error(
                     groups,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from interlock.experiment.analysis import Analysis, RateRow, ScorerSummary, VariantSummary
+from interlock.experiment.figures import Analysis, RateRow, ScorerSummary, VariantSummary
 from interlock.experiment.report_benchmark import benchmark_section
 from interlock.experiment.report_models import (
     calibration_section,
@@ -293,7 +293,7 @@ def _figures(rows: Sequence[RateRow], names: dict[str, str]) -> Markup:
                 row.rate.interval,
                 row.rate.clusters,
                 row.rate.missing,
-                f"{percent(row.rate.worst)} … {percent(row.rate.best)}",
+                f"{percent(row.rate.lowest)} … {percent(row.rate.highest)}",
             ]
             for row in rows
         ],

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from interlock.experiment.analysis import Analysis, Scored, confidence_of
+from interlock.experiment.analysis import Scored, confidence_of
+from interlock.experiment.figures import Analysis
 from interlock.kernel.errors import InputError
 from interlock.report.page import write_whole
 
@@ -53,8 +54,8 @@ def rate_rows(found: Analysis) -> list[dict[str, Any]]:
             "interval": row.rate.interval,
             "prompts": row.rate.clusters,
             "missing": row.rate.missing,
-            "worst": row.rate.worst,
-            "best": row.rate.best,
+            "lowest": row.rate.lowest,
+            "highest": row.rate.highest,
         }
         for row in found.rates
     ]

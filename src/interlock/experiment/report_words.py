@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlock.experiment.analysis import Analysis
+from interlock.experiment.figures import Analysis
 from interlock.experiment.rates import Rate
 from interlock.report.blocks import Tone
 

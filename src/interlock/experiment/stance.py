@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from interlock.experiment import stance_patterns as phrases
 from interlock.experiment.entities import other_entities
@@ -40,6 +41,7 @@ class Reading:
     sentence: str
 
 
+@lru_cache(maxsize=1)
 def read_stance(answer: str, question: str = "", entity: str = "") -> Reading:
     """What the answer says of `entity`, which the question names.
 
