@@ -50,6 +50,9 @@ train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
+bench-experiment: $(VENV)/.services ## experiments: ratios against inspect-ai, pacing, memory at 100,000 prompts
+	$(THREADS) $(BIN)/python bench/experiment.py
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 

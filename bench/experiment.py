@@ -27,7 +27,7 @@ from support.fake_llm import FakeLLM, Plan  # noqa: E402
 PEER = ["inspect-ai==0.3.285", "openai==3.54.0"]
 LATENCY = 0.05
 ROUNDS = 3
-SAMPLES = {20: 400, 100: 600}
+SAMPLES = {20: 600, 100: 1_000}
 
 
 def prompts_file(directory: Path, count: int) -> Path:

@@ -5,6 +5,7 @@ Arguments: a JSON object. It prints one line of JSON with seconds, CPU seconds a
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import threading
@@ -61,6 +62,9 @@ def main(given: Mapping[str, Any]) -> None:
         return instant
 
     register_chat_provider("instant", make)
+    if any(model["type"] == "openai" for model in given["config"]["models"]):
+        # The peer has imported its SDK at this point too.
+        importlib.import_module("openai")
     stop = threading.Event()
     seen = 0
 
