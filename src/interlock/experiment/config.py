@@ -332,6 +332,9 @@ def _model(raw: Mapping[str, Any], entry: Mapping[str, Any]) -> ModelConfig:
     sampling.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
     options = {name: entry[name] for name in _PROVIDER_TEXTS if entry.get(name) is not None}
     options |= entry.get("options") or {}
+    if entry["type"] == "local":
+        options.setdefault("model_path", entry["name"])
+        options.setdefault("batch_size", setting("batch_size", 8))
     try:
         made = Sampling(**sampling)
     except InputError as error:
