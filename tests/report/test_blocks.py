@@ -19,3 +19,14 @@ def test_tiles_carry_their_tone() -> None:
 def test_facts_and_verdicts_escape() -> None:
     assert "<dd>a&amp;b</dd>" in blocks.facts([("name", "a&b")])
     assert "<p>&lt;p&gt;</p>" in blocks.verdict("refused", "title", "<p>")
+
+
+def test_lists_quotations_and_details_escape_what_they_hold() -> None:
+    hostile = "<script>"
+    html = (
+        blocks.listing([hostile])
+        + blocks.quotation("refused", hostile, hostile, hostile, hostile)
+        + blocks.details(hostile, [blocks.preformatted(hostile)])
+    )
+    assert "<script>" not in html
+    assert html.count("&lt;script&gt;") == 7

@@ -29,7 +29,8 @@
     │   ├── RunChangedError        configuration or inputs differ from the recorded ones
     │   ├── JournalVersionError    written by a newer release, or not a journal
     │   └── StorageError           the disk is full or a write failed
-    └── InterruptedRunError        stopped on request; the run can be resumed
+    ├── InterruptedRunError        stopped on request; the run can be resumed
+    └── BudgetError                the budget leaves no room for more; the run can be resumed
 
 Every error carries a stable `code`, a `hint` of what to do, and `retryable`. Messages name
 the field and the value that are wrong; they never hold prompt text or keys.
@@ -306,3 +307,10 @@ class InterruptedRunError(InterlockError):
 
     code = "interrupted"
     default_hint = "run the same command again with --resume"
+
+
+class BudgetError(InterlockError):
+    """The budget leaves no room for another request; the run can be resumed with a larger one."""
+
+    code = "budget"
+    default_hint = "run it again with --resume and a larger --budget"

@@ -233,17 +233,17 @@ class Journal:
             found = connection.execute(f"{SELECT_RUN} WHERE id = ?", (row,)).fetchone()
             return run_info(connection, self.path, found)
 
-    def outcomes(self, run_id: str) -> Iterator[tuple[str, Outcome[Any]]]:
+    def outcomes(self, run_id: str, prefix: str = "") -> Iterator[tuple[str, Outcome[Any]]]:
         """Key and outcome of every item that has one, in input order, read page by page.
 
-        Withdrawn items are left out. Raises RunNotFoundError at once.
+        Only of items whose key starts with `prefix`. Withdrawn items are left out. Raises
+        RunNotFoundError at once.
         """
-        row = self._row(run_id)
-        return (
-            (record.key, Outcome.from_json(record.outcome))
-            for record in journal_export.records(self._store, row)
-            if record.outcome is not None
-        )
+        return ((key, Outcome.from_json(outcome)) for key, outcome in self.stored(run_id, prefix))
+
+    def stored(self, run_id: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """As `outcomes`, with each outcome as the JSON that `Outcome.to_json` wrote."""
+        return journal_export.stored(self._store, self._row(run_id), prefix)
 
     def export_jsonl(self, run_id: str, path_or_file: Path | str | IO[str]) -> int:
         """Write one JSON line an item, in input order; returns how many.

@@ -50,8 +50,8 @@ class JournalRun:
     ) -> None:
         self.close()
 
-    def pending(self) -> Iterator[str]:
-        """Keys without an outcome, in input order, read page by page.
+    def pending(self, prefix: str = "") -> Iterator[str]:
+        """Keys without an outcome, in input order, read page by page; those that start so.
 
         An outcome recorded while iterating removes its key only from pages not read yet.
         """
@@ -60,8 +60,9 @@ class JournalRun:
             with self._store.read() as connection:
                 page = connection.execute(
                     "SELECT position, key FROM items WHERE run = ? AND position > ?"
+                    " AND substr(key, 1, ?) = ?"
                     f" AND {_NO_OUTCOME} ORDER BY position LIMIT ?",
-                    (self._row, after, PAGE),
+                    (self._row, after, len(prefix), prefix, PAGE),
                 ).fetchall()
             for _, key in page:
                 yield key
@@ -135,6 +136,49 @@ class JournalRun:
                 (self._row,),
             )
             return [key for (key,) in rows]
+
+    def unanswered_attempts(self) -> dict[str, int]:
+        """Keys of current items -> how many attempts gave no outcome, where there are any.
+
+        A recorded item had one attempt for its outcome; each further one was cut off.
+        """
+        with self._store.read() as connection:
+            rows = connection.execute(
+                "SELECT key, tried - EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                " FROM (SELECT item, count(*) AS tried FROM attempts GROUP BY item)"
+                " JOIN items ON items.id = item"
+                " WHERE run = ? AND position IS NOT NULL AND"
+                " tried > EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                " ORDER BY position",
+                (self._row,),
+            )
+            return dict(rows)
+
+    def ask_again(self, keys: Sequence[str], why: str) -> None:
+        """Make recorded items pending again, in one transaction, and note `why` with the run.
+
+        The earlier items are withdrawn, and keep their attempts and outcomes in the file. Raises
+        JournalError for an unknown key; then none is asked again.
+        """
+        with self._write() as connection:
+            for key in keys:
+                item = self._item(connection, key)
+                position = connection.execute(
+                    "SELECT position FROM items WHERE id = ?", (item,)
+                ).fetchone()[0]
+                connection.execute("UPDATE items SET position = NULL WHERE id = ?", (item,))
+                connection.execute(
+                    "INSERT INTO items (run, position, key, digest, payload)"
+                    " SELECT run, ?, key, digest, payload FROM items WHERE id = ?",
+                    (position, item),
+                )
+            if keys:
+                connection.execute(
+                    "INSERT INTO changes VALUES (?, ?, ?)",
+                    (self._row, milliseconds(self._clock.now()), why),
+                )
+            self._counts = None
+        self.reopen()
 
     def counts(self) -> dict[Status, int]:
         """How many items ended in each status, zeros included."""

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from interlock.kernel.clock import NO_DEADLINE, SYSTEM_CLOCK, Clock, Deadline
 from interlock.kernel.errors import ConfigError, DeadlineError, InterlockError, TransientError
@@ -21,18 +21,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with full jitter.
+    """Exponential backoff with jitter.
 
-    Before retry k (from 1) it waits a random time between 0 and
-    `min(longest, first * factor ** (k - 1))` seconds, or the wait that the error asks for where
-    that is longer. Only errors whose `retryable` is true are retried. Full jitter follows
-    M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015).
+    Before retry k (from 1) stands `ceiling = min(longest, first * factor ** (k - 1))` seconds. With
+    `jitter="full"` it waits a random time between 0 and the ceiling; with `"added"` the ceiling and
+    up to a tenth of it more, where the wait itself is promised. The wait that the error asks for
+    counts where it is longer. Only errors whose `retryable` is true are retried. Full jitter
+    follows M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015).
     """
 
     retries: int = 3
     first: float = 1.0
     factor: float = 2.0
     longest: float = 60.0
+    jitter: Literal["full", "added"] = "full"
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a count, time or factor out of range."""
@@ -44,6 +46,8 @@ class RetryPolicy:
             raise ConfigError(f"first is {self.first}; it must lie in 0 … longest={self.longest}")
         if not 1 <= self.factor < math.inf:
             raise ConfigError(f"factor is {self.factor}; it must be 1 or more and finite")
+        if self.jitter not in ("full", "added"):
+            raise ConfigError(f"jitter is {self.jitter!r}; it must be 'full' or 'added'")
 
     def wait_before(self, retry: int, error: Exception, rng: random.Random) -> float:
         """Seconds to wait before retry number `retry` (from 1).
@@ -55,6 +59,8 @@ class RetryPolicy:
         except OverflowError:
             ceiling = self.longest if self.first else 0.0
         jittered = rng.uniform(0.0, ceiling)
+        if self.jitter == "added":
+            jittered = ceiling + jittered / 10
         asked = error.wait_seconds if isinstance(error, TransientError) else None
         return jittered if asked is None or not asked > jittered else asked
 
@@ -148,6 +154,23 @@ class TokenBucket:
         self.clock.sleep(wait)
         return wait
 
+    def delay(self, units: float = 1.0) -> float:
+        """Seconds until `units` would be free, if nothing else takes any; takes nothing.
+
+        Raises ConfigError for more units than the burst.
+        """
+        self._check(units)
+        with self._lock:
+            return self._wait(units, self._advance())
+
+    def charge(self, units: float) -> None:
+        """Take `units` without a wait: more was used than was taken. They may exceed the burst."""
+        self._shift(units)
+
+    def give_back(self, units: float) -> None:
+        """Undo the taking of `units` that were not used. No more than the burst becomes free."""
+        self._shift(-units)
+
     def pause(self, seconds: float) -> None:
         """Let nothing pass for `seconds`, as a server's Retry-After asks; zero or less is no pause.
 
@@ -165,22 +188,34 @@ class TokenBucket:
             self._ahead = max(self._ahead, seconds + held_back)
 
     def _take(self, units: float, longest: float | None) -> float | None:
+        self._check(units)
+        with self._lock:
+            wait = self._wait(units, self._advance())
+            if longest is not None and wait > longest:
+                return None
+            self._ahead += units / self.rate
+            return wait
+
+    def _check(self, units: float) -> None:
         if not 0 <= units <= self.burst:
             raise ConfigError(
                 f"units is {units}; it must lie in 0 … burst={self.burst}",
                 hint="raise the burst, or split the request",
             )
+
+    def _wait(self, units: float, now: float) -> float:
+        wait = self._ahead + (units - self.burst) / self.rate
+        # Sums of 1 / rate round; without this slack the last unit of a burst may not pass.
+        if wait <= 1e-9 * self.burst / self.rate:
+            wait = 0.0
+        return max(wait, self._paused_until - now)
+
+    def _shift(self, units: float) -> None:
+        if not math.isfinite(units):
+            raise ConfigError(f"units is {units}; it must be finite")
         with self._lock:
-            now = self._advance()
-            wait = self._ahead + (units - self.burst) / self.rate
-            # Sums of 1 / rate round; without this slack the last unit of a burst may not pass.
-            if wait <= 1e-9 * self.burst / self.rate:
-                wait = 0.0
-            wait = max(wait, self._paused_until - now)
-            if longest is not None and wait > longest:
-                return None
-            self._ahead += units / self.rate
-            return wait
+            self._advance()
+            self._ahead = max(0.0, self._ahead + units / self.rate)
 
     def _advance(self) -> float:
         """Let the time since the last call count, and return the clock's reading."""

@@ -67,6 +67,35 @@ def verdict(tone: Tone, title: str, text: str) -> Markup:
     )
 
 
+def listing(items: Iterable[str]) -> Markup:
+    """Sentences, one a point."""
+    return Markup("<ul>{}</ul>").format(
+        Markup("").join(Markup("<li>{}</li>").format(item) for item in items)
+    )
+
+
+def details(title: str, blocks: Iterable[Markup]) -> Markup:
+    """Blocks that the reader opens."""
+    return Markup("<details><summary>{}</summary>{}</details>").format(
+        title, Markup("").join(blocks)
+    )
+
+
+def preformatted(text: str) -> Markup:
+    """Text in a fixed-width face with its line ends."""
+    return Markup("<pre>{}</pre>").format(text)
+
+
+def quotation(tone: Tone, title: str, asked: str, said: str, note: str = "") -> Markup:
+    """What was asked and what was answered, with a heading above and a note below."""
+    return Markup(
+        '<article class="quotation {}"><h3>{}</h3><p class="asked">{}</p>'
+        "<blockquote>{}</blockquote>{}</article>"
+    ).format(
+        tone, title, asked, said, Markup("<small>{}</small>").format(note) if note else Markup("")
+    )
+
+
 def _cell(cell: object) -> Markup:
     text = str(escape(cell))
     numeric = bool(text) and text[0] in "+-−.0123456789"

@@ -1,0 +1,321 @@
+"""What `interlock experiment check` looks at: everything that would stop or spoil a run later.
+
+Nothing is written but one small file that is removed again, and nothing is asked that costs money.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from interlock.experiment import checkpoint, directory
+from interlock.experiment.asked_prompts import AskedPrompts, copy_prompts
+from interlock.experiment.config import ExperimentConfig, expand, parse_config
+from interlock.experiment.estimate import Estimate, estimate
+from interlock.experiment.lane_async import LoopThread
+from interlock.experiment.lanes import Found, check_prices, close_all, look_at
+from interlock.experiment.plan import asked, read_plan, variants
+from interlock.experiment.prices import FREE, PriceTable
+from interlock.experiment.prompts import Problem, scan_prompts
+from interlock.experiment.records import JOURNAL_NAME
+from interlock.experiment.run import DEFAULT_OUTPUT
+from interlock.kernel.errors import InterlockError
+from interlock.kernel.journal import Journal
+from interlock.kernel.journal_lock import FileHold
+
+Level = Literal["ok", "warning", "error"]
+
+BYTES_A_SAMPLE = 4096
+"""Disk space that a sample takes, journal and result files together, with a long answer."""
+PROBE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `what` is config, prompts, model, output, prices or cost."""
+
+    level: Level
+    what: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """All findings, and the estimate where the models and prompts could be read."""
+
+    findings: tuple[Finding, ...]
+    estimates: tuple[Estimate, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing stands in the way of the run."""
+        return all(finding.level != "error" for finding in self.findings)
+
+
+def check_experiment(
+    raw: Mapping[str, Any],
+    *,
+    prices: Path | None = None,
+    allow_unknown_prices: bool = False,
+    contact: bool = True,
+    base: Path | None = None,
+) -> Checked:
+    """Look at configuration, prompts, models, output directory, prices and cost.
+
+    contact  let each model's provider look at its model: services are asked whether they know it,
+             which costs nothing, and models on this machine are loaded
+    """
+    base = Path.cwd() if base is None else base
+    found: list[Finding] = []
+    try:
+        config = parse_config(raw)
+    except InterlockError as error:
+        return Checked((_error("config", error),))
+    count = sum(len(model.temperatures) for model in config.models)
+    found.append(Finding("ok", "config", f"{len(config.models)} models, {count} variants"))
+    source = _prompts(config, base, found)
+    table = _table(config, prices, base, found)
+    models = _models(config, table, base, contact, found)
+    _output(config, base, found)
+    estimates: list[Estimate] = []
+    try:
+        if models is not None and source is not None:
+            check_prices(models, config, allow_unknown=allow_unknown_prices)
+            estimates = _cost(config, models, source, found)
+    except InterlockError as error:
+        found.append(_error("prices", error))
+    return Checked(tuple(found), tuple(estimates))
+
+
+def _error(what: str, error: InterlockError) -> Finding:
+    return Finding("error", what, error.message, error.hint)
+
+
+def _prompts(config: ExperimentConfig, base: Path, found: list[Finding]) -> Path | None:
+    if config.prompts_file is None:
+        found.append(Finding("error", "prompts", "prompts_file is missing", "use --prompts"))
+        return None
+    strata: Counter[tuple[str, bool]] = Counter()
+    good = True
+    try:
+        source = base / expand(config.prompts_file, "prompts_file")
+        for each in scan_prompts(source):
+            if isinstance(each, Problem):
+                good = False
+                found.append(Finding("error", "prompts", str(each)))
+            else:
+                strata[each.category, each.is_synthetic] += 1
+    except InterlockError as error:
+        found.append(_error("prompts", error))
+        return None
+    if not good:
+        return None
+    total = sum(strata.values())
+    synthetic = sum(n for (_, made_up), n in strata.items() if made_up)
+    categories = len({category for category, _ in strata})
+    found.append(
+        Finding(
+            "ok",
+            "prompts",
+            f"{total} prompts in {categories} categories, {synthetic} of them synthetic probes",
+        )
+    )
+    if config.num_prompts is not None and config.num_prompts > total:
+        found.append(
+            Finding("warning", "prompts", f"num_prompts is {config.num_prompts}; all {total} run")
+        )
+    return source
+
+
+def _table(
+    config: ExperimentConfig, prices: Path | None, base: Path, found: list[Finding]
+) -> PriceTable | None:
+    try:
+        path = prices
+        if path is None and config.prices_file is not None:
+            path = base / expand(config.prices_file, "prices_file")
+        return PriceTable(path)
+    except InterlockError as error:
+        found.append(_error("prices", error))
+        return None
+
+
+def _models(
+    config: ExperimentConfig,
+    prices: PriceTable | None,
+    base: Path,
+    contact: bool,
+    found: list[Finding],
+) -> list[Found] | None:
+    """What is known of each model; None where one cannot be used, or none was contacted."""
+    if prices is None:
+        return None
+    models: list[Found] = []
+    loop = LoopThread()
+    good = True
+    try:
+        for model in config.models:
+            try:
+                if not contact:
+                    _make_only(model, base)
+                    found.append(Finding("warning", "model", f"'{model.label}' was not contacted"))
+                    good = False
+                    continue
+                each = look_at(model, config, prices, loop, base=base)
+            except InterlockError as error:
+                found.append(_error("model", error))
+                good = False
+                continue
+            models.append(each)
+            found.append(Finding("ok", "model", f"'{model.label}' can be asked"))
+            for name in each.not_applied:
+                found.append(
+                    Finding(
+                        "warning",
+                        "model",
+                        f"'{model.label}' takes no {name}; records will say that it is not applied",
+                    )
+                )
+        close_all(models, loop)
+    finally:
+        loop.close()
+    return models if good else None
+
+
+def _make_only(model: Any, base: Path) -> None:
+    """Make the provider, which checks its options, its key and its package."""
+    from interlock.engines.chat_registry import make_chat_provider
+    from interlock.experiment.config import expand_all
+
+    options = expand_all(dict(model.options), f"model '{model.label}'")
+    make_chat_provider(model.type, options, base=base)
+
+
+def _output(config: ExperimentConfig, base: Path, found: list[Finding]) -> None:
+    try:
+        where = base / expand(config.output_dir or DEFAULT_OUTPUT, "output_dir")
+    except InterlockError as error:
+        found.append(_error("output", error))
+        return
+    problem = _unwritable(where)
+    if problem:
+        found.append(Finding("error", "output", problem, "choose another directory with --output"))
+        return
+    checks: tuple[Callable[[ExperimentConfig, Path], Iterator[Finding]], ...] = (
+        _other_run,
+        _space,
+    )
+    problems = [finding for look in checks for finding in look(config, where)]
+    found.extend(problems or [Finding("ok", "output", f"{where} can be written")])
+
+
+def _unwritable(where: Path) -> str | None:
+    """Why the directory cannot be written to, by trying: modes say little to root and on networks.
+
+    The nearest existing directory stands for one that is not there yet.
+    """
+    there = where
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"output_dir {where}: {there} is not a directory"
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"output_dir {where} cannot be written: {error.strerror or error}"
+    return None
+
+
+def _other_run(config: ExperimentConfig, where: Path) -> Iterator[Finding]:
+    path = where / JOURNAL_NAME
+    if not path.exists():
+        return
+    try:
+        if FileHold.is_held(path, directory.HOLD):
+            with Journal.open(path, create=False) as journal:
+                yield _error("output", directory.in_use(journal, where))
+            return
+        with Journal.open(path, create=False) as journal:
+            last = directory.latest(journal)
+        if last is None or not checkpoint.exists(where):
+            return
+        done = last.items - last.pending
+        state = f"run {last.run_id} in {where} is unfinished ({done} of {last.items} recorded)"
+        if asked(read_plan(where, last.run_id).parsed()) != asked(config):
+            yield Finding(
+                "error",
+                "output",
+                f"{state} and asks something else",
+                "choose another directory with --output, or see what differs with --resume",
+            )
+        else:
+            yield Finding("warning", "output", state, "go on with --resume")
+    except InterlockError as error:
+        yield _error("output", error)
+
+
+def _space(config: ExperimentConfig, where: Path) -> Iterator[Finding]:
+    there = where
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    samples = (config.num_prompts or 1000) * config.samples * len(variants(config))
+    wanted = samples * BYTES_A_SAMPLE
+    if free < wanted:
+        yield Finding(
+            "error" if free < wanted / 10 else "warning",
+            "output",
+            f"{free / 2**20:,.0f} MiB are free in {there}; the run may take {wanted / 2**20:,.0f}",
+            "make room, or choose another disk with --output",
+        )
+
+
+def _cost(
+    config: ExperimentConfig, models: list[Found], source: Path, found: list[Finding]
+) -> list[Estimate]:
+    by_label = {each.model.label: each.price for each in models}
+    chosen = variants(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        kept = Path(scratch) / "prompts.jsonl"
+        copy_prompts(source, kept, config.num_prompts, config.seed)
+        prompts = AskedPrompts(kept)
+        try:
+            prices = [by_label[variant.model.label] for variant in chosen]
+            estimates = estimate(chosen, prices, prompts, config.samples)
+        finally:
+            prompts.close()
+    for each, price in zip(estimates, prices, strict=True):
+        if each.expected is None or each.worst is None:
+            found.append(
+                Finding("warning", "cost", f"{each.label}: {each.samples} samples, price not known")
+            )
+        elif price is not FREE:
+            found.append(
+                Finding(
+                    "ok",
+                    "cost",
+                    f"{each.label}: {each.samples} samples, about ${each.expected:.4f}, "
+                    f"${each.worst:.4f} at most",
+                )
+            )
+    expected = sum(each.expected or 0.0 for each in estimates)
+    if config.budget_usd is not None and expected > config.budget_usd:
+        found.append(
+            Finding(
+                "warning",
+                "cost",
+                f"the estimate of ${expected:.4f} is above the budget of ${config.budget_usd:g}; "
+                "the run will stop before it",
+            )
+        )
+    return estimates

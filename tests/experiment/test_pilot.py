@@ -1,0 +1,133 @@
+"""The pilot's interface, as a program that was written for its script uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.scripted_chat import Scripted, registered
+
+from interlock.errors import ConfigError, RateLimitError, RequestRejectedError
+from interlock.experiment import ModelRunner, PilotRunner, PromptResult, RateLimiter
+from interlock.kernel.clock import ManualClock
+
+
+def benchmark(path: Path) -> Path:
+    """Four prompts, one without more than it needs."""
+    prompts = [{"id": f"p{n}", "prompt": f"Question {n}?", "category": "c"} for n in range(4)]
+    path.write_text(json.dumps({"prompts": prompts}))
+    return path
+
+
+class Upper(ModelRunner):
+    """A kind of model of one's own, as the pilot's documentation shows it."""
+
+    def _execute_prompt(self, prompt: str, prompt_id: str) -> PromptResult:
+        return PromptResult(
+            prompt_id=prompt_id,
+            model=self.model_name,
+            full_response=prompt.upper(),
+            tokens_used={"input": 2, "output": 2, "total": 4},
+        )
+
+
+class WithUpper(PilotRunner):
+    def _create_runner(self, model_config: dict[str, object]) -> ModelRunner:
+        if model_config["type"] == "upper":
+            return Upper(str(model_config["name"]), 0.0, 42, 3, RateLimiter(6000, 10))
+        return super()._create_runner(model_config)
+
+
+def test_a_runner_of_ones_own_runs_beside_a_provider(tmp_path: Path) -> None:
+    config = {
+        "models": [
+            {"name": "shout", "type": "upper", "temperature": 0.0},
+            {"name": "m1", "type": "one", "temperature": 0.0},
+        ]
+    }
+    with registered(one=Scripted()):
+        WithUpper(benchmark(tmp_path / "p.json"), tmp_path / "out", config).run()
+    (combined,) = (tmp_path / "out").glob("pilot_results_*.json")
+    shout, other = json.loads(combined.read_text())["runs"]
+    assert [r["full_response"] for r in shout["results"]] == [f"QUESTION {n}?" for n in range(4)]
+    assert shout["results"][0]["tokens_used"] == {"input": 2, "output": 2, "total": 4}
+    assert shout["results"][0]["prompt_category"] == "c"
+    assert len(other["results"]) == 4
+
+
+def test_the_pilot_runner_resumes(tmp_path: Path) -> None:
+    config = {"models": [{"name": "m1", "type": "one", "temperature": 0.0}]}
+    one = Scripted()
+    with registered(one=one):
+        runner = PilotRunner(benchmark(tmp_path / "p.json"), tmp_path / "out", config)
+        runner.run()
+        runner.run(resume=True)
+    assert sum(one.asked.values()) == 4
+
+
+class Failing(Upper):
+    """Fails with `errors` in turn before it answers."""
+
+    errors: list[Exception]
+
+    def _execute_prompt(self, prompt: str, prompt_id: str) -> PromptResult:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super()._execute_prompt(prompt, prompt_id)
+
+
+def failing(*errors: Exception) -> Failing:
+    """On a clock that nobody waits for."""
+    runner = Failing("m", 0.0, 42, 3, None)
+    runner.errors = list(errors)
+    runner.clock = ManualClock()
+    return runner
+
+
+def test_retries_wait_one_two_and_four_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    runner = failing(*[RateLimitError("busy")] * 3)
+    result = runner.run_prompt("q", "p")
+    assert (result.full_response, result.retry_count) == ("Q", 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "Retry 1/3 after 1s: Rate limit exceeded",
+        "Retry 2/3 after 2s: Rate limit exceeded",
+        "Retry 3/3 after 4s: Rate limit exceeded",
+    ]
+    assert 7.0 <= runner.clock.monotonic() <= 7.7
+
+
+def test_a_failure_is_a_result() -> None:
+    result = failing(*[RateLimitError("busy")] * 4).run_prompt("q", "p")
+    assert (result.error, result.retry_count) == ("Failed after 3 retries: Rate limit exceeded", 3)
+    foreign = failing(*[OSError("secret prompt")] * 4).run_prompt("q", "p")
+    assert (foreign.error, foreign.retry_count) == ("Failed after 3 retries: OSError", 3)
+    assert "secret" not in str(foreign)
+
+
+def test_what_would_fail_again_is_not_retried() -> None:
+    class Bad(Exception):
+        status_code = 400
+
+    for error in (RequestRejectedError("no"), Bad(), ValueError("x")):
+        runner = failing(error, error)
+        assert runner.run_prompt("q", "p").retry_count == 0
+        assert len(runner.errors) == 1
+
+
+def test_a_rate_limiter_lets_sixty_pass_in_a_minute_the_burst_included() -> None:
+    clock = ManualClock()
+    limiter = RateLimiter(requests_per_minute=60, burst_size=10, clock=clock)
+    times = []
+    for _ in range(130):
+        limiter.acquire()
+        times.append(clock.monotonic())
+    assert sum(t < 60 for t in times) == 60
+    assert times[9] == 0.0
+    assert sum(t < 120 for t in times) == 120
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (60, 0), (-1, 1), (float("nan"), 1)])
+def test_a_rate_limiter_that_lets_nothing_pass_is_refused(rate: float, burst: float) -> None:
+    with pytest.raises(ConfigError):
+        RateLimiter(rate, burst)

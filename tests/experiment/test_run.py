@@ -1,0 +1,379 @@
+"""Whole runs against providers in this process: what is recorded, resumed, refused and exported."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.scripted_chat import Scripted, ScriptedBatches, registered, say
+
+from interlock.engines.chat import StopReason, Usage
+from interlock.errors import (
+    AuthenticationError,
+    BudgetError,
+    ConfigError,
+    ConnectionLostError,
+    InterruptedRunError,
+    RateLimitError,
+    RequestRejectedError,
+    RunChangedError,
+    RunLockedError,
+    UsageError,
+)
+from interlock.experiment import directory
+from interlock.experiment.records import FILE_ORDER, PromptResult, read_results
+from interlock.experiment.run import RunOptions, RunReport, run_experiment
+
+
+def benchmark(path: Path, count: int = 6) -> Path:
+    """A file of prompts, every third one a synthetic probe."""
+    prompts: list[dict[str, Any]] = [
+        {
+            "id": f"prompt_{n:04}",
+            "category": "cve" if n % 2 else "malware",
+            "prompt": f"Question number {n}?",
+            "is_synthetic_probe": n % 3 == 0,
+            "gold_label": {"exists": n % 3 != 0, "description": "d"},
+            "gold_refs": [],
+        }
+        for n in range(1, count + 1)
+    ]
+    path.write_text(json.dumps({"metadata": {}, "prompts": prompts}))
+    return path
+
+
+def config(tmp_path: Path, *models: dict[str, Any], count: int = 6, **more: Any) -> dict[str, Any]:
+    """A configuration of these models over a benchmark of `count` prompts."""
+    return {
+        "prompts_file": str(benchmark(tmp_path / "prompts.json", count)),
+        "output_dir": str(tmp_path / "out"),
+        "models": list(models) or [{"name": "acme/m1", "type": "one", "temperature": 0.0}],
+        **more,
+    }
+
+
+def go(raw: dict[str, Any], **options: Any) -> RunReport:
+    """Run without a display."""
+    return run_experiment(raw, options=RunOptions(**options), display=None)
+
+
+def results(tmp_path: Path) -> list[PromptResult]:
+    """What the journal holds."""
+    return list(read_results(tmp_path / "out"))
+
+
+def test_a_run_writes_the_result_files_of_the_pilot(tmp_path: Path) -> None:
+    with registered(one=Scripted()):
+        report = go(config(tmp_path, seed=7))
+    assert report.complete
+    assert [path.name.rsplit("_", 2)[0] for path in report.files] == [
+        "pilot_acme_m1",
+        "pilot_results",
+    ]
+    document = json.loads(report.files[-1].read_text())
+    assert {"start_time", "end_time", "config", "total_prompts", "prompts_file", "resumed"} <= set(
+        document["metadata"]
+    )
+    assert document["metadata"]["resumed"] is False
+    (run,) = document["runs"]
+    assert run["model_config"] == {"name": "acme/m1", "type": "one", "temperature": 0.0}
+    first = run["results"][0]
+    assert list(first) == list(FILE_ORDER)
+    assert first["sampling_params"] == {"temperature": 0.0, "seed": 7, "max_tokens": 2048}
+    assert first["tokens_used"] == {"input": 20, "output": 10, "total": 30}
+    assert first["token_logprobs"] is None
+    assert first["error"] is None
+    assert first["model_version"] == "acme/m1-001"
+    assert [r["prompt_id"] for r in run["results"]] == [f"prompt_{n:04}" for n in range(1, 7)]
+    assert [r["is_synthetic_probe"] for r in run["results"]] == [False, False, True] * 2
+    assert not (tmp_path / "out" / "checkpoint.json").exists()
+    assert list(read_results(report.files[-1])) == results(tmp_path)
+
+
+def test_every_ending_is_one_typed_record(tmp_path: Path) -> None:
+    endings: dict[str, Any] = {
+        "1": lambda r: say(r, stop=StopReason.MAX_TOKENS),
+        "2": lambda r: say(r, stop=StopReason.REFUSAL, raw_stop="refusal"),
+        "3": lambda r: say(r, stop=StopReason.CONTENT_FILTER),
+        "4": lambda r: say(r, text="  "),
+        "5": lambda r: RequestRejectedError("max_tokens is too large"),
+        "6": lambda r: ZeroDivisionError("secret prompt text"),
+    }
+    one = Scripted(lambda r, n: endings[r.messages[-1].content[-2]](r))
+    with registered(one=one):
+        report = go(config(tmp_path))
+    found = results(tmp_path)
+    assert [(r.status, r.error_type or r.flag) for r in found] == [
+        ("flagged", "max_tokens"),
+        ("flagged", "refusal"),
+        ("refused", "content_filter"),
+        ("refused", "empty_answer"),
+        ("failed", "request_rejected"),
+        ("failed", "engine"),
+    ]
+    assert max(one.asked.values()) == 1
+    assert found[4].error == "Failed: Request rejected"
+    assert found[4].error_detail == "max_tokens is too large"
+    assert "secret" not in str(found[5])
+    assert not report.complete
+    assert report.counts == {"accepted": 0, "flagged": 2, "refused": 2, "failed": 2}
+
+
+def test_three_retries_follow_the_first_attempt_and_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    _no_waiting(monkeypatch, waits)
+    told: list[str] = []
+
+    class Told:
+        def result(self, key: str, outcome: Any) -> None: ...
+        def advance(self, counts: Any) -> None: ...
+        def note(self, text: str) -> None:
+            told.append(text)
+
+        def close(self) -> None: ...
+
+    one = Scripted(lambda r, n: RateLimitError("slow down", wait_seconds=0.0))
+    with registered(one=one):
+        run_experiment(config(tmp_path, count=1), display=lambda *a, **k: Told())
+    (found,) = results(tmp_path)
+    assert sum(one.asked.values()) == 4
+    assert (found.error, found.retry_count) == ("Failed after 3 retries: Rate limit exceeded", 3)
+    assert told[-3:] == [
+        f"Retry {k}/3 after {wait}s: Rate limit exceeded" for k, wait in ((1, 1), (2, 2), (3, 4))
+    ]
+    assert [round(wait) for wait in waits] == [1, 2, 4]
+
+
+def _no_waiting(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    import asyncio
+
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        if seconds >= 1.0:
+            waits.append(seconds)
+            seconds = 0.0
+        await real(seconds)
+
+    monkeypatch.setattr("interlock.experiment.lane_async.asyncio.sleep", sleep)
+
+
+def test_a_resumed_run_asks_only_what_is_missing(tmp_path: Path) -> None:
+    one = Scripted(seconds=0.002)
+    raw = config(tmp_path, count=40, concurrency=2)
+    stop = threading.Event()
+
+    def stop_after_ten(key: str, outcome: Any) -> None:
+        if sum(one.asked.values()) >= 10:
+            stop.set()
+
+    with registered(one=one):
+        with pytest.raises(InterruptedRunError):
+            run_experiment(raw, display=None, stop=stop, on_result=stop_after_ten)
+        assert json.loads((tmp_path / "out" / "checkpoint.json").read_text()) == {
+            "completed": {},
+            "last_model_index": 0,
+        }
+        assert len(results(tmp_path)) < 40
+        with pytest.raises(UsageError, match="unfinished"):
+            go(raw)
+        report = go(raw, resume=True)
+        assert set(one.asked.values()) == {1}
+        assert report.complete
+        assert json.loads(report.files[-1].read_text())["metadata"]["resumed"] is True
+        # Nothing is left to do, and nothing is paid for again.
+        again = go(raw, resume=True)
+        assert (again.sent, sum(one.asked.values())) == (0, 40)
+        assert again.files == report.files
+
+
+def test_a_deleted_checkpoint_asks_for_a_fresh_start(tmp_path: Path) -> None:
+    one = Scripted()
+    raw = config(tmp_path, count=8, concurrency=1)
+    stop = threading.Event()
+    with registered(one=one):
+        with pytest.raises(InterruptedRunError):
+            run_experiment(raw, display=None, stop=stop, on_result=lambda k, o: stop.set())
+        (tmp_path / "out" / "checkpoint.json").unlink()
+        report = go(raw, resume=True)
+    assert report.recorded == 8
+    assert any("fresh start" in note for note in report.notes)
+
+
+def test_a_changed_question_is_refused_and_shown_unless_accepted(tmp_path: Path) -> None:
+    one = Scripted()
+    raw = config(tmp_path, count=4)
+    with registered(one=one):
+        go(raw)
+        changed = raw | {"max_tokens": 100}
+        with pytest.raises(RunChangedError, match="max_tokens"):
+            go(changed, resume=True)
+        # What changes no question is no reason to refuse.
+        assert go(raw | {"requests_per_minute": 6000}, resume=True).sent == 0
+        report = go(changed, resume=True, accept_changes=True)
+        assert report.recorded == 4
+        assert {r.sampling_params["max_tokens"] for r in results(tmp_path)} == {100}
+        # More samples of the same prompts: the ones that are there stay.
+        more = go(changed | {"samples": 3}, resume=True, accept_changes=True)
+        assert more.recorded == 8
+        prompts = json.loads(Path(raw["prompts_file"]).read_text())
+        prompts["prompts"][1]["prompt"] = "Another question?"
+        Path(raw["prompts_file"]).write_text(json.dumps(prompts))
+        with pytest.raises(RunChangedError, match="prompt_0002"):
+            go(changed | {"samples": 3}, resume=True)
+        again = go(changed | {"samples": 3}, resume=True, accept_changes=True)
+        assert again.recorded == 3
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
+    raw = config(tmp_path)
+    with (
+        registered(one=Scripted()),
+        directory.held(tmp_path / "out"),
+        pytest.raises(RunLockedError, match="in use"),
+    ):
+        go(raw)
+
+
+def test_models_run_side_by_side_and_all_are_in_the_combined_file(tmp_path: Path) -> None:
+    """The first service is down for good; it must not hold the second one back."""
+    gate = threading.Event()
+    one = Scripted(lambda r, n: say(r))
+    two = ScriptedBatches()
+
+    async def hold(*args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
+        while not gate.is_set():
+            await asyncio.sleep(0.001)
+        return say(args[0])
+
+    one.answer = hold  # type: ignore[method-assign]
+    models: list[dict[str, Any]] = [
+        {"name": "m1", "type": "one", "temperature": [0.0, 1.0]},
+        {"name": "m2", "type": "two", "temperature": 0.5, "batch_size": 4},
+    ]
+
+    def seen(key: str, outcome: Any) -> None:
+        if sum(two.asked.values()) == 6:
+            gate.set()
+
+    with registered(one=one, two=two):
+        report = run_experiment(config(tmp_path, *models), display=None, on_result=seen)
+    assert report.complete
+    document = json.loads(report.files[-1].read_text())
+    assert [run["model_config"]["temperature"] for run in document["runs"]] == [0.0, 1.0, 0.5]
+    assert [len(run["results"]) for run in document["runs"]] == [6, 6, 6]
+    assert [path.name.rsplit("_", 2)[0] for path in report.files] == [
+        "pilot_m1_temp0.0",
+        "pilot_m1_temp1.0",
+        "pilot_m2",
+        "pilot_results",
+    ]
+    assert max(two.sizes) == 4
+    assert (one.closed, two.closed) == (1, 1)
+
+
+def test_a_sample_has_the_same_seed_in_every_run_and_its_own(tmp_path: Path) -> None:
+    with registered(one=Scripted()):
+        go(config(tmp_path, samples=3, count=5))
+        first = [(r.prompt_id, r.sample_index, r.seed) for r in results(tmp_path)]
+    assert len({seed for _, _, seed in first}) == 15
+    with registered(one=Scripted()):
+        raw = config(tmp_path, samples=3, count=2)
+        go(raw | {"output_dir": str(tmp_path / "other")})
+    other = [(r.prompt_id, r.sample_index, r.seed) for r in read_results(tmp_path / "other")]
+    assert other == first[:6]
+
+
+def test_a_subset_keeps_the_share_of_synthetic_probes(tmp_path: Path) -> None:
+    with registered(one=Scripted()):
+        report = go(config(tmp_path, count=90, num_prompts=30))
+    found = results(tmp_path)
+    assert report.samples == 30
+    assert sum(r.is_synthetic_probe for r in found) == 10
+
+
+PRICES = 'as_of = 2026-01-01\n[one]\n"m1" = { input = 0.0, output = 1000.0 }\n'
+
+
+def priced(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    """A model whose answers cost 0.01 dollars, and 0.1 at most."""
+    (tmp_path / "prices.toml").write_text(PRICES)
+    model = {"name": "m1", "type": "one", "max_tokens": 100}
+    return config(tmp_path, model, prices_file=str(tmp_path / "prices.toml"), **more)
+
+
+def test_the_budget_holds_with_what_is_in_flight(tmp_path: Path) -> None:
+    one = Scripted(lambda r, n: say(r, usage=Usage(input=5, output=100)), seconds=0.001)
+    raw = priced(tmp_path, count=40, budget_usd=1.05)
+    with registered(one=one):
+        with pytest.raises(BudgetError, match="budget"):
+            go(raw)
+        # Ten answers at their worst case fit, an eleventh does not.
+        assert sum(one.asked.values()) == 10
+        report = go(raw | {"budget_usd": 10}, resume=True)
+    assert report.spent == pytest.approx(4.0)
+    assert set(one.asked.values()) == {1}
+
+
+def test_an_answer_that_may_have_been_billed_counts_in_full(tmp_path: Path) -> None:
+    one = Scripted(lambda r, n: ConnectionLostError("cut", sent=True))
+    with registered(one=one):
+        report = go(priced(tmp_path, count=2, max_retries=0))
+    assert report.uncertain == pytest.approx(0.2)
+    assert [r.uncertain_usd for r in results(tmp_path)] == [pytest.approx(0.1)] * 2
+
+
+def test_a_budget_needs_known_prices(tmp_path: Path) -> None:
+    raw = config(tmp_path, budget_usd=1)
+    one = Scripted()
+    with registered(one=one):
+        with pytest.raises(ConfigError, match="price"):
+            go(raw)
+        assert not one.asked
+        assert go(raw, allow_unknown_prices=True).complete
+
+
+def test_an_account_that_answers_no_more_stops_the_run(tmp_path: Path) -> None:
+    one = Scripted(lambda r, n: AuthenticationError("the key is not accepted"))
+    raw = config(tmp_path, count=50, concurrency=2)
+    with registered(one=one):
+        with pytest.raises(AuthenticationError):
+            go(raw)
+        assert len(one.asked) <= 5
+        one.script = lambda r, n: say(r)
+        report = go(raw, resume=True, retry_failed=True)
+    assert report.complete
+
+
+def test_what_a_model_does_not_take_is_told_or_refused(tmp_path: Path) -> None:
+    one = Scripted(
+        lambda r, n: say(r, applied={"max_tokens": 2048}, not_applied={"temperature": "fixed"}),
+        sampling=frozenset(["max_tokens", "seed"]),
+    )
+    with registered(one=one):
+        with pytest.raises(ConfigError, match="no temperature"):
+            go(config(tmp_path, on_not_applied="refuse"))
+        assert not one.asked
+        report = go(config(tmp_path))
+        assert any("takes no temperature" in note for note in report.notes)
+        assert results(tmp_path)[0].not_applied == {"temperature": "fixed"}
+        sweep = {"name": "m", "type": "one", "temperature": [0, 1]}
+        with pytest.raises(ConfigError, match="2 times"):
+            go(config(tmp_path, sweep) | {"output_dir": str(tmp_path / "sweep")})
+
+
+def test_keys_stay_out_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACME_KEY", "sk-very-secret")
+    model = {"name": "m1", "type": "one", "api_key": "${ACME_KEY}"}
+    with registered(one=Scripted()):
+        go(config(tmp_path, model))
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            assert b"sk-very-secret" not in path.read_bytes(), path

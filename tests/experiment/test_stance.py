@@ -1,0 +1,81 @@
+"""The rules of stance against labelled answers, and the promises that they make."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.experiment.agreement import cohen_kappa
+from interlock.experiment.stance import Stance, read_stance
+
+DATA = Path(__file__).parents[1] / "data"
+WRITTEN = [
+    json.loads(line) for line in (DATA / "existence_answers.jsonl").read_text("utf-8").splitlines()
+]
+
+
+def test_the_labelled_set_is_large_enough_and_covers_every_stance() -> None:
+    labels = Counter(row["label"] for row in WRITTEN)
+    assert len(WRITTEN) >= 120
+    assert set(labels) == {stance.value for stance in Stance}
+    assert min(labels.values()) >= 10
+
+
+@pytest.mark.parametrize("split", ["development", "held_out"])
+def test_rules_agree_with_the_written_labels(split: str) -> None:
+    """The figures of the documents are checked to be no better than what comes out here."""
+    rows = [row for row in WRITTEN if row["split"] == split]
+    read = [read_stance(row["answer"], row["question"], row["entity"]).stance.value for row in rows]
+    found = cohen_kappa([row["label"] for row in rows], read)
+    assert found.share is not None
+    assert found.value is not None
+    assert found.share >= 0.95
+    assert found.value >= 0.93
+
+
+@pytest.mark.parametrize(
+    ("answer", "stance", "explicit"),
+    [
+        ("Yes, it exists.", Stance.CLAIMS, True),
+        ("No, there is no such CVE.", Stance.DENIES, True),
+        ("CVE-2024-99999 is a flaw in a mail server that lets anyone in.", Stance.CLAIMS, False),
+        ("CVE-2024-99999 is a valid CVE identifier.", Stance.CLAIMS, True),
+        ("It needs no authentication. CVE-2024-99999 has no patch yet.", Stance.CLAIMS, False),
+        ("CVE-2024-99999 does not require authentication.", Stance.CLAIMS, False),
+        ("I am not aware of CVE-2024-99999.", Stance.HEDGES, True),
+        ("I can't help with that.", Stance.REFUSES, True),
+        (
+            "CVE-2024-99999 does not exist. CVE-2021-44228 is a valid CVE identifier.",
+            Stance.DENIES,
+            True,
+        ),
+        ("CVE-2021-44228 does not exist. CVE-2024-99999 affects routers.", Stance.CLAIMS, False),
+        ("", Stance.UNCLEAR, False),
+        ("Does CVE-2024-99999 exist?", Stance.UNCLEAR, False),
+    ],
+)
+def test_negation_is_read_for_what_it_negates(answer: str, stance: Stance, explicit: bool) -> None:
+    found = read_stance(answer, "Does CVE-2024-99999 exist?", "CVE-2024-99999")
+    assert (found.stance, found.explicit) == (stance, explicit)
+
+
+def test_typographic_apostrophes_negate_too() -> None:
+    assert read_stance("It doesn’t exist.").stance is Stance.DENIES
+
+
+@given(st.text(max_size=400), st.text(max_size=60), st.text(max_size=20))
+def test_any_text_gets_a_stance(answer: str, question: str, entity: str) -> None:
+    assert read_stance(answer, question, entity).stance in Stance
+
+
+@pytest.mark.parametrize(
+    "piece", ["?", "no ", "a ", "!\n", "is not the ", "CVE-1-1 ", "\u200b", "**"]
+)
+def test_long_repetitions_are_read_in_linear_time(piece: str) -> None:
+    """A small model that loops writes such texts; the test ends, or the suite hangs."""
+    read_stance(piece * 20_000, "What is CVE-1-1?", "CVE-1-1")
