@@ -76,23 +76,23 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.core
-	@echo "installing the extras: sign, numba"
-	@$(PIP) -e '.[sign,numba]'
+	@echo "installing the extras: sign, numba, source"
+	@$(PIP) -e '.[sign,numba,source]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba]'
+	@$(PIP) -e '.[test,sign,numba,source]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,torch]'
+	@$(PIP) -e '.[test,sign,numba,source,torch]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,robot]'
+	@$(PIP) -e '.[test,sign,numba,source,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
