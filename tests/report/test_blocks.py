@@ -19,3 +19,12 @@ def test_tiles_carry_their_tone() -> None:
 def test_facts_and_verdicts_escape() -> None:
     assert "<dd>a&amp;b</dd>" in blocks.facts([("name", "a&b")])
     assert "<p>&lt;p&gt;</p>" in blocks.verdict("refused", "title", "<p>")
+
+
+def test_a_tree_opens_without_a_script_and_escapes_its_texts() -> None:
+    leaf = blocks.Branch("a.py", "Counts <b>.", "model's", "accepted")
+    html = blocks.tree([blocks.Branch("src/", "Code.", children=(leaf,))])
+    assert html.count("<details") == 1
+    assert " open" in html
+    assert "Counts &lt;b&gt;." in html
+    assert 'class="leaf accepted"' in html

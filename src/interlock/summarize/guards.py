@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
@@ -68,7 +69,7 @@ class NoRepetition:
         for at in range(len(words) - 2):
             if words[at] == words[at + 1] == words[at + 2]:
                 return _refused("repeats a word")
-        sentences = [s.strip().lower() for s in re.split(r"[.!?]\s", answer.text) if s.strip()]
+        sentences = [s.strip(" .!?").lower() for s in re.split(r"[.!?]\s", answer.text)]
         if len(set(sentences)) < len(sentences):
             return _refused("repeats a sentence")
         triples = list(zip(words, words[1:], words[2:], strict=False))
@@ -171,8 +172,16 @@ EXTRACTIVE_GUARDS = (NotEmpty(), WithinLength(), FromSource())
 
 def grounding_of(item: Asked, text: str) -> Grounding:
     """A summary's grounding in what it was asked of."""
-    source = Vocabulary(f"{item.ground}\n{item.shown}\n{item.name}")
+    source = _vocabulary(f"{item.ground}\n{item.shown}\n{item.name}")
     return ground(text, source, item.language)
+
+
+@lru_cache(maxsize=32)
+def _vocabulary(text: str) -> Vocabulary:
+    """Kept for a while: an answer is looked up when it is weighed, when it is judged, and again
+    when it is drawn anew.
+    """
+    return Vocabulary(text)
 
 
 def confidence(found: Grounding, mean_logprob: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ class Ignore:
         """Whether `path`, below the outermost directory, is left out."""
         for base, patterns in reversed(self.rules):
             inner = path.removeprefix(f"{base}/") if base else path
-            verdict = patterns.check_file(f"{inner}/" if is_directory else inner).include
+            verdict = _verdict(patterns, inner, is_directory)
             if verdict is not None:
-                return bool(verdict)
+                return verdict
         return False
 
 
@@ -60,6 +61,26 @@ def globs(patterns: tuple[str, ...]) -> Any:
     return _pathspec().from_lines(patterns)
 
 
+def _verdict(patterns: Any, path: str, is_directory: bool) -> bool | None:
+    """Whether the last pattern that matches `path` itself ignores it; None where none matches.
+
+    The library's expressions match what lies below a directory along with it. Asked directory by
+    directory, as here, that would let `!/a` take back all that is in `a`, which Git does not.
+    """
+    for pattern in reversed(patterns.patterns):
+        if pattern.regex is None:
+            continue
+        if pattern.regex.groupindex:
+            asked = f"{path}/" if is_directory else path
+            matched = any(found.end() == len(asked) for found in pattern.regex.finditer(asked))
+        else:
+            # `a/**` and its like: all that is in a directory, but not the directory.
+            matched = pattern.regex.search(path) is not None
+        if matched:
+            return bool(pattern.include)
+    return None
+
+
 def _read(path: Path) -> Any | None:
     try:
         if not path.is_file():
@@ -67,7 +88,12 @@ def _read(path: Path) -> Any | None:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
         return None
-    return _pathspec().from_lines(line for line in text.split("\n") if _valid(line))
+    lines = (_DIRECTORIES_BELOW.sub("/**/*/", line) for line in text.split("\n"))
+    return _pathspec().from_lines(line for line in lines if _valid(line))
+
+
+# The library takes `a/**/` for `a/`; Git takes it for the directories inside.
+_DIRECTORIES_BELOW = re.compile(r"(?<=[^/])/\*\*/\s*$")
 
 
 def _valid(line: str) -> bool:

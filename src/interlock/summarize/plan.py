@@ -179,7 +179,8 @@ class _Maker:
             level="chunk",
             language=", ".join(dict.fromkeys(languages)),
             shown=text,
-            ground="\n".join(texts),
+            # Of an input that was cut, only what the model saw can be spoken of.
+            ground="" if left_out else "\n".join(texts),
             doc=doc or _documented(symbols),
             defined=_defined(symbols),
             opening="\n".join(texts)[:_OPENING],
