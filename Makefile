@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict eval-summarize peer-tests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -52,6 +52,9 @@ bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and b
 
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
+
+eval-summarize: $(VENV)/.test ## facts held by summaries of 75 known chunks; MODEL=smollm2
+	$(THREADS) $(BIN)/python bench/summarize_quality.py $(or $(MODEL),smollm2)
 
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py

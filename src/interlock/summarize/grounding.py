@@ -45,7 +45,7 @@ _SUFFIXES = (
 
 # Languages whose names are no common words; a summary that names one which is not the chunk's own
 # is as wrong as one that makes up an identifier.
-_NAMED_LANGUAGES = frozenset(
+NAMED_LANGUAGES = frozenset(
     name for name in NAMES if name not in {"C", "R", "make", "shell", "batch", "text", "Go", "INI",
                                            "Nim", "Nix", "Swift", "Assembly", "Vue"}
 )  # fmt: skip
@@ -123,7 +123,7 @@ def ground(summary: str, source: Vocabulary, language: str = "") -> Grounding:
             words.append(token)
     for name in dict.fromkeys(spans):
         (names if source.holds_name(name) or name.lower() in own else unknown).append(name)
-    for other in _NAMED_LANGUAGES:
+    for other in NAMED_LANGUAGES:
         if other.lower() in own or source.holds_name(other):
             continue
         if re.search(rf"(?<!\w){re.escape(other)}(?!\w)", plain):

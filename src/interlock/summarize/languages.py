@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -243,16 +245,27 @@ NAMES = frozenset(language.name for language in _BY_SUFFIX.values())
 """Every language's name, so that a summary that names another one can be told."""
 
 
-def language_of(path: str, first_line: str = "") -> Language:
-    """The language that a file's name says, else its `#!` line; `PLAIN` where neither does."""
+_CPP_HEADER = re.compile(
+    r"\s*(namespace\s+\w|template\s*<|class\s+\w+\s*[:{]|using\s+\w+\s*=|(public|private):"
+    r"|#\s*include\s*<(string|vector|memory|iostream|functional|type_traits|iterator)>)"
+)
+
+
+def language_of(path: str, lines: Sequence[str] = ()) -> Language:
+    """The language that a file's name says, else its `#!` line; `PLAIN` where neither does.
+
+    A header `.h` is C++ where a line of it can only be C++.
+    """
     name = PurePosixPath(path).name.lower()
     if name in _BY_NAME:
         return _BY_NAME[name]
     found = _BY_SUFFIX.get(PurePosixPath(name).suffix)
+    if name.endswith(".h") and any(map(_CPP_HEADER.match, lines)):
+        return _BY_SUFFIX[".cpp"]
     if found is not None:
         return found
-    if first_line.startswith("#!"):
-        words = first_line[2:].split()
+    if lines and lines[0].startswith("#!"):
+        words = lines[0][2:].split()
         program = PurePosixPath(words[0]).name if words else ""
         if program == "env" and len(words) > 1:
             program = words[1]

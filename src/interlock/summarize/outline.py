@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from interlock.kernel.errors import MissingExtraError
-from interlock.summarize.languages import RUST, Grammar
+from interlock.summarize.languages import PYTHON, RUST, Grammar
 from interlock.summarize.tree import SourceFile
 
 Node = Any
@@ -151,7 +151,7 @@ class _Parse:
                 texts.append(text)
             elif node.type == "inner_attribute_item":
                 continue
-            elif node.type == "expression_statement" and not texts:
+            elif self._grammar is PYTHON and node.type == "expression_statement" and not texts:
                 return first_paragraph(_docstring(self._text(node)))
             else:
                 break

@@ -206,7 +206,7 @@ class _Walk:
         text = decode(data)
         if text is None:
             return "binary"
-        language = language_of(shown, text.lines[0] if text.lines else "")
+        language = language_of(shown, text.lines)
         reason = kinds.skipped_text(text.lines, language.name)
         if reason is not None and not self._selection.allows(reason):
             return reason
