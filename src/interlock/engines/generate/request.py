@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol
 
 from interlock.engines.chat import Message, Sampling, StopReason, TokenLogprob, Usage
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import InputError, InterlockError
+from interlock.kernel.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,23 +103,3 @@ class Handle(Protocol):
     def done(self) -> bool:
         """Whether it ended, well or not."""
         ...
-
-
-class TextGenerator(Protocol):
-    """Writes texts, many at once."""
-
-    def submit(
-        self, request: GenerateRequest, *, on_text: Callable[[str], None] | None = None
-    ) -> Handle:
-        """Queue a request. `on_text` gets each piece, on the engine's thread."""
-        ...
-
-    def generate(self, requests: list[GenerateRequest]) -> list[GenerateResult | InterlockError]:
-        """One result or error a request, in their order. One request's error costs no other."""
-        ...
-
-    def close(self) -> None:
-        """Cancel what runs and release the memory."""
-        ...
-
-    def __enter__(self) -> Self: ...
