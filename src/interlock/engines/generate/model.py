@@ -81,7 +81,7 @@ class TextModel:
             )
         if request.prefix >= len(tokens):
             raise InputError(
-                f"prefix is {request.prefix}; it must be less than the prompt's {len(tokens)} tokens"
+                f"prefix is {request.prefix}; it must be below the prompt's {len(tokens)} tokens"
             )
         return tokens
 

@@ -58,7 +58,8 @@ class RequestHandle:
         """The answer, waited for up to `timeout` seconds; DeadlineError where it is not there.
 
         Raises the request's own error: DeadlineError, MemoryLimitError, CancelledRequestError,
-        EngineUnavailableError while the circuit breaker is open, EngineError where the model failed.
+        EngineUnavailableError while the circuit breaker is open, EngineError where the model
+        failed.
         """
         if not self._ended.wait(timeout):
             raise DeadlineError(f"the answer was not there within {timeout:g} s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +102,7 @@ class Sampler:
         return not (self._top_p < 1.0 and kept.sum() > self._top_p * total)
 
 
-def likeliest(values: npt.NDArray[np.floating], count: int) -> Ids:  # type: ignore[type-arg]
+def likeliest(values: npt.NDArray[Any], count: int) -> Ids:
     """The ids of the `count` largest values, largest first; of equal ones the lower id."""
     if count < len(values):
         least = np.partition(values, len(values) - count)[len(values) - count]
@@ -115,4 +116,5 @@ def likeliest(values: npt.NDArray[np.floating], count: int) -> Ids:  # type: ign
 def log_sums(logits: Floats) -> Floats:
     """log Σ exp of each row of (rows, vocabulary)."""
     top = logits.max(axis=1)
-    return top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    sums: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return sums

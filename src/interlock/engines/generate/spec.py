@@ -82,7 +82,7 @@ def spec_of(metadata: Metadata) -> TextSpec:
         )
     if isinstance(found, dict) and found.get("format") != FORMAT:
         raise BundleFormatError(
-            f"extensions.{EXTENSION}.format is {found.get('format')!r}; this release reads {FORMAT}",
+            f"extensions.{EXTENSION}.format is {found.get('format')!r}, not {FORMAT}",
             hint="convert the model again with `interlock models add`",
         )
     try:

@@ -1,8 +1,8 @@
 """A GGUF file as a checkpoint. Reads with the package `gguf`; nothing of the file is run.
 
 A file for llama.cpp keeps the rows of Llama's Q and K in the order that its interleaved rotary
-embedding wants; they are put back in the halves that ONNX Runtime and the publishers use. Whole rows
-move, so quantized blocks stay as they are.
+embedding wants; they are put back in the halves that ONNX Runtime and the publishers use. Whole
+rows move, so quantized blocks stay as they are.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
     if name not in _PRE:
         raise BundleFormatError(
             f"the file's tokenizer cuts text in the way {name[:40]!r}",
-            hint=f"known are {', '.join(_PRE)}; the Hugging Face directory brings its own tokenizer",
+            hint=f"known are {', '.join(_PRE)}; a Hugging Face directory brings its own",
         )
     if not isinstance(merges, list):
         raise BundleFormatError("the file holds no merges (tokenizer.ggml.merges)")

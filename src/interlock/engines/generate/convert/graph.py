@@ -2,15 +2,18 @@
 
 Inputs: `input_ids` (rows, tokens) int64; `attention_mask` (rows, total) int64, ones for the tokens
 that count, old and new, of each row; `past_key_values.<layer>.key|value` (rows, kv_heads, capacity,
-head_size) float32. Outputs: `logits` (rows, 1, vocabulary) of each row's last token; `present.<layer>.key|value` like the past, and on the CPU the same memory
-where the caller binds it so. The names are those that ONNX Runtime GenAI's models have.
+head_size) float32. Outputs: `logits` (rows, 1, vocabulary) of each row's last token;
+`present.<layer>.key|value` like the past, and on the CPU the same memory where the caller binds it
+so. The names are those that ONNX Runtime GenAI's models have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -113,14 +116,14 @@ class _Builder:
         )
 
     def _add(
-        self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object
+        self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any
     ) -> str:
         self._nodes.append(
             helper.make_node(op, inputs, [output], name=output, domain=domain, **attributes)
         )
         return output
 
-    def _store(self, name: str, array: np.ndarray) -> str:  # type: ignore[type-arg]
+    def _store(self, name: str, array: npt.NDArray[Any]) -> str:
         self._bytes += array.nbytes
         if self._bytes > LARGEST:
             raise BundleFormatError(

@@ -55,7 +55,7 @@ def transcode(matrix: Quantized) -> NBits:
     keeps the part that MatMulNBits rounds activations for around zero. The sum is exact wherever
     float32 holds it; a matrix where it is not keeps the level 0 as its zero.
     """
-    n, blocks, _ = matrix.levels.shape
+    blocks = matrix.levels.shape[1]
     k = blocks * BLOCK
     if matrix.kind == "Q8_0":
         return NBits(8, k, matrix.levels, matrix.scale)

