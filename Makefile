@@ -77,22 +77,22 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 
 $(VENV)/.extras: $(VENV)/.core
 	@echo "installing the extras: sign, numba"
-	@$(PIP) -e '.[sign,numba]'
+	@$(PIP) -e '.[sign,numba,text]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba]'
+	@$(PIP) -e '.[test,sign,numba,text]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,torch]'
+	@$(PIP) -e '.[test,sign,numba,text,torch]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,robot]'
+	@$(PIP) -e '.[test,sign,numba,text,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -59,6 +59,7 @@ class GenerateResult:
     waiting_seconds  from submission to the start of the prompt's work
     prompt_seconds   from there to the first token
     seconds          from submission to the end
+    seed             of the draws, the system's where none was asked for; None for a greedy answer
     key              the request's
     """
 
@@ -71,6 +72,7 @@ class GenerateResult:
     waiting_seconds: float
     prompt_seconds: float
     seconds: float
+    seed: int | None = None
     key: str = ""
 
 

@@ -184,6 +184,7 @@ class Row:
             waiting_seconds=handle.started_at - handle.submitted_at,
             prompt_seconds=self._first_at - handle.started_at,
             seconds=handle.clock.monotonic() - handle.submitted_at,
+            seed=self._sampler.seed,
             key=handle.request.key,
         )
 

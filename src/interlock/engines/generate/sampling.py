@@ -25,7 +25,7 @@ _FIRST = 256
 class Sampler:
     """Draws the tokens of one answer; what it draws depends on nothing but its own logits.
 
-    A draw without a seed takes one from the system.
+    A draw without a seed takes one from the system; `seed` tells it, None for greedy choice.
     """
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
@@ -37,11 +37,7 @@ class Sampler:
         self._seen = set(prompt) if self._penalty != 1.0 else set()
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         self._random = np.random.Generator(np.random.Philox(seed))
-
-    @property
-    def plain(self) -> bool:
-        """Whether the choice is the largest of the unmodified logits."""
-        return self._temperature == 0.0 and self._penalty == 1.0
+        self.seed = None if self._temperature == 0.0 else seed
 
     def draw(self, logits: Floats) -> int:
         """The next token. Of equal logits the lowest id is the most likely."""

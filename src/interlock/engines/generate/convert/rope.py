@@ -24,13 +24,13 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
     rope, size = architecture.rope, architecture.head_size
     # In float32 from the start, as the models were trained.
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    inverse: Floats = np.power(np.float32(rope.theta), -exponent, dtype=np.float32)
+    inverse: Floats = np.asarray(np.float32(rope.theta) ** -exponent, np.float32)
     factor = 1.0
     match rope.kind:
         case "default":
             pass
         case "linear":
-            inverse = inverse / np.float32(rope.values["factor"])
+            inverse = np.asarray(inverse / float(rope.values["factor"]), np.float32)
         case "factors":
             # Llama 3's scaling as GGUF files keep it: already worked out, one number a frequency.
             inverse = inverse / np.asarray(rope.values["factors"], np.float32)
