@@ -79,23 +79,23 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.core
-	@echo "installing the extras: sign, numba, source"
-	@$(PIP) -e '.[sign,numba,source]'
+	@echo "installing the extras: sign, numba, source, text"
+	@$(PIP) -e '.[sign,numba,source,text]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba,source]'
+	@$(PIP) -e '.[test,sign,numba,source,text]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,source,torch]'
+	@$(PIP) -e '.[test,sign,numba,source,text,torch]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,source,robot]'
+	@$(PIP) -e '.[test,sign,numba,source,text,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

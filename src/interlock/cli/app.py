@@ -20,6 +20,7 @@ from interlock.errors import InterlockError, InterruptedRunError, StorageError, 
 VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
+    "models": ("interlock.cli.models", "Add, list, check and remove text models."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
     "summarize": ("interlock.cli.summarize", "Summarise a source tree."),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Protocol
 
 from interlock.engines.chat import Message, Sampling, StopReason, TokenLogprob, Usage
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import InputError, InterlockError
+from interlock.kernel.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ class GenerateResult:
     waiting_seconds  from submission to the start of the prompt's work
     prompt_seconds   from there to the first token
     seconds          from submission to the end
+    seed             of the draws, the system's where none was asked for; None for a greedy answer
     key              the request's
     """
 
@@ -71,6 +72,7 @@ class GenerateResult:
     waiting_seconds: float
     prompt_seconds: float
     seconds: float
+    seed: int | None = None
     key: str = ""
 
 
@@ -103,23 +105,3 @@ class Handle(Protocol):
     def done(self) -> bool:
         """Whether it ended, well or not."""
         ...
-
-
-class TextGenerator(Protocol):
-    """Writes texts, many at once."""
-
-    def submit(
-        self, request: GenerateRequest, *, on_text: Callable[[str], None] | None = None
-    ) -> Handle:
-        """Queue a request. `on_text` gets each piece, on the engine's thread."""
-        ...
-
-    def generate(self, requests: list[GenerateRequest]) -> list[GenerateResult | InterlockError]:
-        """One result or error a request, in their order. One request's error costs no other."""
-        ...
-
-    def close(self) -> None:
-        """Cancel what runs and release the memory."""
-        ...
-
-    def __enter__(self) -> Self: ...

@@ -1,0 +1,389 @@
+"""Gemini's generateContent through the `google-genai` SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.engines.chat import (
+    Capabilities,
+    ChatAnswer,
+    ChatRequest,
+    StopReason,
+    TokenLogprob,
+    Usage,
+)
+from interlock.engines.chat_http import (
+    PREVIEW_SECONDS,
+    HttpOptions,
+    asked_wait,
+    checked_key,
+    checked_url,
+    connection_fault,
+    decoded,
+    http_client,
+    quiet,
+    require,
+    sent,
+    status_fault,
+)
+from interlock.engines.chat_registry import read_options
+from interlock.engines.chat_sampling import NAMES, Unsupported, choose, split_system
+from interlock.kernel.clock import Deadline
+from interlock.kernel.errors import (
+    EngineError,
+    EngineUnavailableError,
+    MalformedAnswerError,
+    RequestRejectedError,
+)
+
+MOST_LOGPROBS = 20
+# As of 2026-11: the models whose logprobs the Gemini API gives. Others answer with a 400.
+LOGPROBS = re.compile(r"gemini-(1\.5|2\.0)-(flash|pro)")
+NEVER = {"min_p": "no field of the API", "repetition_penalty": "no field of the API"}
+# The service takes seeds of 31 bits.
+SEEDS = 1 << 31
+FIELDS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
+STOPS = {
+    "STOP": StopReason.END,
+    "MAX_TOKENS": StopReason.MAX_TOKENS,
+    "CONTINUATION": StopReason.MAX_TOKENS,
+} | dict.fromkeys(
+    (
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "ESCALATION",
+        "MODEL_ARMOR",
+    ),
+    StopReason.CONTENT_FILTER,
+)
+
+
+class GeminiOptions(HttpOptions, frozen=True, kw_only=True):
+    """Options of models of the type `gemini`.
+
+    logprobs  whether the model gives logprobs; None for what is known of its name
+    """
+
+    logprobs: bool | None = None
+
+
+def gemini(options: Mapping[str, Any], *, base: Path) -> GeminiProvider:
+    """The factory behind the model type `gemini`."""
+    checked = read_options(GeminiOptions, options, "gemini")
+    require("google.genai", "gemini", "model type 'gemini'")
+    return GeminiProvider(checked)
+
+
+class GeminiProvider:
+    """A `ChatProvider`. One pool of connections; each request is sent once."""
+
+    def __init__(self, options: GeminiOptions) -> None:
+        """Raise ConfigError for a key or URL that cannot be used. Connects to nothing."""
+        self._base_url = checked_url("gemini", options.base_url)
+        self._key = checked_key("gemini", options.api_key, "GOOGLE_API_KEY")
+        self._options = options
+        self._learned = Unsupported()
+        self._client: Any = None
+        self._http: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def capabilities(self, model: str) -> Capabilities:
+        """As `ChatProvider.capabilities`; asks for the model's entry, which is free.
+
+        At another base_url, a server without a list of models is taken at its word.
+        """
+        client = self._connected()
+
+        def failed(error: Exception) -> EngineError | None:
+            known = getattr(error, "status", None) == "NOT_FOUND"
+            if getattr(error, "code", None) in (404, 405) and not known and self._base_url:
+                return None
+            return self._failed(error, model)
+
+        entry = await sent(
+            lambda: client.models.get(model=model),
+            failed,
+            provider="gemini",
+            deadline=Deadline.after(PREVIEW_SECONDS),
+        )
+        if entry is not None:
+            actions = entry.supported_actions
+            if actions and "generateContent" not in actions:
+                raise EngineUnavailableError(f"gemini: the model {model} does not generate text")
+        unsupported = self._unsupported(model)
+        return Capabilities(
+            sampling=frozenset(NAMES) - unsupported.keys(),
+            logprobs=None if "logprobs" in unsupported else MOST_LOGPROBS,
+        )
+
+    async def answer(self, request: ChatRequest, *, deadline: Deadline) -> ChatAnswer:
+        """As `ChatProvider.answer`."""
+        applied, left_out = choose(
+            request.sampling,
+            self._unsupported(request.model),
+            provider="gemini",
+            refuse=self._options.unsupported == "refuse",
+        )
+        client = self._connected()
+        contents, config = self._body(request, applied, left_out)
+        response = await sent(
+            lambda: client.models.generate_content(
+                model=request.model, contents=contents, config=config
+            ),
+            lambda error: self._failed(error, request.model),
+            provider="gemini",
+            deadline=deadline,
+        )
+        return _answer(response.sdk_http_response, request, applied, left_out)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None and self._loop is asyncio.get_running_loop():
+            await self._http.aclose()
+        self._client = self._http = None
+
+    def _connected(self) -> Any:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            from google import genai
+            from google.genai import types
+
+            quiet("google_genai", "google.auth")
+            # Connections belong to the event loop that opened them. A client of our own keeps the
+            # SDK from aiohttp, which it would use with a retry of its own.
+            self._loop = loop
+            self._http = http_client()
+            options = types.HttpOptions(
+                base_url=self._base_url,
+                httpx_async_client=self._http,
+                extra_body=self._options.extra_body or None,
+            )
+            self._client = genai.Client(vertexai=False, api_key=self._key, http_options=options).aio
+        return self._client
+
+    def _unsupported(self, model: str) -> dict[str, str]:
+        found = dict(NEVER)
+        given = self._options.logprobs
+        if given is False:
+            found["logprobs"] = "turned off by the option logprobs"
+        elif given is None and not LOGPROBS.match(model.removeprefix("models/")):
+            found["logprobs"] = "not known to be given by this model (as of 2026-11)"
+        found.update(self._learned.of(model))
+        return found
+
+    def _body(
+        self, request: ChatRequest, applied: dict[str, Any], left_out: dict[str, str]
+    ) -> tuple[list[Any], Any]:
+        from google.genai import types
+
+        system, messages = split_system(request.messages, "gemini")
+        contents = [
+            types.Content(
+                role="model" if m.role == "assistant" else "user",
+                parts=[types.Part(text=m.content)],
+            )
+            for m in messages
+        ]
+        fields: dict[str, Any] = {
+            # Both would send further requests by themselves.
+            "automatic_continuation": False,
+            "automatic_function_calling": {"disable": True},
+            "should_return_http_response": True,
+        }
+        if system is not None:
+            fields["system_instruction"] = system
+        for name, value in list(applied.items()):
+            if name == "logprobs":
+                applied[name] = min(value, MOST_LOGPROBS)
+                if value > MOST_LOGPROBS:
+                    left_out[name] = f"{value} were asked for; {MOST_LOGPROBS} at most"
+                fields["response_logprobs"] = True
+            elif name == "seed":
+                applied[name] = value % SEEDS
+            fields[FIELDS.get(name, name)] = list(value) if name == "stop" else applied[name]
+        return contents, types.GenerateContentConfig(**fields)
+
+    def _failed(self, error: Exception, model: str) -> EngineError:
+        from google.genai import errors
+
+        if not isinstance(error, errors.APIError):
+            return connection_fault("gemini", error)
+        reasons, quotas, wait = _details(error.details)
+        told = error.message if isinstance(error.message, str) else ""
+        if error.code == 400 and told.startswith("Logprobs is not enabled"):
+            self._learned.learn(model, "logprobs", "the service refused them")
+            return RequestRejectedError(
+                f"gemini: {model} gives no logprobs", hint="ask for no logprobs of this model"
+            )
+        if wait is None:
+            wait = asked_wait(getattr(error.response, "headers", {}))
+        return status_fault(
+            "gemini",
+            error.code,
+            error.status,
+            *reasons,
+            wait=wait,
+            quota=error.code == 429 and any("PerDay" in quota for quota in quotas),
+            key="API_KEY_INVALID" in reasons,
+        )
+
+
+def _details(body: object) -> tuple[list[str], list[str], float | None]:
+    """Reasons, names of the quotas and the wait that an error's body tells."""
+    reasons: list[str] = []
+    quotas: list[str] = []
+    wait = None
+    try:
+        found = msgspec.convert(body, _Refusal, strict=False)
+    except msgspec.ValidationError:
+        return reasons, quotas, wait
+    for detail in found.error.details:
+        if detail.reason:
+            reasons.append(detail.reason)
+        quotas += [violation.quotaId for violation in detail.violations]
+        seconds = re.fullmatch(r"(\d+(?:\.\d+)?)s", detail.retryDelay)
+        if seconds is not None:
+            wait = float(seconds[1])
+    return reasons, quotas, wait
+
+
+# Names as the service spells them.
+class _Violation(msgspec.Struct):
+    quotaId: str = ""
+
+
+class _Detail(msgspec.Struct):
+    reason: str = ""
+    retryDelay: str = ""
+    violations: list[_Violation] = []
+
+
+class _Error(msgspec.Struct):
+    details: list[_Detail] = []
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+class _Part(msgspec.Struct):
+    text: str = ""
+    thought: bool = False
+
+
+class _Content(msgspec.Struct):
+    parts: list[_Part] = []
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    logProbability: float = 0.0
+
+
+class _Top(msgspec.Struct):
+    candidates: list[_Token] = []
+
+
+class _Logprobs(msgspec.Struct):
+    chosenCandidates: list[_Token] = []
+    topCandidates: list[_Top] = []
+
+
+class _Candidate(msgspec.Struct):
+    content: _Content | None = None
+    finishReason: str | None = None
+    logprobsResult: _Logprobs | None = None
+
+
+class _Feedback(msgspec.Struct):
+    blockReason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    promptTokenCount: int | None = None
+    candidatesTokenCount: int | None = None
+    thoughtsTokenCount: int | None = None
+    cachedContentTokenCount: int | None = None
+
+
+class _Response(msgspec.Struct):
+    candidates: list[_Candidate] = []
+    promptFeedback: _Feedback | None = None
+    usageMetadata: _Usage | None = None
+    modelVersion: str | None = None
+    responseId: str | None = None
+
+
+def _answer(
+    response: Any, request: ChatRequest, applied: dict[str, Any], left_out: dict[str, str]
+) -> ChatAnswer:
+    found = decoded(
+        response.body, _Response, "gemini", (response.headers or {}).get("content-type", "")
+    )
+    blocked = found.promptFeedback.blockReason if found.promptFeedback else None
+    text, logprobs = "", None
+    if found.candidates:
+        candidate = found.candidates[0]
+        raw = candidate.finishReason
+        stop = STOPS.get(raw or "", StopReason.OTHER)
+        if candidate.content is not None:
+            text = "".join(part.text for part in candidate.content.parts if not part.thought)
+        if candidate.logprobsResult is not None:
+            logprobs = _logprobs(candidate.logprobsResult, request.sampling.logprob_tokens)
+    elif blocked is not None:
+        raw, stop = blocked, StopReason.CONTENT_FILTER
+    else:
+        raise MalformedAnswerError("gemini: the answer holds neither candidate nor block reason")
+    if not text and stop in (StopReason.END, StopReason.OTHER):
+        raise MalformedAnswerError("gemini: the answer is empty")
+    if logprobs is None and "logprobs" in applied:
+        del applied["logprobs"]
+        left_out["logprobs"] = "the service gave none"
+    return ChatAnswer(
+        text=text,
+        stop=stop,
+        model_version=found.modelVersion or request.model,
+        usage=_usage(found.usageMetadata),
+        applied=applied,
+        not_applied=left_out,
+        logprobs=logprobs,
+        request_id=found.responseId,
+        raw_stop=raw,
+    )
+
+
+def _logprobs(found: _Logprobs, count: int | None) -> tuple[TokenLogprob, ...]:
+    tops = [
+        tuple((each.token, each.logProbability) for each in top.candidates)
+        for top in found.topCandidates
+    ]
+    tops += [()] * (len(found.chosenCandidates) - len(tops))
+    return tuple(
+        TokenLogprob(token.token, token.logProbability, top)
+        for token, top in zip(found.chosenCandidates[:count], tops, strict=False)
+    )
+
+
+def _usage(found: _Usage | None) -> Usage:
+    if found is None:
+        return Usage()
+    output = found.candidatesTokenCount
+    if found.thoughtsTokenCount is not None:
+        # The service counts thoughts beside the answer, and bills both.
+        output = (output or 0) + found.thoughtsTokenCount
+    return Usage(
+        input=found.promptTokenCount,
+        output=output,
+        cached=found.cachedContentTokenCount,
+        reasoning=found.thoughtsTokenCount,
+    )

@@ -1,0 +1,255 @@
+"""Finding and loading a causal model of `transformers`: a directory, a GGUF file, a hub's name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interlock.kernel.errors import EngineUnavailableError, MemoryLimitError
+
+# End-of-turn tokens that chat templates write, where a configuration forgets to name them as ends.
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "</s>")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to answer.
+
+    version  what names the model and its weights: the hub's commit, or a fingerprint of the files
+    ends     ids of the tokens that end an answer
+    context  most tokens of prompt and answer, None where the model tells no limit
+    """
+
+    model: Any
+    tokenizer: Any
+    version: str
+    ends: frozenset[int]
+    context: int | None
+    device: str
+    dtype: str
+
+
+def load(
+    name: str,
+    *,
+    base: Path,
+    gguf_file: str | None,
+    device: str | None,
+    dtype: str | None,
+    allow_pickle: bool,
+) -> Loaded:
+    """The model that `name` stands for: a path, relative ones against `base`, or a hub's name.
+
+    Raises EngineUnavailableError where it is not found, lacks a part or does not fit the device,
+    MemoryLimitError where memory does not suffice.
+    """
+    import transformers
+
+    place, gguf_file = _find(name, base, gguf_file)
+    chosen = choose_device(device)
+    kind = _DTYPES[dtype] if dtype is not None else _usual_dtype(chosen)
+    offline = isinstance(place, Path)
+    common: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+    if gguf_file is not None:
+        common["gguf_file"] = gguf_file
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        tokenizer = _attempt(
+            name, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place, **common)
+        )
+        if gguf_file is not None:
+            common["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        model = _attempt(
+            name,
+            "model",
+            lambda: (
+                transformers.AutoModelForCausalLM.from_pretrained(
+                    place, dtype=kind, use_safetensors=None if allow_pickle else True, **common
+                )
+                .to(chosen)
+                .eval()
+            ),
+        )
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+    return Loaded(
+        model=model,
+        tokenizer=tokenizer,
+        version=_version(name, place, gguf_file, model),
+        ends=_ends(model, tokenizer),
+        context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        device=chosen,
+        dtype=str(kind).removeprefix("torch."),
+    )
+
+
+def choose_device(asked: str | None) -> str:
+    """The torch device for `asked`; "cuda" is the GPU with the most free memory.
+
+    So several models spread over several GPUs. Raises EngineUnavailableError for a GPU that is not
+    there.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked is None:
+        asked = "cuda" if count else "cpu"
+    if asked.partition(":")[0] == "cuda":
+        number = asked.partition(":")[2]
+        if not count or (number and int(number) >= count):
+            seen = f"{count} CUDA devices" if count else "no CUDA device"
+            raise EngineUnavailableError(
+                f"device is {asked}, but torch sees {seen}", hint='set "device": "cpu"'
+            )
+        if number:
+            return asked
+        return f"cuda:{freest([torch.cuda.mem_get_info(each)[0] for each in range(count)])}"
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise EngineUnavailableError("device is mps, but torch sees none")
+    return asked
+
+
+def freest(free: Sequence[int]) -> int:
+    """The index of the most free bytes, the first of several."""
+    return max(range(len(free)), key=lambda index: (free[index], -index))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says so."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str | None]:
+    """The directory or hub's name, and the GGUF file in it, if it is one."""
+    path = base / Path(name).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return path.parent, path.name
+    if path.is_dir():
+        files = sorted(each.name for each in path.glob("*.gguf"))
+        if gguf_file is None and not (path / "config.json").exists():
+            if len(files) != 1:
+                told = f"{len(files)} GGUF files, not one" if files else "no config.json"
+                raise EngineUnavailableError(
+                    f"Model not found: {name}: the directory holds {told}",
+                    hint="name the file by gguf_file" if files else "is it a model's directory?",
+                )
+            gguf_file = files[0]
+        if gguf_file is not None and gguf_file not in files:
+            raise EngineUnavailableError(f"Model not found: {name}: it holds no {gguf_file}")
+        if gguf_file is None and not (path / "tokenizer_config.json").exists():
+            raise EngineUnavailableError(
+                f"{name}: the model's directory has no tokenizer (tokenizer_config.json)",
+                hint="save the tokenizer with the model",
+            )
+        return path, gguf_file
+    if not _HUB_NAME.fullmatch(name):
+        raise _not_found(name)
+    return name, gguf_file
+
+
+def _not_found(name: str) -> EngineUnavailableError:
+    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    hint = "Try: hf auth login (a model may be gated), or check the name or path"
+    if offline:
+        hint = "HF_HUB_OFFLINE is set: only directories and downloaded models are found"
+    return EngineUnavailableError(f"Model not found: {name}", hint=hint)
+
+
+def _attempt(name: str, what: str, call: Any) -> Any:
+    """What `call` returns; every failure as one of ours."""
+    fault: Exception
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - loading runs code of many models
+        text = str(error)
+        if out_of_memory(error):
+            fault = MemoryLimitError(f"{name}: the {what} does not fit into memory")
+        elif "safetensors" in text and ("allow_pickle" in text or "does not appear" in text):
+            fault = EngineUnavailableError(
+                f"{name}: no weights in safetensors format",
+                hint="pickled weights can run any code; set allow_pickle if you trust them",
+            )
+        elif isinstance(error, OSError) and not Path(name).is_dir():
+            fault = _not_found(name)
+        elif isinstance(error, ImportError):
+            fault = EngineUnavailableError(
+                f"{name}: the {what} needs another package: {_line(text)}"
+            )
+        else:
+            fault = EngineUnavailableError(
+                f"{name}: the {what} cannot be loaded: {type(error).__name__}", hint=_line(text)
+            )
+    raise fault
+
+
+def _line(text: str) -> str:
+    """The first 300 characters, made printable."""
+    return "".join(c if c.isprintable() else " " for c in text[:300]).strip()
+
+
+def _usual_dtype(device: str) -> torch.dtype:
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: those configured, and the template's own end of a turn.
+
+    Files converted from elsewhere at times name an end of text that the chat never uses.
+    """
+    found: set[int] = set()
+    for configured in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        if isinstance(configured, int):
+            found.add(configured)
+        elif configured is not None:
+            found.update(configured)
+    template = tokenizer.chat_template
+    vocabulary = tokenizer.get_vocab()
+    for token in TURN_ENDS:
+        if isinstance(template, str) and token in template and token in vocabulary:
+            found.add(vocabulary[token])
+    return frozenset(found)
+
+
+def _version(name: str, place: Path | str, gguf_file: str | None, model: Any) -> str:
+    """The name, and what tells these weights from others under the same name."""
+    commit = getattr(model.config, "_commit_hash", None)
+    if commit:
+        return f"{name}@{commit}"
+    if not isinstance(place, Path):
+        return name
+    suffixes = (".safetensors", ".bin")
+    files = sorted(each for each in place.iterdir() if each.suffix in suffixes)
+    if gguf_file is not None:
+        files = [place / gguf_file]
+    return f"{Path(name).name}@{fingerprint([*files, place / 'config.json'])}"
+
+
+def fingerprint(files: Sequence[Path]) -> str:
+    """A short digest of the files' sizes and of 64 blocks spread over each.
+
+    It tells versions of a model apart; it proves nothing about every byte.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        if not path.exists():
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            for block in range(64):
+                file.seek(max(0, size - 65536) * block // 63)
+                digest.update(file.read(65536))
+    return f"fp:{digest.hexdigest()[:16]}"
