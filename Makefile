@@ -6,14 +6,14 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,claude,gemini,openai
+EXTRAS := sign,numba,detect,claude,gemini,openai,source,text
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests bench-experiment smollm2 clean
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*.. .*/\1/p' Makefile)
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -57,6 +57,9 @@ bench-experiment: $(VENV)/.test ## experiments: ratios against inspect-ai, pacin
 
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
+
+eval-summarize: $(VENV)/.test ## facts held by summaries of 75 known chunks; MODEL=smollm2
+	$(THREADS) $(BIN)/python bench/summarize_quality.py $(or $(MODEL),smollm2)
 
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py

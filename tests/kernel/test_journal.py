@@ -474,3 +474,30 @@ def test_recorded_items_can_be_asked_again(journal: Journal) -> None:
     assert (info.items, info.withdrawn, info.counts[Status.ACCEPTED]) == (3, 1, 1)
     assert "asked again" in info.changes[0]
     assert [key for key, _ in journal.outcomes("r")] == ["a", "b", "c"]
+
+
+def test_outcomes_are_found_by_the_digest_of_what_was_asked(tmp_path: Path) -> None:
+    asked = [Item("a", "x", "a" * 64), Item("b", "y", "b" * 64)]
+    with Journal.open(tmp_path / "j.sqlite") as journal:
+        with journal.create_run("one", config={}, items=asked) as run:
+            run.record([("a", Outcome(Status.ACCEPTED, value=1))])
+        changed = [Item("a", "x2", "c" * 64)]
+        with journal.create_run("two", config={}, items=changed) as run:
+            run.record([("a", Outcome(Status.REFUSED))])
+        found = journal.recorded(["a" * 64, "b" * 64, "c" * 64, "d" * 64])
+    assert found == {
+        "a" * 64: Outcome(Status.ACCEPTED, value=1),
+        "c" * 64: Outcome(Status.REFUSED),
+    }
+
+
+def test_the_outcome_recorded_last_is_found_and_withdrawn_ones_are_too(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j.sqlite") as journal:
+        for value in (1, 2):
+            with journal.create_run("same", config={}, items=[Item("a", "x", "a" * 64)]) as run:
+                run.record([("a", Outcome(Status.ACCEPTED, value=value))])
+        assert journal.recorded(["a" * 64])["a" * 64].value == 2
+        journal.resume_run(
+            run.run_id, config={}, items=[Item("a", "y", "b" * 64)], accept_changes=True
+        ).close()
+        assert journal.recorded(["a" * 64])["a" * 64].value == 2

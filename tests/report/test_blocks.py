@@ -30,3 +30,12 @@ def test_lists_quotations_and_details_escape_what_they_hold() -> None:
     )
     assert "<script>" not in html
     assert html.count("&lt;script&gt;") == 7
+
+
+def test_a_tree_opens_without_a_script_and_escapes_its_texts() -> None:
+    leaf = blocks.Branch("a.py", "Counts <b>.", "model's", "accepted")
+    html = blocks.tree([blocks.Branch("src/", "Code.", children=(leaf,))])
+    assert html.count("<details") == 1
+    assert " open" in html
+    assert "Counts &lt;b&gt;." in html
+    assert 'class="leaf accepted"' in html

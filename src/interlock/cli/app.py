@@ -24,8 +24,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "interlock.cli.experiment",
         "Run prompts through chat models, and make figures of their answers.",
     ),
+    "models": ("interlock.cli.models", "Add, list, check and remove text models."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
+    "summarize": ("interlock.cli.summarize", "Summarise a source tree."),
 }
 
 

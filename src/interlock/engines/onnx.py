@@ -263,7 +263,7 @@ class OnnxSession:
         except EngineError:
             raise
         except Exception as error:  # noqa: BLE001 - the runtime raises a dozen unrelated types
-            raise _run_error(error) from None
+            raise run_error(error) from None
         return dict(zip(names, values, strict=True))
 
     def _run_until(
@@ -364,7 +364,8 @@ def _load_error(error: Exception) -> EngineError:
     return EngineUnavailableError(f"the model cannot be loaded: {name}", hint=_one_line(told))
 
 
-def _run_error(error: Exception) -> EngineError:
+def run_error(error: Exception) -> EngineError:
+    """What the runtime raised, as an error of ours that quotes no values of the input."""
     text = str(error)
     if isinstance(error, MemoryError) or _MEMORY.search(text):
         return MemoryLimitError("ONNX Runtime could not allocate memory for the run")

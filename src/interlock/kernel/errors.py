@@ -21,6 +21,7 @@
     │   ├── QuotaError             the account has nothing left to spend
     │   ├── MalformedAnswerError   the answer cannot be read
     │   ├── DeadlineError          the time ran out
+    │   ├── CancelledRequestError  the caller no longer wants the answer
     │   ├── MemoryLimitError       the memory limit was reached
     │   └── EngineCrashError       the process that ran it died (retryable)
     ├── JournalError               a run's durable record cannot be used
@@ -241,6 +242,12 @@ class DeadlineError(EngineError):
 
     code = "deadline"
     default_hint = "allow more time, or give the engine less to do"
+
+
+class CancelledRequestError(EngineError):
+    """The caller no longer wants the answer, or closed what was to give it."""
+
+    code = "cancelled"
 
 
 class MemoryLimitError(EngineError):

@@ -245,6 +245,17 @@ class Journal:
         """As `outcomes`, with each outcome as the JSON that `Outcome.to_json` wrote."""
         return journal_export.stored(self._store, self._row(run_id), prefix)
 
+    def recorded(self, digests: Iterable[str]) -> dict[str, Outcome[Any]]:
+        """Digest of an item (64 hex digits) -> the outcome recorded last for it, in any run.
+
+        So an answer is found again under the address of what was asked. Digests without an outcome
+        are left out.
+        """
+        return {
+            digest: Outcome.from_json(bytes(outcome))
+            for digest, outcome in journal_export.recorded(self._store, digests).items()
+        }
+
     def export_jsonl(self, run_id: str, path_or_file: Path | str | IO[str]) -> int:
         """Write one JSON line an item, in input order; returns how many.
 

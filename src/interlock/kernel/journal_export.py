@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import IO
@@ -76,6 +76,23 @@ def records(store: Store, run: int) -> Iterator[Record]:
         if len(page) < PAGE:
             return
         after = page[-1][0]
+
+
+def recorded(store: Store, digests: Iterable[str]) -> dict[str, msgspec.Raw]:
+    """Digest of an item -> the outcome recorded last for it in any run, withdrawn ones included."""
+    wanted = sorted({bytes.fromhex(digest) for digest in digests})
+    found: dict[str, msgspec.Raw] = {}
+    for start in range(0, len(wanted), PAGE):
+        page = wanted[start : start + PAGE]
+        marks = ", ".join("?" * len(page))
+        with store.read() as connection:
+            rows = connection.execute(
+                "SELECT digest, outcome FROM items JOIN outcomes ON item = items.id"
+                f" WHERE digest IN ({marks}) ORDER BY recorded, item",
+                page,
+            )
+            found |= {digest.hex(): msgspec.Raw(outcome) for digest, outcome in rows}
+    return found
 
 
 def export_jsonl(store: Store, run: int, target: Path | str | IO[str]) -> int:

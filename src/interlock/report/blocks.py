@@ -96,6 +96,35 @@ def quotation(tone: Tone, title: str, asked: str, said: str, note: str = "") -> 
     )
 
 
+@dataclass(frozen=True)
+class Branch:
+    """One entry of a tree: a title, a short note beside it, a text, and what is below it."""
+
+    title: str
+    text: str = ""
+    note: str = ""
+    tone: Tone = "plain"
+    children: tuple[Branch, ...] = ()
+
+
+def tree(branches: Iterable[Branch]) -> Markup:
+    """Entries that open and close without a script; those at the top are open."""
+    inner = Markup("").join(_branch(branch, depth=0) for branch in branches)
+    return Markup('<div class="tree">{}</div>').format(inner)
+
+
+def _branch(branch: Branch, depth: int) -> Markup:
+    head = Markup("<code>{}</code> <span>{}</span> <small>{}</small>").format(
+        branch.title, branch.text, branch.note
+    )
+    if not branch.children:
+        return Markup('<div class="leaf {}">{}</div>').format(branch.tone, head)
+    inner = Markup("").join(_branch(child, depth + 1) for child in branch.children)
+    return Markup('<details class="{}"{}><summary>{}</summary>{}</details>').format(
+        branch.tone, Markup(" open") if depth == 0 else "", head, inner
+    )
+
+
 def _cell(cell: object) -> Markup:
     text = str(escape(cell))
     numeric = bool(text) and text[0] in "+-−.0123456789"

@@ -1,0 +1,90 @@
+"""A conversation as the model's own template writes it, run in jinja2's sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from interlock.engines.chat import Message
+from interlock.engines.generate.tokenizer import Tokenizer
+from interlock.kernel.errors import BundleFormatError, InputError
+
+# Private-use characters around a number: no template knows them, and text that holds them is put
+# back as it was.
+_OPEN, _CLOSE = "\U000f5000", "\U000f5001"
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+LARGEST = 1 << 20
+
+
+class ChatTemplate:
+    """A compiled template. Raises BundleFormatError where jinja2 cannot compile it."""
+
+    def __init__(self, source: str, specials: Mapping[str, str]) -> None:
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        if len(source) > LARGEST:
+            raise BundleFormatError(f"the chat template has {len(source)} characters")
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        self._specials = dict(specials)
+        try:
+            self._template = environment.from_string(source)
+        except jinja2.TemplateError as error:
+            raise BundleFormatError(f"the chat template: {type(error).__name__}") from None
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt's text up to where the assistant's answer starts.
+
+        Raises InputError where the template refuses the conversation, such as a role that it
+        does not know.
+        """
+        conversation: list[dict[str, Any]] = [
+            {"role": message.role, "content": message.content} for message in messages
+        ]
+        try:
+            return self._template.render(
+                messages=conversation, add_generation_prompt=True, **self._specials
+            )
+        except _RefusedError as error:
+            raise InputError(
+                f"the model's chat template refuses the messages: {error.args[0]}"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            raise InputError(
+                f"the model's chat template fails on these messages ({type(error).__name__})"
+            ) from None
+
+    def tokens(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        """The prompt's tokens. Names of special tokens inside the messages stay text."""
+        names = sorted(tokenizer.specials, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, [*names, _OPEN, _CLOSE])))
+        kept: list[str] = []
+
+        def mark(found: re.Match[str]) -> str:
+            kept.append(found[0])
+            return f"{_OPEN}{len(kept) - 1}{_CLOSE}"
+
+        marked = [Message(m.role, pattern.sub(mark, m.content)) for m in messages]
+        text = self.render(marked)
+        if not kept:
+            return tokenizer.encode_markup(text)
+        tokens: list[int] = []
+        at = 0
+        for found in _MARK.finditer(text):
+            tokens += tokenizer.encode_markup(text[at : found.start()])
+            tokens += tokenizer.encode(kept[int(found[1])])
+            at = found.end()
+        return tokens + tokenizer.encode_markup(text[at:])
+
+
+class _RefusedError(Exception):
+    """The template called raise_exception."""
+
+
+def _refuse(message: object) -> NoReturn:
+    # The template's own words; they are the publisher's, not the user's.
+    raise _RefusedError(str(message)[:200])

@@ -1,0 +1,1 @@
+"""From GGUF files and Hugging Face directories to bundles, without torch."""

@@ -1,0 +1,103 @@
+"""A model as its publisher ships it: what it is built like, its weights, its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from interlock.engines.generate.spec import Family
+
+Floats = npt.NDArray[np.float32]
+Blocks = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embeddings: `theta`, and what stretches them to longer contexts.
+
+    kind      "default", "linear", "llama3" or "longrope"
+    values    the scaling's own numbers, under the names of Hugging Face's `rope_scaling`
+    """
+
+    theta: float = 10000.0
+    kind: str = "default"
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the graph is built from. `context` is how far the rotary tables reach."""
+
+    family: Family
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+    norm_epsilon: float
+    rope: Rope
+    tied: bool
+    window: int | None = None
+    attention_bias: bool = False
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokenizer in the format of `tokenizers`, and what the model calls its special tokens."""
+
+    tokenizer: bytes
+    end_tokens: tuple[int, ...]
+    start_token: int | None
+    specials: Mapping[str, str]
+    chat_template: str | None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix (n, k) in blocks of 32 along k, as the file holds it.
+
+    kind    "Q4_0", "Q4_1" or "Q8_0"
+    levels  (n, k / 32, 32) unsigned levels: w = (level - zero) * scale + offset
+    scale   (n, k / 32), values of float16
+    offset  (n, k / 32), values of float16; zeros where the format has none
+    """
+
+    kind: str
+    levels: Blocks
+    scale: Floats
+    offset: Floats
+
+    @property
+    def zero(self) -> int:
+        """The level that means zero."""
+        return {"Q4_0": 8, "Q4_1": 0, "Q8_0": 128}[self.kind]
+
+    def floats(self) -> Floats:
+        """The matrix (n, k), float32, as the format defines it."""
+        centred = self.levels.astype(np.float32) - np.float32(self.zero)
+        values = centred * self.scale[:, :, None] + self.offset[:, :, None]
+        return values.reshape(self.levels.shape[0], -1)
+
+
+class Checkpoint(Protocol):
+    """Weights by Hugging Face's names, such as `model.layers.0.mlp.up_proj.weight`."""
+
+    name: str
+    architecture: Architecture
+    vocabulary: Vocabulary
+    provenance: Mapping[str, Any]
+
+    def floats(self, name: str) -> Floats:
+        """The tensor in float32, matrices as (out, in). BundleFormatError where it is missing."""
+        ...
+
+    def quantized(self, name: str) -> Quantized | None:
+        """The matrix as the file's own blocks, or None where it holds no such blocks."""
+        ...

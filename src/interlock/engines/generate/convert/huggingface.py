@@ -1,0 +1,295 @@
+"""A directory as the Hugging Face hub lays it out: config.json, safetensors, tokenizer.json.
+
+Pickled weights (`pytorch_model.bin`) are never opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interlock.engines.generate.convert.checkpoint import (
+    Architecture,
+    Floats,
+    Quantized,
+    Rope,
+    Vocabulary,
+)
+from interlock.engines.generate.spec import Family
+from interlock.kernel.errors import BundleFormatError, MissingExtraError
+
+_FAMILIES: dict[str, Family] = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "phi3": "phi3",
+}
+_ENCODER_DECODERS = frozenset({"t5", "codet5", "mt5", "umt5", "bart", "mbart", "pegasus", "plbart"})
+_JSON_LIMIT = 64 << 20
+
+
+class HuggingFaceCheckpoint:
+    """The weights, vocabulary and architecture in `directory`.
+
+    `context` shortens how far the rotary tables reach. Raises BundleFormatError for missing or
+    malformed files and for families that are not known, encoder-decoders by name.
+    """
+
+    def __init__(self, directory: Path, *, context: int | None = None) -> None:
+        self.name = directory.resolve().name
+        self._directory = directory
+        self._config = _read_json(directory / "config.json")
+        self._family = _family_of(self._config)
+        self.architecture = self._read_architecture(context)
+        self._files = _tensor_files(directory)
+        self.vocabulary = _vocabulary_of(directory, self._config)
+        self.provenance: Mapping[str, Any] = {
+            key: self._config[key]
+            for key in ("_name_or_path", "model_type", "torch_dtype")
+            if isinstance(self._config.get(key), str)
+        }
+
+    def floats(self, name: str) -> Floats:
+        """The tensor in float32."""
+        source, rows = self._source(name)
+        path = self._files.get(source)
+        if path is None:
+            raise BundleFormatError(f"the safetensors files hold no tensor {source!r}")
+        array = _read_tensor(path, source)
+        return np.ascontiguousarray(array if rows is None else array[rows])
+
+    def quantized(self, name: str) -> Quantized | None:
+        """None: these files hold plain numbers."""
+        return None
+
+    def _source(self, name: str) -> tuple[str, slice | None]:
+        """The file's tensor and the rows of it; Phi-3 keeps several matrices in one."""
+        if self._family != "phi3":
+            return name, None
+        shape = self.architecture
+        q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+        for part, whole, start, end in (
+            ("q_proj", "qkv_proj", 0, q),
+            ("k_proj", "qkv_proj", q, q + kv),
+            ("v_proj", "qkv_proj", q + kv, q + 2 * kv),
+            ("gate_proj", "gate_up_proj", 0, shape.intermediate),
+            ("up_proj", "gate_up_proj", shape.intermediate, 2 * shape.intermediate),
+        ):
+            if f".{part}." in name:
+                return name.replace(part, whole), slice(start, end)
+        return name, None
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        value = self._config.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise BundleFormatError(f"config.json: {key} is {str(value)[:40]!r}")
+        return value
+
+    def _read_architecture(self, context: int | None) -> Architecture:
+        config = self._config
+        heads = int(self._number("num_attention_heads"))
+        hidden = int(self._number("hidden_size"))
+        native = int(self._number("max_position_embeddings"))
+        activation = config.get("hidden_act", "silu")
+        if activation not in ("silu", "swish"):
+            raise BundleFormatError(
+                f"config.json: hidden_act is {str(activation)[:40]!r}, not silu"
+            )
+        rope = self._rope(native)
+        bias = bool(config.get("attention_bias", False))
+        if self._family == "llama" and (bias or config.get("mlp_bias")):
+            raise BundleFormatError(
+                "config.json: biases in a Llama's attention or MLP are not supported"
+            )
+        return Architecture(
+            family=self._family,
+            hidden=hidden,
+            intermediate=int(self._number("intermediate_size")),
+            layers=int(self._number("num_hidden_layers")),
+            heads=heads,
+            kv_heads=int(self._number("num_key_value_heads", heads)),
+            head_size=int(self._number("head_dim", hidden // heads)),
+            vocabulary=int(self._number("vocab_size")),
+            context=min(native, native if context is None else context),
+            norm_epsilon=float(self._number("rms_norm_eps", 1e-6)),
+            rope=rope,
+            tied=bool(config.get("tie_word_embeddings", False)),
+            window=self._window(),
+            attention_bias=self._family == "qwen2",
+        )
+
+    def _window(self) -> int | None:
+        window = self._config.get("sliding_window")
+        if window is None or self._family == "llama":
+            return None
+        if self._family == "qwen2":
+            kinds = self._config.get("layer_types") or []
+            if self._config.get("use_sliding_window") or "sliding_attention" in kinds:
+                raise BundleFormatError(
+                    "config.json: sliding windows in some layers only are not supported"
+                )
+            return None
+        return int(self._number("sliding_window"))
+
+    def _rope(self, native: int) -> Rope:
+        # Newer files keep it all in rope_parameters, older ones in rope_theta and rope_scaling.
+        given = self._config.get("rope_parameters") or self._config.get("rope_scaling") or {}
+        if not isinstance(given, dict):
+            raise BundleFormatError("config.json: the rotary parameters are malformed")
+        theta = float(given.get("rope_theta") or self._number("rope_theta", 10000.0))
+        kind = str(given.get("rope_type") or given.get("type") or "default")
+        partial = given.get("partial_rotary_factor") or self._config.get("partial_rotary_factor")
+        if partial not in (None, 1, 1.0):
+            raise BundleFormatError("rotary embeddings over a part of each head are not supported")
+        values = {
+            "original_max_position_embeddings": self._config.get(
+                "original_max_position_embeddings"
+            ),
+            **given,
+            "max_position_embeddings": native,
+        }
+        return Rope(theta, kind, values)
+
+
+def _family_of(config: Mapping[str, Any]) -> Family:
+    kind = str(config.get("model_type"))
+    if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
+        raise BundleFormatError(
+            f"config.json describes an encoder-decoder ({kind[:40]}), such as T5 and CodeT5 are",
+            hint=f"this engine runs decoders: {', '.join(_FAMILIES)}",
+        )
+    if kind not in _FAMILIES:
+        raise BundleFormatError(
+            f"config.json: model_type is {kind[:40]!r}",
+            hint=f"read are {', '.join(_FAMILIES)}",
+        )
+    return _FAMILIES[kind]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _JSON_LIMIT:
+            raise BundleFormatError(f"{path.name} is larger than {_JSON_LIMIT} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleFormatError(
+            f"{path.parent.name} has no {path.name}",
+            hint="name a directory with config.json, tokenizer.json and *.safetensors",
+        ) from None
+    except (UnicodeDecodeError, ValueError, RecursionError):
+        raise BundleFormatError(f"{path.name} is no valid JSON") from None
+    if not isinstance(found, dict):
+        raise BundleFormatError(f"{path.name} holds no JSON object")
+    return found
+
+
+def _tensor_files(directory: Path) -> dict[str, Path]:
+    """Tensor name -> the file that holds it."""
+    try:
+        from safetensors import safe_open
+    except ImportError:
+        raise MissingExtraError("text", "reading safetensors files") from None
+
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise BundleFormatError(
+            f"{directory.name} has no *.safetensors file",
+            hint="pickled weights are never opened; save the model as safetensors",
+        )
+    found: dict[str, Path] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                for name in opened.keys():  # noqa: SIM118 - it is no mapping
+                    found[name] = path
+        except Exception as error:  # noqa: BLE001 - the package raises its own types
+            raise BundleFormatError(
+                f"{path.name} is no sound safetensors file ({type(error).__name__})",
+                hint="fetch it again; it may be cut short",
+            ) from None
+    return found
+
+
+def _read_tensor(path: Path, name: str) -> Floats:
+    """One tensor in float32; bfloat16, which NumPy lacks, is read from the file's bytes."""
+    from safetensors import safe_open
+
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        entry = header[name]
+        if entry["dtype"] == "BF16":
+            start, end = entry["data_offsets"]
+            # After reading the header the position is where the data begins.
+            file.seek(start, 1)
+            halves = np.frombuffer(file.read(end - start), np.uint16)
+            wide = (halves.astype(np.uint32) << 16).view(np.float32)
+            return wide.reshape(entry["shape"])
+    if entry["dtype"] not in ("F32", "F16", "F64"):
+        raise BundleFormatError(f"{name} is stored as {entry['dtype']}; floats are read")
+    with safe_open(path, framework="numpy") as opened:
+        return np.asarray(opened.get_tensor(name), np.float32)
+
+
+def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise BundleFormatError(
+            f"{directory.name} has no tokenizer.json",
+            hint="save the fast tokenizer beside the weights (tokenizer.save_pretrained)",
+        )
+    options: dict[str, Any] = {}
+    if (directory / "tokenizer_config.json").is_file():
+        options = _read_json(directory / "tokenizer_config.json")
+    generation: dict[str, Any] = {}
+    if (directory / "generation_config.json").is_file():
+        generation = _read_json(directory / "generation_config.json")
+    template = options.get("chat_template")
+    if (directory / "chat_template.jinja").is_file():
+        template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    data = path.read_bytes()
+    specials = {
+        name: text
+        for name in ("bos_token", "eos_token")
+        if (text := _token_text(options.get(name))) is not None
+    }
+    ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+    ends |= _id_of(data, specials.get("eos_token"))
+    if not ends:
+        raise BundleFormatError("neither config.json nor the tokenizer names an end token")
+    start = _ids(config.get("bos_token_id")) if options.get("add_bos_token") else set()
+    return Vocabulary(
+        tokenizer=data,
+        end_tokens=tuple(sorted(ends)),
+        start_token=min(start) if start else None,
+        specials=specials,
+        chat_template=template if isinstance(template, str) else None,
+    )
+
+
+def _ids(value: Any) -> set[int]:
+    values = value if isinstance(value, list) else [value]
+    return {found for found in values if isinstance(found, int) and not isinstance(found, bool)}
+
+
+def _token_text(value: Any) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _id_of(tokenizer: bytes, text: str | None) -> set[int]:
+    if text is None:
+        return set()
+    try:
+        added = json.loads(tokenizer).get("added_tokens", [])
+        return {int(entry["id"]) for entry in added if entry.get("content") == text}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise BundleFormatError("tokenizer.json is malformed") from None

@@ -1,0 +1,82 @@
+"""Tables of the rotary embedding's cosines and sines, with what stretches them.
+
+Formulas: Su et al. 2021 (RoFormer); linear scaling and "llama3" as in the Llama 3.1 release;
+"longrope" by Ding et al. 2024 (LongRoPE), as Phi-3 uses it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from interlock.engines.generate.convert.checkpoint import Architecture, Floats, Rope
+from interlock.kernel.errors import BundleFormatError
+
+
+def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
+    """Cosines and sines, each (context, head_size / 2), float32.
+
+    Longrope has two sets of factors, and which one is meant depends on the length of the text. A
+    bundle has one: the short set where its context does not exceed the length that the model was
+    first trained for, else the long one.
+    """
+    rope, size = architecture.rope, architecture.head_size
+    # In float32 from the start, as the models were trained.
+    exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    inverse: Floats = np.asarray(np.float32(rope.theta) ** -exponent, np.float32)
+    factor = 1.0
+    match rope.kind:
+        case "default":
+            pass
+        case "linear":
+            inverse = np.asarray(inverse / float(rope.values["factor"]), np.float32)
+        case "factors":
+            # Llama 3's scaling as GGUF files keep it: already worked out, one number a frequency.
+            inverse = inverse / np.asarray(rope.values["factors"], np.float32)
+        case "llama3":
+            inverse = _llama3(inverse, rope)
+        case "longrope" | "su":
+            inverse, factor = _longrope(inverse, rope, architecture.context)
+        case other:
+            raise BundleFormatError(
+                f"rope_scaling has the type {other!r}; read are default, linear, llama3, longrope"
+            )
+    angles = np.outer(np.arange(architecture.context, dtype=np.float32), inverse)
+    scale = np.float32(factor)
+    return (
+        (np.cos(angles) * scale).astype(np.float32),
+        (np.sin(angles) * scale).astype(np.float32),
+    )
+
+
+def _llama3(inverse: Floats, rope: Rope) -> Floats:
+    factor = float(rope.values["factor"])
+    low = float(rope.values["low_freq_factor"])
+    high = float(rope.values["high_freq_factor"])
+    original = float(rope.values["original_max_position_embeddings"])
+    wavelength = 2 * math.pi / inverse
+    smooth = (original / wavelength - low) / (high - low)
+    mixed = (1 - smooth) * inverse / factor + smooth * inverse
+    stretched = np.where(wavelength > original / low, inverse / factor, mixed)
+    return np.where(wavelength < original / high, inverse, stretched).astype(np.float32)
+
+
+def _longrope(inverse: Floats, rope: Rope, context: int) -> tuple[Floats, float]:
+    original = int(rope.values["original_max_position_embeddings"])
+    longest = int(rope.values["max_position_embeddings"])
+    which = "long_factor" if context > original else "short_factor"
+    factors = np.asarray(rope.values[which], np.float32)
+    if factors.shape != inverse.shape:
+        raise BundleFormatError(
+            f"rope_scaling.{which} has {factors.size} numbers; the heads need {inverse.size}"
+        )
+    given = rope.values.get("attention_factor")
+    stretch = float(rope.values.get("factor") or longest / original)
+    if given is not None:
+        scale = float(given)
+    elif stretch <= 1.0:
+        scale = 1.0
+    else:
+        scale = math.sqrt(1 + math.log(stretch) / math.log(original))
+    return (inverse / factors).astype(np.float32), scale

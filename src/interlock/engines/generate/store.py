@@ -1,0 +1,101 @@
+"""Text models in the user's cache directory: one bundle a name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from interlock.bundle import BundleLimits, Metadata
+from interlock.bundle.manifest import MANIFEST, METADATA, digest_of
+from interlock.bundle.metadata import parse_metadata
+from interlock.engines.generate.spec import EXTENSION
+from interlock.kernel.errors import BundleError, ConfigError
+
+ENVIRONMENT = "INTERLOCK_MODELS"
+"""Names another directory for the store."""
+
+# A model of a gigabyte takes its time to open on a slow disk.
+TEXT_LIMITS = BundleLimits(probe_seconds=300.0)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in the store. `error` says why it cannot be used, where that shows at once."""
+
+    name: str
+    path: Path
+    digest: str | None
+    bytes: int
+    metadata: Metadata | None
+    error: str | None = None
+
+
+def store_directory() -> Path:
+    """Where models are kept: INTERLOCK_MODELS, or `models` in the user's cache directory."""
+    given = os.environ.get(ENVIRONMENT)
+    if given:
+        return Path(given)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("interlock", appauthor=False)) / "models"
+
+
+def path_of(name: str) -> Path:
+    """Where the model `name` is or would be; ConfigError for a name that cannot be one."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name[:80]!r} is no name for a model",
+            hint="letters, digits, '.', '_' and '-', at most 100 of them",
+        )
+    return store_directory() / name
+
+
+def stored(name: str) -> Path:
+    """The bundle of the model `name`; ConfigError where there is none."""
+    path = path_of(name)
+    if path.is_dir():
+        return path
+    known = [model.name for model in list_models()]
+    hint = (
+        f"in the store: {', '.join(known)}" if known else "`interlock models add smollm2` adds one"
+    )
+    raise ConfigError(f"there is no model named {name!r} in {store_directory()}", hint=hint)
+
+
+def list_models() -> list[StoredModel]:
+    """The models in the store by name. Reads what they say of themselves, not their weights."""
+    directory = store_directory()
+    if not directory.is_dir():
+        return []
+    found = []
+    for path in sorted(directory.iterdir()):
+        if not path.is_dir() or path.name.startswith("."):
+            continue
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        digest, metadata, error = None, None, None
+        try:
+            digest = digest_of((path / MANIFEST).read_bytes())
+            metadata = parse_metadata((path / METADATA).read_bytes())
+            if EXTENSION not in metadata.extensions:
+                error = "no text model"
+        except OSError as problem:
+            error = problem.strerror or "cannot be read"
+        except BundleError as problem:
+            error = problem.message
+        found.append(StoredModel(path.name, path, digest, size, metadata, error))
+    return found
+
+
+def remove(name: str) -> Path:
+    """Delete the model `name`; returns where it was. Raises ConfigError where there is none."""
+    path = stored(name)
+    # Out of sight first: what is left after an interruption is no half model.
+    hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
+    path.rename(hidden)
+    shutil.rmtree(hidden)
+    return path

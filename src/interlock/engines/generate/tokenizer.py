@@ -1,0 +1,141 @@
+"""Text to token ids and back, with the package `tokenizers`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from interlock.kernel.errors import BundleFormatError, MissingExtraError
+
+_REPLACEMENT = "\ufffd"
+
+
+class Tokenizer:
+    """A `tokenizer.json`. Safe across threads.
+
+    Text is text: where it holds the name of a special token, such as "<|im_end|>", that is read as
+    its characters, so that no document can end a turn. `encode_markup` is for text whose special
+    tokens are meant.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        """Raises BundleFormatError for a malformed file, MissingExtraError."""
+        try:
+            import tokenizers
+        except ImportError:
+            raise MissingExtraError("text", "text generation") from None
+
+        try:
+            text = data.decode("utf-8")
+            self._markup: Any = tokenizers.Tokenizer.from_str(text)
+            self._plain: Any = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001 - the package raises bare Exception
+            raise BundleFormatError(
+                f"tokenizer.json is malformed ({type(error).__name__})"
+            ) from None
+        self._plain.encode_special_tokens = True
+        for tokenizer in (self._markup, self._plain):
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        added = self._markup.get_added_tokens_decoder()
+        self.specials: dict[str, int] = {
+            token.content: number for number, token in added.items() if token.special
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; nothing is added, and no special token comes out of it."""
+        return list(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
+
+    def encode_markup(self, text: str) -> list[int]:
+        """The ids of `text` in which the names of special tokens stand for them."""
+        return list(self._markup.encode(_unicode(text), add_special_tokens=False).ids)
+
+    def count(self, text: str) -> int:
+        """How many tokens `encode` makes of `text`."""
+        return len(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int], *, specials: bool = False) -> str:
+        """The text of the ids, special tokens left out unless asked for."""
+        return str(self._markup.decode(list(tokens), skip_special_tokens=not specials))
+
+    @functools.cached_property
+    def size(self) -> int:
+        """How many ids there are."""
+        return int(self._markup.get_vocab_size())
+
+    def check(self, tokens: Sequence[int], vocabulary: int) -> int | None:
+        """The first id that a model with so many logits has no embedding for, or None."""
+        return next((token for token in tokens if not 0 <= token < vocabulary), None)
+
+
+def _unicode(text: str) -> str:
+    """`text` without lone surrogates, which have no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
+
+
+class TextStream:
+    """Tokens in, whole characters out; the pieces together are the text of all tokens.
+
+    What may be the start of a stop text is held back; when one is complete, the text ends before
+    it and `stopped` is true.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(text for text in stop if text)
+        # Decoders may treat the start of a text in a way of their own, so the tokens of the piece
+        # before are decoded along.
+        self._before: list[int] = []
+        self._before_text = ""
+        self._waiting: list[int] = []
+        self._held = ""
+        self.stopped = False
+
+    def add(self, token: int) -> str:
+        """What the token completes; empty while a character or a stop text may be unfinished."""
+        self._waiting.append(token)
+        text = self._decoded()
+        if text.endswith(_REPLACEMENT):
+            return ""
+        self._before, self._waiting = self._waiting, []
+        self._before_text = self._tokenizer.decode(self._before)
+        return self._released(text)
+
+    def end(self) -> str:
+        """What is left when no token follows."""
+        text = self._decoded() if self._waiting else ""
+        self._waiting = []
+        piece = self._released(text)
+        if not self.stopped:
+            piece, self._held = piece + self._held, ""
+        return piece
+
+    def _decoded(self) -> str:
+        whole = self._tokenizer.decode([*self._before, *self._waiting])
+        return whole[len(self._before_text) :]
+
+    def _released(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        if not self._stop:
+            self._held = ""
+            return text
+        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that `stop` starts with."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,0 +1,161 @@
+"""What a summary is asked of, what it is, and the words of the prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import msgspec
+
+from interlock.engines.chat import Message
+from interlock.kernel.clock import Deadline
+
+Level = Literal["chunk", "file", "folder", "repository"]
+LEVELS: tuple[Level, ...] = ("chunk", "file", "folder", "repository")
+
+Origin = Literal["model", "extractive"]
+
+PROMPT_VERSION = 1
+"""Part of every summary's address: raise it where a changed prompt or guard changes answers."""
+
+ANSWER_TOKENS = 80
+"""Most tokens of a summary; one that is longer has run on, and is refused."""
+
+SENTENCE_ENDS = (". ", ".\n", "\n")
+"""Where generation stops: a summary is one sentence."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """Model work: how often it was asked, tokens, and service seconds, without waiting."""
+
+    attempts: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, other: Spent) -> Spent:
+        """The sum of both."""
+        return Spent(
+            self.attempts + other.attempts,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.seconds + other.seconds,
+        )
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One summary.
+
+    text           what it says
+    origin         who wrote it: the model, or the extractive step from the source's own words
+    confidence     0 to 1 (see docs/reference/summarize.md); None for extractive ones
+    input_tokens, output_tokens  what the model read and wrote; 0 for extractive ones
+    mean_logprob   mean natural log probability of the written tokens
+    seconds        service time: without waiting for a turn
+    seed           what the draw began with; None for greedy and extractive ones
+    """
+
+    text: str
+    origin: Origin
+    confidence: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    mean_logprob: float | None = None
+    seconds: float = 0.0
+    seed: int | None = None
+    cut: bool = False
+    """The model ran into its limit of tokens."""
+    spent: Spent = Spent()
+    """What the model spent on it, attempts that were refused included."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What one summary is made from; plain enough to cross to another process.
+
+    name      a file's or folder's own name; a chunk has none, so that it keeps its summary where
+              its file is moved
+    language  as `interlock.summarize.languages` names it; several are joined by commas
+    shown     what the model reads: a view of the source, or the summaries of the parts
+    ground    where the names in a summary must occur, beside `shown`
+    doc, defined, opening  what the extractive step works from (see `extractive.describe`)
+    left_out  says what of the input the token budget left out, empty where nothing
+    width     most characters a line; 0 for a single line
+    most      most characters in all
+    seed      what a draw begins with
+    only      the summary of the only part, which then stands for the whole
+    """
+
+    level: Level
+    name: str = ""
+    language: str = ""
+    shown: str = ""
+    ground: str = ""
+    doc: str = ""
+    defined: tuple[tuple[str, str], ...] = ()
+    opening: str = ""
+    left_out: str = ""
+    width: int = 0
+    most: int = 400
+    seed: int = 0
+    only: Summary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote. `cut` says that it ran into the limit of tokens."""
+
+    text: str
+    cut: bool
+    input_tokens: int
+    output_tokens: int
+    mean_logprob: float | None
+    seconds: float
+
+
+class SummaryModel(Protocol):
+    """A model that summaries are asked of; safe to share between threads."""
+
+    name: str
+    digest: str
+    """`sha256:` and the digest of its bundle."""
+    context: int
+    """Tokens that prompt and answer may take together."""
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`."""
+        ...
+
+    def write(
+        self, messages: tuple[Message, ...], *, seed: int | None, deadline: Deadline
+    ) -> Written:
+        """The answer: greedy without a seed, else drawn.
+
+        Raises an EngineError, DeadlineError after `deadline`.
+        """
+        ...
+
+
+_SYSTEM = (
+    "You explain source code to a programmer in one short sentence. "
+    "Say what the code is for. Use the names in the code, and no other names."
+)
+_QUESTION = {
+    "chunk": "What is this {language} code for? Answer in one short sentence.",
+    "file": "What is the file {name} for? Answer in one short sentence.",
+    "folder": "What is the folder {name} for? Answer in one short sentence.",
+    "repository": "What is the project {name} for? Answer in one short sentence.",
+}
+
+
+def messages(asked: Asked) -> tuple[Message, ...]:
+    """The conversation that asks for a summary. Its beginning is the same for all of them."""
+    question = _QUESTION[asked.level].format(language=asked.language, name=asked.name)
+    return (
+        Message("system", _SYSTEM),
+        Message("user", f"{asked.shown}\n\n{question}"),
+    )
+
+
+def instruction_words() -> str:
+    """All of the prompt's own words, so that a summary that repeats them can be told."""
+    return " ".join((_SYSTEM, *_QUESTION.values()))

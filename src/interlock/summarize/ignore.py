@@ -1,0 +1,113 @@
+"""Which paths `.gitignore` files leave out, nested and negated ones as Git reads them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interlock.kernel.errors import MissingExtraError
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """The patterns that hold in one directory, the nearest last.
+
+    Each rule is a directory, as a path below the outermost one, and the patterns of its file. Of a
+    file's patterns the last that matches decides, and a nearer file's verdict goes before a farther
+    one's. What lies below an ignored directory cannot be taken in again, as it is not looked at.
+    """
+
+    rules: tuple[tuple[str, Any], ...] = ()
+
+    def below(self, directory: Path, path: str) -> Ignore:
+        """The patterns that hold in `directory`, whose path below the outermost one is `path`."""
+        rule = _read(directory / ".gitignore")
+        return self if rule is None else Ignore((*self.rules, (path, rule)))
+
+    def ignores(self, path: str, *, is_directory: bool) -> bool:
+        """Whether `path`, below the outermost directory, is left out."""
+        for base, patterns in reversed(self.rules):
+            inner = path.removeprefix(f"{base}/") if base else path
+            verdict = _verdict(patterns, inner, is_directory)
+            if verdict is not None:
+                return verdict
+        return False
+
+
+def for_tree(root: Path) -> tuple[Ignore, str]:
+    """The patterns that hold in `root` from above, and the path of `root` below where they begin.
+
+    They begin at the top of the Git repository that `root` is in, whose `.git/info/exclude` counts
+    as well, or at `root` where there is none. Raises MissingExtraError without `pathspec`.
+    """
+    _pathspec()
+    top = next((path for path in (root, *root.parents) if (path / ".git").exists()), root)
+    exclude = _read(top / ".git" / "info" / "exclude")
+    found = Ignore() if exclude is None else Ignore((("", exclude),))
+    inner = root.relative_to(top).as_posix()
+    inner = "" if inner == "." else inner
+    parts = inner.split("/") if inner else []
+    # The root's own file is read where its directory is walked, like every other one's.
+    for depth in range(len(parts)):
+        above = "/".join(parts[:depth])
+        found = found.below(top / above, above)
+    return found, inner
+
+
+def globs(patterns: tuple[str, ...]) -> Any:
+    """Patterns in the syntax of `.gitignore`, which a user names; has `match_file(path)`."""
+    return _pathspec().from_lines(patterns)
+
+
+def _verdict(patterns: Any, path: str, is_directory: bool) -> bool | None:
+    """Whether the last pattern that matches `path` itself ignores it; None where none matches.
+
+    The library's expressions match what lies below a directory along with it. Asked directory by
+    directory, as here, that would let `!/a` take back all that is in `a`, which Git does not.
+    """
+    for pattern in reversed(patterns.patterns):
+        if pattern.regex is None:
+            continue
+        if pattern.regex.groupindex:
+            asked = f"{path}/" if is_directory else path
+            matched = any(found.end() == len(asked) for found in pattern.regex.finditer(asked))
+        else:
+            # `a/**` and its like: all that is in a directory, but not the directory.
+            matched = pattern.regex.search(path) is not None
+        if matched:
+            return bool(pattern.include)
+    return None
+
+
+def _read(path: Path) -> Any | None:
+    try:
+        if not path.is_file():
+            return None
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    lines = (_DIRECTORIES_BELOW.sub("/**/*/", line) for line in text.split("\n"))
+    return _pathspec().from_lines(line for line in lines if _valid(line))
+
+
+# The library takes `a/**/` for `a/`; Git takes it for the directories inside.
+_DIRECTORIES_BELOW = re.compile(r"(?<=[^/])/\*\*/\s*$")
+
+
+def _valid(line: str) -> bool:
+    """Whether the line can be read; Git passes over those that cannot."""
+    try:
+        _pathspec().from_lines([line])
+    except ValueError:
+        return False
+    return True
+
+
+def _pathspec() -> Any:
+    try:
+        from pathspec import GitIgnoreSpec
+    except ImportError:
+        raise MissingExtraError("source", "reading a source tree") from None
+    return GitIgnoreSpec

@@ -1,0 +1,232 @@
+"""From a path to the files of a finished run, and the estimate before it."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.kernel.errors import InputError
+from interlock.kernel.executor import Executor
+from interlock.kernel.journal import Journal
+from interlock.kernel.outcome import Outcome
+from interlock.kernel.progress import Progress
+from interlock.summarize import contracts, outputs
+from interlock.summarize.asked import SummaryModel
+from interlock.summarize.budget import PROMPT_TOKENS
+from interlock.summarize.checkout import open_tree
+from interlock.summarize.contracts import Contracts
+from interlock.summarize.options import Options
+from interlock.summarize.plan import Node, Plan, make_plan
+from interlock.summarize.run import RUN_NAME, Finished, pending_nodes, run, summary_of
+from interlock.summarize.tree import read_tree
+from interlock.summarize.workers import open_executor
+
+READ_A_SECOND = 600.0
+WRITTEN_A_SECOND = 25.0
+"""Tokens a core, of a model of 135 million parameters at eight bits: the estimate before a first
+run; later ones use what the last run measured.
+"""
+
+_SUMMARY_TOKENS = 30
+_BYTES_A_NODE = 4096
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """What a run would do.
+
+    files, lines, chunks  of the tree
+    tokens   that the model would read and write for what is not there yet
+    seconds  that it would take with the instances asked for, 0.0 without a model
+    disk_bytes  that journal and outputs would take
+    nodes, reused  summaries in all, and those of them that need not be made again
+    skipped  files and folders that are left out
+    counted  whether tokens were counted by the model's tokenizer, or estimated
+    rate_from  where the seconds come from: "the last run" or "a default"
+    """
+
+    files: int
+    lines: int
+    chunks: int
+    tokens: int
+    seconds: float
+    disk_bytes: int
+    nodes: int
+    reused: int
+    skipped: int
+    counted: bool
+    rate_from: str
+
+
+@dataclass(frozen=True)
+class Summarized:
+    """A finished run with its figures and files."""
+
+    finished: Finished
+    contracts: Contracts
+    files: outputs.Files
+
+
+def summarize(
+    path: Path | str,
+    output: Path,
+    options: Options,
+    *,
+    model: SummaryModel | None,
+    executor: Executor | None = None,
+    journal: Path | None = None,
+    init_seconds: float | None = None,
+    baseline: int = 0,
+    progress: Callable[[int, int], AbstractContextManager[Progress]] | None = None,
+    stop: threading.Event | None = None,
+    on_result: Callable[[str, Outcome[Any]], None] | None = None,
+) -> Summarized:
+    """Summarise a tree, or go on where an earlier call was cut off, and write the files.
+
+    path      a directory, a file, or a Git repository on this disk (see `checkout.open_tree`)
+    output    directory for the files, and for the journal where `journal` names no other file
+    model     None for extractive summaries alone
+    executor  where summaries are made; by default threads that share `model`. The caller closes it
+
+    Raises InputError where there is nothing to summarise, InterruptedRunError where it was
+    stopped, StorageError where something cannot be written. What was recorded is kept.
+    """
+    before = contracts.usage()
+    with open_tree(str(path)) as root:
+        plan = _plan(root, output, options, model)
+        own = executor or open_executor(model, instances=options.instances, seconds=options.seconds)
+        try:
+            with Journal.open(_journal(output, journal)) as opened:
+                finished = run(
+                    plan,
+                    opened,
+                    own,
+                    baseline=baseline,
+                    cores=min(contracts.cores(), options.instances),
+                    progress=progress,
+                    stop=stop,
+                    on_result=on_result,
+                )
+        except BaseException:
+            if executor is None:
+                own.cancel()
+            raise
+        finally:
+            if executor is None:
+                own.close()
+        measured = contracts.measure(
+            finished,
+            before=before,
+            init_seconds=init_seconds,
+            efficiency=finished.efficiency,
+        )
+        name = None if model is None else model.name
+        return Summarized(finished, measured, outputs.write(finished, measured, name, output))
+
+
+def estimate(
+    path: Path | str,
+    output: Path,
+    options: Options,
+    *,
+    model: SummaryModel | None,
+    journal: Path | None = None,
+    with_model: bool = True,
+) -> Estimate:
+    """What `summarize` with the same arguments would do; writes nothing.
+
+    `with_model` is whether a model will be asked, though `model` is not there to count tokens.
+    """
+    with open_tree(str(path)) as root:
+        plan = _plan(root, output, options, model)
+        nodes = list(plan.nodes.values())
+        rates, rate_from = None, "a default"
+        place = _journal(output, journal)
+        if place.exists():
+            with Journal.open(place, create=False) as opened:
+                nodes = pending_nodes(plan, opened)
+                rates = _measured_rates(opened)
+    read, written = _tokens(plan, nodes)
+    if rates is None:
+        rates = READ_A_SECOND, WRITTEN_A_SECOND
+    else:
+        rate_from = "the last run"
+    asks = with_model or model is not None
+    cores = min(contracts.cores(), options.instances)
+    return Estimate(
+        files=len(plan.files),
+        lines=plan.tree.lines,
+        chunks=len(plan.level("chunk")),
+        tokens=read + written if asks else 0,
+        seconds=round((read / rates[0] + written / rates[1]) / cores, 1) if asks else 0.0,
+        disk_bytes=_BYTES_A_NODE * len(plan.nodes),
+        nodes=len(plan.nodes),
+        reused=len(plan.nodes) - len(nodes),
+        skipped=len(plan.tree.skipped),
+        counted=model is not None,
+        rate_from=rate_from,
+    )
+
+
+def _plan(root: Path, output: Path, options: Options, model: SummaryModel | None) -> Plan:
+    selection = replace(options.selection, outputs=(*options.selection.outputs, output))
+    tree = read_tree(root, selection)
+    if not tree.files:
+        why = "; ".join(sorted({item.reason for item in tree.skipped})[:5]) or "it is empty"
+        raise InputError(f"nothing in PATH {str(root)!r} is to be summarised: {why}")
+    return make_plan(tree, options, model)
+
+
+def _journal(output: Path, journal: Path | None) -> Path:
+    return output / "journal.sqlite" if journal is None else journal
+
+
+def _tokens(plan: Plan, nodes: list[Node]) -> tuple[int, int]:
+    """Tokens to read and to write for these nodes; a node with a single part costs nothing."""
+    read = written = 0
+    for node in nodes:
+        if len(node.parts) == 1:
+            continue
+        size = node.tokens
+        if size is None:
+            size = min(plan.budget.tokens, _SUMMARY_TOKENS * len(node.parts))
+        read += size + PROMPT_TOKENS // 2
+        written += _SUMMARY_TOKENS
+    return read, written
+
+
+def _measured_rates(journal: Journal) -> tuple[float, float] | None:
+    """Tokens read and written a second of service, by the newest run with a model; else None.
+
+    Both from one measured total: that a token written takes as many times one that is read as in
+    the defaults is taken as given.
+    """
+    runs = [info for info in journal.runs() if info.name == RUN_NAME]
+    for info in reversed(runs):
+        speeds = []
+        for _, outcome in journal.outcomes(info.run_id):
+            summary = summary_of(outcome)
+            if summary is not None and summary.spent.seconds > 0:
+                spent = summary.spent
+                expected = (
+                    spent.input_tokens / READ_A_SECOND + spent.output_tokens / WRITTEN_A_SECOND
+                )
+                speeds.append(expected / spent.seconds)
+        if speeds:
+            speed = statistics.median(speeds)
+            return READ_A_SECOND * speed, WRITTEN_A_SECOND * speed
+    return None
+
+
+def timed(open_it: Callable[[], SummaryModel]) -> tuple[SummaryModel, float]:
+    """What a call opens, and the seconds that it took."""
+    started = time.perf_counter()
+    opened = open_it()
+    return opened, time.perf_counter() - started

@@ -1,0 +1,97 @@
+"""`interlock summarize`, without a model: counting, estimating, writing, failing well."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.source_trees import MODULE, small_tree, write_tree
+
+from interlock.cli.app import run
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return small_tree(tmp_path / "tree")
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_dry_run_counts_estimates_and_writes_nothing(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["summarize", str(tree), "--output", str(tmp_path / "out"), "--dry-run", "--json"]
+    assert run([*arguments, "--chunk-lines", "40"]) == 0
+    found = printed(capsys)
+    lines = sum(len(file.read_text().splitlines()) for file in tree.rglob("*.*"))
+    assert (found["files"], found["lines"], found["chunks"]) == (4, lines, 5)
+    assert found["tokens"] > 0
+    assert found["seconds"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_summaries_are_written_and_a_second_run_finds_them(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    arguments = ["summarize", str(tree), "--output", str(output), "--model", "none", "--json"]
+    assert run(arguments) == 0
+    first = printed(capsys)
+    assert first["counts"] == {"accepted": 11, "flagged": 0, "refused": 0, "failed": 0}
+    assert first["contracts"]["success"] == 1.0
+    for path in first["outputs"].values():
+        assert Path(path).is_file()
+    assert run(arguments) == 0
+    assert printed(capsys)["reused"] == 11
+    assert run([*arguments, "--dry-run"]) == 0
+    assert printed(capsys)["reused"] == 11
+
+
+def test_for_a_person_it_prints_the_summary_and_the_contracts(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["summarize", str(tree), "-o", str(tmp_path / "out"), "--model", "none"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("A project that counts words and accepts connections.")
+    assert "success rate" in shown
+    assert "index.html" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing"], "PATH 'missing' cannot be read"),
+        (["{tree}", "--chunks", "words"], "'words' is not one of"),
+        (["{tree}", "--chunk-lines", "0"], "--chunk-lines"),
+        (["{tree}", "--instances", "0"], "--instances"),
+        (["{tree}", "--memory-limit", "1GB"], "--memory-limit is for processes"),
+        (["{tree}", "--isolate", "--memory-limit", "much"], "--memory-limit is 'much'"),
+        (["https://localhost/a"], "only file://"),
+    ],
+)
+def test_a_users_mistake_is_said_and_exits_with_2(
+    tree: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [argument.format(tree=tree) for argument in arguments]
+    code = run(["summarize", *given, "--model", "none", "-o", str(tmp_path / "out")])
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_seeds_mode_keeps_120_characters_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path / "tree", {f"a{n}.py": MODULE for n in range(30)})
+    arguments = ["summarize", str(tmp_path / "tree"), "-o", str(tmp_path / "out"), "--json"]
+    assert run([*arguments, "--model", "none", "--chunks", "concatenated"]) == 0
+    assert printed(capsys)["chunks"] == 2
+    document = json.loads((tmp_path / "out" / "summary.json").read_text())
+    lines = [line for node in document["nodes"] for line in node["summary"].split("\n")]
+    assert max(map(len, lines)) <= 120

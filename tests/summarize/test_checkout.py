@@ -1,0 +1,51 @@
+"""A tree may be a path, or a Git repository on this disk, a bare one among them."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.source_trees import small_tree
+
+from interlock.errors import InputError
+from interlock.summarize.checkout import open_tree
+from interlock.summarize.tree import read_tree
+
+
+def git(*arguments: str) -> None:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    identity = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    subprocess.run(["git", *identity, *arguments], check=True, env=environment, capture_output=True)
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_bare_repository_is_read_at_its_head(tmp_path: Path, form: str) -> None:
+    tree = small_tree(tmp_path / "tree")
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    git("clone", "-q", "--bare", str(tree), str(tmp_path / "words.git"))
+    with open_tree(form.format(tmp_path / "words.git")) as opened:
+        assert opened.name == "words"
+        paths = [file.path for file in read_tree(opened).files]
+    assert paths == [file.path for file in read_tree(tree).files]
+    assert not opened.exists()
+
+
+def test_a_path_is_itself(tmp_path: Path) -> None:
+    with open_tree(str(tmp_path)) as opened:
+        assert opened == tmp_path
+
+
+def test_a_url_that_leads_elsewhere_is_not_fetched() -> None:
+    with pytest.raises(InputError, match="only file://"), open_tree("https://localhost/a.git"):
+        pass
+
+
+def test_an_empty_bare_repository_is_an_input_error(tmp_path: Path) -> None:
+    git("init", "-q", "--bare", str(tmp_path / "empty.git"))
+    with (
+        pytest.raises(InputError, match="cannot read at HEAD"),
+        open_tree(str(tmp_path / "empty.git")),
+    ):
+        pass

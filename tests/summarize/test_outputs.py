@@ -1,0 +1,102 @@
+"""The files of a finished run: JSON, Markdown, an HTML page and the repository map."""
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from support.source_trees import small_tree
+from support.summary_models import NamingModel
+
+from interlock.summarize import Options, Summarized, summarize
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Summarized:
+    root = tmp_path_factory.mktemp("run")
+    tree = small_tree(root / "tree")
+    (tree / "words" / "<b>.py").write_text('"""*Odd* <i>names</i>."""\nx = 1\n')
+    (tree / "logo.png").write_bytes(b"\x89PNG\0\0")
+    return summarize(tree, root / "out", Options(chunk_lines=40, view="full"), model=NamingModel())
+
+
+@pytest.fixture(scope="module")
+def document(done: Summarized) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(done.files.summary_json.read_text())
+    return loaded
+
+
+def test_every_summary_names_its_sources_model_tokens_time_and_status(
+    done: Summarized, document: dict[str, Any]
+) -> None:
+    assert document["files"] == 5
+    assert document["settings"]["model_digest"] == "sha256:" + "1" * 64
+    tree = done.finished.plan.tree.root
+    for node in document["nodes"]:
+        assert node["status"] in ("accepted", "flagged")
+        assert node["sources"]
+        assert node["summary"]
+        assert (node["model_digest"] is not None) == (node["origin"] == "model")
+        for source in node["sources"]:
+            lines = (tree / source["path"]).read_text().split("\n")
+            text = "".join(f"{line}\n" for line in lines[source["first"] - 1 : source["last"]])
+            assert source["digest"] == hashlib.sha256(text.encode()).hexdigest()
+        if node["step"] in ("model", "model-second-seed"):
+            assert node["tokens"]["input"] > 0
+            assert node["seconds"] > 0
+
+
+def test_parts_lead_from_the_whole_to_every_chunk(document: dict[str, Any]) -> None:
+    nodes = {node["key"]: node for node in document["nodes"]}
+    reached, ahead = set(), ["repository"]
+    while ahead:
+        key = ahead.pop()
+        reached.add(key)
+        ahead += nodes[key]["parts"]
+    assert reached == set(nodes)
+
+
+def test_what_was_left_out_is_listed(document: dict[str, Any]) -> None:
+    assert document["skipped"] == [{"path": "logo.png", "reason": "binary"}]
+
+
+def test_the_map_has_every_file_and_definition(done: Summarized) -> None:
+    found = json.loads(done.files.map_json.read_text())
+    files = {entry["path"]: entry for entry in found["files"]}
+    assert files["net/acceptor.rs"]["language"] == "Rust"
+    symbols = {s["name"]: s for s in files["net/acceptor.rs"]["symbols"]}
+    assert symbols["bind"]["first"] == 12
+    assert symbols["bind"]["signature"] == "pub fn bind(address: &str) -> Acceptor"
+    assert {folder["path"] for folder in found["folders"]} == {"", "net", "words"}
+    assert all(entry["summary"] for entry in files.values())
+
+
+def test_markdown_holds_the_tree_and_nothing_of_a_source_is_markup(done: Summarized) -> None:
+    text = done.files.markdown.read_text()
+    assert "- **words/**" in text
+    assert "  - **handlers.py**" in text
+    assert "    - `words/handlers.py:1-40`" in text
+    assert "**\\<b\\>.py**" in text
+    assert "- `logo.png`: binary" in text
+
+
+def test_the_page_stands_alone_and_escapes_what_it_is_given(done: Summarized) -> None:
+    page = done.files.html.read_text()
+    assert "<details" in page
+    assert "<script" not in page
+    assert "&lt;b&gt;.py" in page
+    assert "<b>.py" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_contracts_are_measured(done: Summarized, document: dict[str, Any]) -> None:
+    found = done.contracts
+    assert found.chunks == document["chunks"] == len(done.finished.plan.level("chunk"))
+    assert found.success == 1.0
+    assert found.success_low < 1.0
+    assert found.chunk_seconds_median == pytest.approx(0.01)
+    assert found.memory_bytes > 2**20
+    assert found.efficiency is None
+    by_name = {name: kept for name, _, _, kept in found.kept()}
+    assert by_name["success rate"] is True
+    assert by_name["parallel efficiency"] is None

@@ -1,0 +1,130 @@
+"""The route of a summary: model, model with another seed, the source's own words."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from support.source_trees import MODULE
+from support.summary_models import NamingModel
+
+from interlock.errors import DeadlineError, EngineCrashError, EngineError
+from interlock.kernel.outcome import EvidenceKind, Outcome, Status
+from interlock.summarize.asked import Asked, Summary, Written
+from interlock.summarize.route import Summarizer, shape
+
+ITEM = Asked(
+    "chunk",
+    language="Python",
+    shown=MODULE,
+    ground=MODULE,
+    doc="Counts words of a text.",
+    defined=(("def", "count_words"),),
+    seed=7,
+)
+GOOD = "Counts the words of a text and keeps totals by word"
+BAD = "Draws a PixelBuffer of shaded triangles"
+
+
+def summarised(model: Any, item: Asked = ITEM) -> tuple[Outcome[Any], Summary | None]:
+    [outcome] = Summarizer(model)([msgspec.to_builtins(item)])
+    value = outcome.value
+    return outcome, None if value is None else msgspec.convert(value, Summary)
+
+
+def test_a_good_answer_is_the_models_own() -> None:
+    outcome, summary = summarised(NamingModel(lambda prompt, seed: GOOD))
+    assert outcome.status is Status.ACCEPTED
+    assert [step.name for step in outcome.steps] == ["model"]
+    assert summary is not None
+    assert (summary.text, summary.origin, summary.seed) == (f"{GOOD}.", "model", None)
+    assert summary.confidence is not None
+    assert 0.5 < summary.confidence < 1
+    kinds = {piece.kind for piece in outcome.steps[0].evidence}
+    assert kinds == {EvidenceKind.CHECKED, EvidenceKind.ATTESTED}
+
+
+def test_a_refused_answer_is_drawn_again_with_the_items_seed() -> None:
+    model = NamingModel(lambda prompt, seed: BAD if seed is None else GOOD)
+    outcome, summary = summarised(model)
+    assert [step.name for step in outcome.steps] == ["model", "model-second-seed"]
+    assert outcome.reasons == ("model: names PixelBuffer, not in the source",)
+    assert summary is not None
+    assert (summary.origin, summary.seed) == ("model", 7)
+    assert summary.spent.attempts == 2
+
+
+def test_refused_twice_the_source_speaks_for_itself_and_says_so() -> None:
+    outcome, summary = summarised(NamingModel(lambda prompt, seed: BAD))
+    assert [step.name for step in outcome.steps] == ["model", "model-second-seed", "extractive"]
+    assert summary is not None
+    assert summary.origin == "extractive"
+    assert summary.text == "Counts words of a text. Defines def count_words."
+    assert summary.confidence is None
+    assert summary.spent.attempts == 2
+
+
+def test_where_nothing_can_be_taken_either_it_is_refused() -> None:
+    bare = msgspec.structs.replace(ITEM, doc="", defined=(), opening="")
+    outcome, summary = summarised(NamingModel(lambda prompt, seed: BAD), bare)
+    assert outcome.status is Status.REFUSED
+    assert outcome.action == "record"
+    assert summary is None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (EngineCrashError("the instance was killed"), "engine_crash: the instance was killed"),
+        (DeadlineError("it hung"), "deadline: it hung"),
+        (ValueError("secret text of the prompt"), "raised ValueError"),
+    ],
+)
+def test_an_engine_that_breaks_costs_its_own_step(error: Exception, reason: str) -> None:
+    class Broken(NamingModel):
+        def write(self, *arguments: Any, **named: Any) -> Written:
+            raise error
+
+    outcome, summary = summarised(Broken())
+    assert outcome.reasons[0] == f"model: {reason}"
+    assert summary is not None
+    assert summary.origin == "extractive"
+
+
+def test_without_a_model_the_only_step_is_extractive() -> None:
+    outcome, summary = summarised(None)
+    assert [step.name for step in outcome.steps] == ["extractive"]
+    assert summary is not None
+    assert summary.origin == "extractive"
+
+
+def test_the_only_parts_summary_stands_for_the_whole_with_its_author() -> None:
+    part = Summary("Counts words.", "extractive", seconds=3.0)
+    outcome, summary = summarised(NamingModel(), msgspec.structs.replace(ITEM, only=part))
+    assert [step.name for step in outcome.steps] == ["only-part"]
+    assert summary is not None
+    assert (summary.text, summary.origin, summary.seconds) == ("Counts words.", "extractive", 0.0)
+
+
+def test_a_parent_without_any_part_is_not_asked_of_the_model() -> None:
+    model = NamingModel()
+    outcome, _ = summarised(model, msgspec.structs.replace(ITEM, level="folder", shown=""))
+    assert model.asked == []
+    assert "no part of it has a summary" in outcome.reasons[0]
+
+
+def test_errors_of_ours_are_all_engine_errors() -> None:
+    assert issubclass(EngineCrashError, EngineError)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shaped"),
+    [
+        ("Counts  words\nof text", 0, "Counts words of text."),
+        ("Counts words.", 0, "Counts words."),
+        ("Counts `words`", 0, "Counts `words`."),
+        ("", 0, ""),
+        ("one two three", 8, "one two\nthree."),
+    ],
+)
+def test_an_answer_becomes_a_sentence(text: str, width: int, shaped: str) -> None:
+    assert shape(text, width) == shaped
