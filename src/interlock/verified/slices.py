@@ -1,0 +1,41 @@
+"""What a slice of a model is: an ONNX model of its own, and the tensors that enter and leave it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from interlock.engines.onnx import TensorSpec
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of a model that runs on its own.
+
+    index          its place in the chain, from 0
+    model          a self-contained ONNX model, weights inside, strides, pads, dilations and group
+                   spelled out, value infos of every tensor present
+    inputs         the tensors that enter: the model's inputs or outputs of earlier slices, not
+                   necessarily of the one before
+    outputs        the tensors that later slices or the caller take
+    parameterised  operators of the nodes that hold weights, in graph order, such as ("Conv",)
+
+    Tensors are named alike in the slice, in its neighbours and in the whole model. Shapes are
+    static; the batch axis, where there is one, has length 1.
+    """
+
+    index: int
+    model: bytes = field(repr=False)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameterised: tuple[str, ...]
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hash the bytes, which are the ones that run."""
+        object.__setattr__(self, "sha256", hashlib.sha256(self.model).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """`slice_0` for the first one, and so on."""
+        return f"slice_{self.index}"
