@@ -157,7 +157,7 @@ class NoProver:
 
     def plan(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
         """A fallback, because of the reason."""
-        return CircuitPlan(piece.name, "fallback", self.reason)
+        return CircuitPlan(part.name, "fallback", self.reason)
 
     def setup(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
         """Raise EngineUnavailableError."""
