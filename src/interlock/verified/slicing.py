@@ -173,7 +173,7 @@ class _Graph:
         return [name for name, made in self._made.items() if made < at <= self._last.get(name, -1)]
 
     def layers(self, most: int | None) -> list[int]:
-        """Cuts before each layer but the first, or at the nearest place before it that allows one."""
+        """Cuts before each layer but the first, or at the nearest place ahead that allows one."""
         places = [index for index, node in enumerate(self.nodes) if self._is_layer(node)]
         cuts: list[int] = []
         for before, place in itertools.pairwise(places):
