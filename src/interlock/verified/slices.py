@@ -39,3 +39,30 @@ class Slice:
     def name(self) -> str:
         """`slice_0` for the first one, and so on."""
         return f"slice_{self.index}"
+
+
+@dataclass(frozen=True)
+class SlicedModel:
+    """A whole model and the slices that give its answer one after another.
+
+    model    the model's bytes as they are in its file; `sha256` is theirs
+    inputs   of the whole model, with the sizes that the slices were made for
+    outputs  names of the whole model's outputs, in its order
+    """
+
+    model: bytes = field(repr=False)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    slices: tuple[Slice, ...]
+    sha256: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Hash the bytes."""
+        object.__setattr__(self, "sha256", hashlib.sha256(self.model).hexdigest())
+
+    def lasting(self, index: int) -> frozenset[str]:
+        """The tensors made before slice `index` that it, a later one or the caller takes."""
+        made = {spec.name for spec in self.inputs}
+        made |= {spec.name for part in self.slices[:index] for spec in part.outputs}
+        taken = {spec.name for part in self.slices[index:] for spec in part.inputs}
+        return frozenset(made & (taken | set(self.outputs)))

@@ -18,7 +18,7 @@ from interlock.bundle.structure import check_structure, parse_model
 from interlock.engines.onnx import TensorSpec
 from interlock.kernel.errors import BundleFormatError, ConfigError, InputError
 from interlock.verified.explicit import Shape, spell_out
-from interlock.verified.slices import Slice
+from interlock.verified.slices import Slice, SlicedModel
 
 # Operators whose weights make a layer. Those that only scale, shift or normalise stay with the
 # layer before them.
@@ -43,8 +43,8 @@ def slice_model(
     at: Sequence[str | Sequence[str]] | None = None,
     crossing: int | None = 1,
     shapes: Mapping[str, Sequence[int]] | None = None,
-) -> tuple[Slice, ...]:
-    """The slices of a self-contained ONNX model, in order.
+) -> SlicedModel:
+    """A self-contained ONNX model with its slices.
 
     at        names of tensors to cut at, in order: a slice ends where its tensor, or all tensors
               of a group, are made. None cuts before each node with weights.
@@ -61,10 +61,11 @@ def slice_model(
     else:
         graph, cuts = graph.reordered(at)
     edges = [0, *cuts, len(graph.nodes)]
-    return tuple(
+    slices = tuple(
         graph.part(index, start, stop)
         for index, (start, stop) in enumerate(itertools.pairwise(edges))
     )
+    return SlicedModel(model, graph.inputs, graph.outputs, slices)
 
 
 def parse(model: bytes) -> onnx.ModelProto:
@@ -150,14 +151,14 @@ class _Graph:
         graph = model.graph
         self.nodes = list(graph.node)
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
-        self._inputs = [value.name for value in graph.input]
-        self._outputs = [value.name for value in graph.output]
+        self.inputs = tuple(_spec(value) for value in graph.input)
+        self.outputs = tuple(value.name for value in graph.output)
         self._specs: dict[str, onnx.ValueInfoProto] = {
             value.name: value for value in (*graph.input, *graph.output, *graph.value_info)
         }
         self._uses = [set(_used(node)) - {""} for node in self.nodes]
         # Where each tensor is made: an input before the first node.
-        self._made = dict.fromkeys(self._inputs, -1)
+        self._made = dict.fromkeys((spec.name for spec in self.inputs), -1)
         for index, node in enumerate(self.nodes):
             for name in node.output:
                 if name:
@@ -166,7 +167,7 @@ class _Graph:
         self._last: dict[str, int] = {}
         for index, used in enumerate(self._uses):
             self._last.update(dict.fromkeys(used & self._made.keys(), index))
-        self._last.update(dict.fromkeys(self._outputs, len(self.nodes)))
+        self._last.update(dict.fromkeys(self.outputs, len(self.nodes)))
 
     def crossing(self, at: int) -> list[str]:
         """The tensors made before node `at` and used by it or later, in the order they are made."""
@@ -217,7 +218,7 @@ class _Graph:
         leaving = [name for name in made if self._last.get(name, -1) >= stop]
         if stop == len(self.nodes):
             # In the model's own order. An output may also be an input, or made by an earlier slice.
-            leaving = [name for name in self._outputs if name in inside]
+            leaving = [name for name in self.outputs if name in inside]
         if not leaving:
             raise ConfigError(f"slice_{index} would give nothing that is used after it")
         known = [self._specs.get(name) for name in (*entering, *made)]
