@@ -1,4 +1,4 @@
-"""Writes a shipped model's directory: graph, example input, held-out examples, card."""
+"""Writes a shipped model's directory: graph, example input, held-out examples, card, slices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.replace_file import replace_file
+from interlock.verified.directory import Cuts, ModelDirectory, cut, write_slices
+from interlock.verified.equality import fastest_equal
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -23,7 +25,7 @@ def write(
     labels: npt.NDArray[np.int64],
     card: str,
 ) -> None:
-    """Write `model.onnx`, `input.json`, `examples.npz` and `README.md` into the directory.
+    """Write `model.onnx`, `input.json`, `examples.npz`, `README.md` and the slices.
 
     examples  (n, C, H, W) float32, held out from training; the first one becomes `input.json`
     labels    (n,) int64
@@ -34,6 +36,9 @@ def write(
     replace_file(directory / "input.json", document.encode() + b"\n")
     replace_file(directory / "examples.npz", _archive({"input": examples, "label": labels}))
     replace_file(directory / "README.md", card.encode())
+    sliced = cut(model, Cuts())
+    level, compared = fastest_equal(sliced, [{"input": row[None]} for row in examples])
+    write_slices(ModelDirectory.find(directory), sliced, Cuts(), level, compared)
 
 
 def share(hits: int, n: int) -> str:
