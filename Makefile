@@ -11,7 +11,8 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm train-net \
+	train-doom bench-strict bench-verified parity-strict peer-tests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -47,8 +48,17 @@ format: $(VENV)/.lint ## let ruff rewrite the sources
 train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped bundle
 	$(THREADS) $(BIN)/python scripts/train_arm.py
 
+train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/net
+	$(THREADS) $(BIN)/python scripts/train_net.py
+
+train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
+	$(THREADS) $(BIN)/python scripts/train_doom.py
+
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
+
+bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole models
+	$(THREADS) $(BIN)/python bench/verified.py
 
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
@@ -88,6 +98,11 @@ $(VENV)/.test: $(VENV)/.extras
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
 	@$(PIP) -e '.[test,sign,numba,torch]'
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.core
+	@echo "installing torch and scikit-learn"
+	@$(PIP) -e '.[train]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -14,6 +14,7 @@ from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.replace_file import replace_file
 from interlock.verified.directory import Cuts, ModelDirectory, cut, write_slices
 from interlock.verified.equality import fastest_equal
+from interlock.verified.examples import sample_inputs
 
 MODELS = Path(__file__).parents[1] / "models"
 
@@ -37,8 +38,8 @@ def write(
     replace_file(directory / "examples.npz", _archive({"input": examples, "label": labels}))
     replace_file(directory / "README.md", card.encode())
     sliced = cut(model, Cuts())
-    level, compared = fastest_equal(sliced, [{"input": row[None]} for row in examples])
-    write_slices(ModelDirectory.find(directory), sliced, Cuts(), level, compared)
+    found = ModelDirectory.find(directory)
+    write_slices(found, sliced, Cuts(), *fastest_equal(sliced, sample_inputs(found, sliced)))
 
 
 def share(hits: int, n: int) -> str:

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
+    "verified": ("interlock.cli.verified", "Run models in slices, proved where they can be."),
 }
 
 

@@ -16,7 +16,7 @@ from interlock.engines.onnx import OnnxSession, Optimization, SessionConfig
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import EngineError
 from interlock.verified.bound import BoundSlices
-from interlock.verified.slices import SlicedModel
+from interlock.verified.slices import SlicedModel, sizes
 
 SAMPLES = 16
 
@@ -63,7 +63,7 @@ def random_inputs(
     for _ in range(count):
         given = {}
         for spec in model.inputs:
-            shape = tuple(dim for dim in spec.shape if isinstance(dim, int))
+            shape = sizes(spec)
             real = np.dtype(spec.dtype).kind == "f"
             drawn = rng.normal(size=shape) if real else rng.integers(0, 2, size=shape)
             given[spec.name] = drawn.astype(spec.dtype)

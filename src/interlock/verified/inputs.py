@@ -14,6 +14,7 @@ import numpy as np
 from interlock.engines.onnx import TensorSpec
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError
+from interlock.verified.slices import sizes
 
 MOST_BYTES = 1 << 30
 
@@ -64,7 +65,7 @@ def _from_file(path: Path, specs: Sequence[TensorSpec]) -> dict[str, Any]:
 
 
 def _fit(spec: TensorSpec, value: Any) -> Array:
-    shape = tuple(dim for dim in spec.shape if isinstance(dim, int))
+    shape = sizes(spec)
     if not isinstance(value, np.ndarray):
         value = _from_numbers(spec, value)
         if value.ndim == 1 and value.size == math.prod(shape):

@@ -22,7 +22,7 @@ from interlock.verified.metadata import COMPILED, RunnerMetadata
 from interlock.verified.prover import Prover
 from interlock.verified.result import InferenceResult
 from interlock.verified.slices import SlicedModel
-from interlock.verified.steps import Policy
+from interlock.verified.steps import Circuits, Policy
 
 Mode = Literal["auto", "onnx_only", "ezkl_only"]
 MODES: tuple[Mode, ...] = ("auto", "onnx_only", "ezkl_only")
@@ -58,7 +58,7 @@ class Runner:
         self.sliced: SlicedModel | None = None if found is None else found[0]
         self.optimization: Optimization = "all" if found is None else found[1].optimization
         whole = cut(model, Cuts(at=[])) if self.sliced is None else self.sliced
-        self._inputs = whole.inputs
+        self.inputs = whole.inputs
         self._outputs = whole.outputs
         self._whole = OnnxSession(model, SessionConfig(optimization=self.optimization))
         self._chain = (
@@ -97,7 +97,7 @@ class Runner:
         mode: Mode = "auto",
         input: Any = None,
         *,
-        prove: bool = True,
+        circuits: Circuits = "prove",
         replay: bool = False,
         record: bool = False,
         deadline: Deadline = NO_DEADLINE,
@@ -108,7 +108,9 @@ class Runner:
                 "onnx_only": the whole model on ONNX Runtime, the fastest, nothing verified;
                 "ezkl_only": every slice proved, or no answer
         input   see `read_inputs`; None for the model's `input.json`
-        prove   false computes the circuits' answers without proofs; they count as unverified
+        circuits
+                what "auto" asks of circuits: to "prove"; their "witness", the answer without a
+                proof, which counts as unverified; or "none", for slices on ONNX alone
         replay  run slices that ONNX answered again, in another process, and compare the bits
         record  keep what enters and leaves every slice; so do proofs and replays
 
@@ -117,13 +119,15 @@ class Runner:
         """
         if mode not in MODES:
             raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
-        if mode == "ezkl_only" and not prove:
-            raise ConfigError("mode is 'ezkl_only' and prove is false: nothing would be proved")
-        given = read_inputs(self.directory.example if input is None else input, self._inputs)
+        if circuits not in ("prove", "witness", "none"):
+            raise ConfigError(f"circuits is {circuits!r}; it must be prove, witness or none")
+        if mode == "ezkl_only" and circuits != "prove":
+            raise ConfigError(f"mode is 'ezkl_only' and circuits is '{circuits}'; it must be prove")
+        given = read_inputs(self.directory.example if input is None else input, self.inputs)
         started = time.perf_counter()
         if mode == "onnx_only":
             return self._run_whole(given, None, deadline)
-        policy = self._policy(mode, prove, record or replay)
+        policy = self._policy(mode, circuits, record or replay)
         if self._chain is None or not self.metadata.Reconstruct:
             if mode == "ezkl_only":
                 raise EngineUnavailableError(
@@ -144,11 +148,11 @@ class Runner:
         result.require_finite(outputs)
         return result.of_whole(outputs, time.perf_counter() - started, fallback)
 
-    def _policy(self, mode: Mode, prove: bool, record: bool) -> Policy:
+    def _policy(self, mode: Mode, circuits: Circuits, record: bool) -> Policy:
         told = self.metadata
         why = f"excluded: verified_slices says false in {self.directory.metadata.name}"
         return Policy(
-            circuits="prove" if prove else "witness",
+            circuits=circuits,
             fallback=mode == "auto",
             time_limit=_limit("time_limit", self.time_limit, told.time_limit),
             size_limit=_limit("size_limit", self.size_limit, told.size_limit),

@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 from interlock.engines.onnx import TensorSpec
 
 
+def sizes(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape of a tensor whose dims are all fixed."""
+    return tuple(dim for dim in spec.shape if isinstance(dim, int))
+
+
 @dataclass(frozen=True)
 class Slice:
     """A part of a model that runs on its own.
