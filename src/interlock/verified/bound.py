@@ -38,6 +38,7 @@ class BoundSlices:
         self._buffers: dict[str, Array] = {}
         self._steps: list[tuple[Any, Any, list[Any]]] = []
         self._lock = threading.Lock()
+        self._known: dict[tuple[int, int, bool], tuple[list[str], list[str]]] = {}
         if plain:
             self._bind(specs)
 
@@ -85,14 +86,11 @@ class BoundSlices:
         """
         if deadline.at is not None or not self._steps:
             return self._run_apart(start, stop, tensors, deadline)
-        produced: set[str] = set()
+        entering, leaving = self._crossing(start, stop, record)
         seconds = []
         with self._lock:
-            for part in self.slices[start:stop]:
-                for spec in part.inputs:
-                    if spec.name not in produced:
-                        np.copyto(self._buffers[spec.name], tensors[spec.name], casting="no")
-                produced.update(spec.name for spec in part.outputs)
+            for name in entering:
+                np.copyto(self._buffers[name], tensors[name], casting="no")
             before = time.perf_counter()
             for index in range(start, stop):
                 run, binding, floats = self._steps[index]
@@ -107,9 +105,23 @@ class BoundSlices:
                 after = time.perf_counter()
                 seconds.append(after - before)
                 before = after
-            for name in produced if record else produced & self._lasting[stop]:
+            for name in leaving:
                 tensors[name] = self._buffers[name].copy()
         return seconds
+
+    def _crossing(self, start: int, stop: int, record: bool) -> tuple[list[str], list[str]]:
+        """The tensors that enter a stretch of slices, and those to hand out behind it."""
+        known = self._known.get((start, stop, record))
+        if known is not None:
+            return known
+        made: dict[str, None] = {}
+        entering: dict[str, None] = {}
+        for part in self.slices[start:stop]:
+            entering |= {spec.name: None for spec in part.inputs if spec.name not in made}
+            made |= dict.fromkeys(spec.name for spec in part.outputs)
+        leaving = [name for name in made if record or name in self._lasting[stop]]
+        self._known[start, stop, record] = list(entering), leaving
+        return list(entering), leaving
 
     def _run_apart(
         self, start: int, stop: int, tensors: dict[str, Array], deadline: Deadline
