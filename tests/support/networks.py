@@ -76,6 +76,22 @@ def residual(seed: int = 0) -> bytes:
     return build(nodes, [tensor("x", FLOAT, [1, 3, 8, 8])], [tensor("y", FLOAT, [1, 5])], weights)
 
 
+def logarithm() -> bytes:
+    """x (1, 2) through a layer, a logarithm, and a Relu that hides its NaN, and a layer."""
+    identity = constant("w", np.eye(2), np.float32)
+    return build(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("Log", ["h"], ["log"]),
+            helper.make_node("Relu", ["log"], ["r"]),
+            helper.make_node("MatMul", ["r", "w"], ["y"]),
+        ],
+        [tensor("x", FLOAT, [1, 2])],
+        [tensor("y", FLOAT, [1, 2])],
+        [identity],
+    )
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> bytes:
     """Any graph of layers and elementwise operators on (1, 6): shared tensors, several outputs."""

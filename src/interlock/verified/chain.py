@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -79,22 +78,25 @@ class SliceRun(msgspec.Struct, frozen=True):
         return sum(step.seconds for step in self.outcome.steps)
 
 
-@dataclass(frozen=True)
-class _Stretch:
+class _Stretch(msgspec.Struct, frozen=True):
     """Slices that ONNX answered over bound buffers, before they are put on record.
 
     The record is made when somebody looks: it takes as long as a slice of a small model.
+
+    before  the steps of each slice ahead of ONNX's
+    sizes   bytes of the circuits of each; None where no circuit was wanted
     """
 
     parts: tuple[Slice, ...]
-    before: list[tuple[Step, ...]]
+    before: Sequence[tuple[Step, ...]]
     seconds: list[float]
-    sizes: list[int | None]
+    sizes: list[int | None] | None
     tensors: Tensors
 
     def runs(self) -> Iterator[SliceRun]:
         """The record of each slice."""
-        columns = zip(self.parts, self.before, self.seconds, self.sizes, strict=True)
+        sizes = self.sizes if self.sizes is not None else [None] * len(self.parts)
+        columns = zip(self.parts, self.before, self.seconds, sizes, strict=True)
         for part, before, took, size in columns:
             evidence = attested(part)
             step = Step(ONNX, StepResult.ACCEPTED, "", took, 1, (evidence,))
@@ -158,6 +160,7 @@ class SliceChain:
         self.model = model
         self.prover = prover
         self.bound = BoundSlices(model, optimization)
+        self._nothing_asked: list[tuple[Step, ...]] = [()] * len(model.slices)
         self._steps: dict[tuple[object, ...], list[Route[Tensors, Any]]] = {}
 
     def run(
@@ -174,10 +177,22 @@ class SliceChain:
         runs where a circuit is barred.
         """
         started = time.perf_counter()
+        tensors = dict(inputs)
+        done: list[SliceRun | _Stretch]
+        if policy.circuits == "none":
+            done = [self._stretch(0, self._nothing_asked, tensors, policy, deadline)]
+        else:
+            done = self._asked(tensors, policy, deadline)
+        outputs = {name: tensors[name] for name in self.model.outputs}
+        return ChainRun(self.model, done, inputs, outputs, time.perf_counter() - started)
+
+    def _asked(
+        self, tensors: dict[str, Any], policy: Policy, deadline: Deadline
+    ) -> list[SliceRun | _Stretch]:
+        """Run the slices, asking the circuit of each that is not barred."""
         routes = self._routes(policy)
         if not policy.fallback:
             self._require(routes, deadline)
-        tensors = dict(inputs)
         done: list[SliceRun | _Stretch] = []
         at, total = 0, len(self.model.slices)
         while at < total:
@@ -192,9 +207,7 @@ class SliceChain:
             else:
                 done.append(self._ask(at, routes[at], tensors, deadline))
             at += max(1, len(barred))
-        outputs = {name: tensors[name] for name in self.model.outputs}
-        seconds = time.perf_counter() - started
-        return ChainRun(self.model, done, dict(inputs), outputs, seconds)
+        return done
 
     def _routes(self, policy: Policy) -> list[Route[Tensors, Any]]:
         """The route of each slice, made once for each set of limits."""
@@ -208,9 +221,7 @@ class SliceChain:
         return routes
 
     def _route(self, part: Slice, policy: Policy) -> Route[Tensors, Any]:
-        steps: tuple[RouteStep, ...] = ()
-        if policy.circuits != "none":
-            steps += (circuit_step(self.prover, part, policy),)
+        steps: tuple[RouteStep, ...] = (circuit_step(self.prover, part, policy),)
         if policy.fallback:
             steps += (onnx_step(self.bound, part),)
         return Route(part.name, steps, "refuse")
@@ -228,8 +239,6 @@ class SliceChain:
         self, route: Route[Tensors, Any], policy: Policy, deadline: Deadline
     ) -> tuple[Step, ...] | None:
         """The steps on record where ONNX answers without a circuit being asked; None where not."""
-        if policy.circuits == "none":
-            return ()
         excluded = policy.excluded.get(route.name)
         if excluded is not None and policy.fallback:
             return (Step(CIRCUIT, StepResult.UNAVAILABLE, excluded, attempts=0),)
@@ -239,7 +248,7 @@ class SliceChain:
     def _stretch(
         self,
         start: int,
-        barred: list[tuple[Step, ...]],
+        barred: Sequence[tuple[Step, ...]],
         tensors: dict[str, Any],
         policy: Policy,
         deadline: Deadline,
@@ -247,10 +256,8 @@ class SliceChain:
         stop = start + len(barred)
         seconds = self.bound.run(start, stop, tensors, record=policy.record, deadline=deadline)
         parts = self.model.slices[start:stop]
-        sizes = [
-            self.prover.circuit_bytes(part) if before else None
-            for part, before in zip(parts, barred, strict=True)
-        ]
+        asked = policy.circuits != "none"
+        sizes = [self.prover.circuit_bytes(part) for part in parts] if asked else None
         kept = dict(tensors) if policy.record else {}
         return _Stretch(parts, barred, seconds, sizes, kept)
 
