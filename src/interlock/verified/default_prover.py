@@ -11,4 +11,6 @@ def default_prover() -> Prover:
     """ezkl where the extra `zk` is installed, else a `NoProver` that names the extra."""
     if importlib.util.find_spec("ezkl") is None:
         return NoProver("no circuit: proving needs the extra 'zk' (pip install 'interlock[zk]')")
-    return NoProver("no circuit: no prover is set up")
+    from interlock.verified.circuit_prover import CircuitProver
+
+    return CircuitProver()
