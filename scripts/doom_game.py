@@ -113,6 +113,7 @@ class Game:
                     reward += HIT
                     self.hidden = int(self._rng.integers(4, 10))
                     self.shots.clear()
+                    break
         self.seen.append(self._draw())
         return reward
 

@@ -204,7 +204,7 @@ def plan(
 
     Says for each slice "prove", "tile" or "fallback", and why. Exit code 1 where any falls back.
     """
-    from interlock.verified.backend import default_prover
+    from interlock.verified.default_prover import default_prover
     from interlock.verified.prover import Limits
 
     limits = Limits(key_bytes, memory_bytes, seconds, circuit_bytes)
@@ -233,7 +233,7 @@ def setup(
 
     Slices that the plan leaves to ONNX are passed over. Exit code 1 where any is.
     """
-    from interlock.verified.backend import default_prover
+    from interlock.verified.default_prover import default_prover
     from interlock.verified.metadata import RunnerMetadata
     from interlock.verified.prover import Limits
 

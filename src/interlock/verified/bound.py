@@ -38,6 +38,7 @@ class BoundSlices:
         self._buffers: dict[str, Array] = {}
         self._steps: list[tuple[Any, Any, list[Any]]] = []
         self._lock = threading.Lock()
+        self._known: dict[tuple[int, int, bool], tuple[list[str], list[str]]] = {}
         if plain:
             self._bind(specs)
 
@@ -58,7 +59,8 @@ class BoundSlices:
                 for spec in part.outputs
                 if self._buffers[spec.name].dtype.kind == "f"
             ]
-            self._steps.append((bare.run_with_iobinding, binding, floats))
+            # What the session's own method calls, which is as much again for a small slice.
+            self._steps.append((bare._sess.run_with_iobinding, binding._iobinding, floats))
 
     def run_one(
         self, index: int, inputs: Mapping[str, Array], deadline: Deadline = NO_DEADLINE
@@ -85,31 +87,41 @@ class BoundSlices:
         """
         if deadline.at is not None or not self._steps:
             return self._run_apart(start, stop, tensors, deadline)
-        produced: set[str] = set()
-        seconds = []
-        with self._lock:
-            for part in self.slices[start:stop]:
-                for spec in part.inputs:
-                    if spec.name not in produced:
-                        np.copyto(self._buffers[spec.name], tensors[spec.name], casting="no")
-                produced.update(spec.name for spec in part.outputs)
+        entering, leaving = self._crossing(start, stop, record)
+        seconds: list[float] = []
+        with self._lock, np.errstate(over="ignore", invalid="ignore"):
+            for name in entering:
+                np.copyto(self._buffers[name], tensors[name], casting="no")
             before = time.perf_counter()
-            for index in range(start, stop):
-                run, binding, floats = self._steps[index]
+            for run, binding, floats in self._steps[start:stop]:
                 try:
-                    run(binding)
+                    run(binding, None)
                 except Exception as error:  # noqa: BLE001 - a dozen unrelated types
-                    raise self._failed(index, type(error).__name__) from None
+                    raise self._failed(start + len(seconds), type(error).__name__) from None
                 for flat in floats:
                     # The square overflows only where the values are near their type's limit.
                     if not math.isfinite(flat.dot(flat)) and not np.isfinite(flat).all():
-                        raise self._failed(index, "its output is not finite")
+                        raise self._failed(start + len(seconds), "its output is not finite")
                 after = time.perf_counter()
                 seconds.append(after - before)
                 before = after
-            for name in produced if record else produced & self._lasting[stop]:
+            for name in leaving:
                 tensors[name] = self._buffers[name].copy()
         return seconds
+
+    def _crossing(self, start: int, stop: int, record: bool) -> tuple[list[str], list[str]]:
+        """The tensors that enter a stretch of slices, and those to hand out behind it."""
+        known = self._known.get((start, stop, record))
+        if known is not None:
+            return known
+        made: dict[str, None] = {}
+        entering: dict[str, None] = {}
+        for part in self.slices[start:stop]:
+            entering |= {spec.name: None for spec in part.inputs if spec.name not in made}
+            made |= dict.fromkeys(spec.name for spec in part.outputs)
+        leaving = [name for name in made if record or name in self._lasting[stop]]
+        self._known[start, stop, record] = list(entering), leaving
+        return list(entering), leaving
 
     def _run_apart(
         self, start: int, stop: int, tensors: dict[str, Array], deadline: Deadline

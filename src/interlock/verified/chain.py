@@ -8,6 +8,8 @@ is more than what a small slice takes.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -76,14 +78,62 @@ class SliceRun(msgspec.Struct, frozen=True):
         return sum(step.seconds for step in self.outcome.steps)
 
 
-class ChainRun(msgspec.Struct, frozen=True):
-    """One inference through all slices; `outputs` are the whole model's, by name."""
+class _Stretch(msgspec.Struct, frozen=True):
+    """Slices that ONNX answered over bound buffers, before they are put on record.
 
-    model: SlicedModel
-    slices: tuple[SliceRun, ...]
-    inputs: Tensors
-    outputs: Tensors
-    seconds: float
+    The record is made when somebody looks: it takes as long as a slice of a small model.
+
+    before  the steps of each slice ahead of ONNX's
+    sizes   bytes of the circuits of each; None where no circuit was wanted
+    """
+
+    parts: tuple[Slice, ...]
+    before: Sequence[tuple[Step, ...]]
+    seconds: list[float]
+    sizes: list[int | None] | None
+    tensors: Tensors
+
+    def runs(self) -> Iterator[SliceRun]:
+        """The record of each slice."""
+        sizes = self.sizes if self.sizes is not None else [None] * len(self.parts)
+        columns = zip(self.parts, self.before, self.seconds, sizes, strict=True)
+        for part, before, took, size in columns:
+            evidence = attested(part)
+            step = Step(ONNX, StepResult.ACCEPTED, "", took, 1, (evidence,))
+            outcome: Outcome[None] = Outcome(
+                Status.ACCEPTED, None, (*before, step), evidence, part.name
+            )
+            yield _record(part, outcome, None, self.tensors, size)
+
+
+class ChainRun:
+    """One inference through all slices.
+
+    inputs   of the whole model by name, and `outputs` likewise
+    seconds  in all
+    """
+
+    def __init__(
+        self,
+        model: SlicedModel,
+        parts: Sequence[SliceRun | _Stretch],
+        inputs: Tensors,
+        outputs: Tensors,
+        seconds: float,
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.outputs = outputs
+        self.seconds = seconds
+        self._parts = parts
+
+    @cached_property
+    def slices(self) -> tuple[SliceRun, ...]:
+        """The record of every slice, in order."""
+        found: list[SliceRun] = []
+        for part in self._parts:
+            found += part.runs() if isinstance(part, _Stretch) else [part]
+        return tuple(found)
 
     @property
     def proved(self) -> int:
@@ -110,7 +160,7 @@ class SliceChain:
         self.model = model
         self.prover = prover
         self.bound = BoundSlices(model, optimization)
-        self._attested = [attested(part) for part in model.slices]
+        self._nothing_asked: list[tuple[Step, ...]] = [()] * len(model.slices)
         self._steps: dict[tuple[object, ...], list[Route[Tensors, Any]]] = {}
 
     def run(
@@ -127,26 +177,37 @@ class SliceChain:
         runs where a circuit is barred.
         """
         started = time.perf_counter()
+        tensors = dict(inputs)
+        done: list[SliceRun | _Stretch]
+        if policy.circuits == "none":
+            done = [self._stretch(0, self._nothing_asked, tensors, policy, deadline)]
+        else:
+            done = self._asked(tensors, policy, deadline)
+        outputs = {name: tensors[name] for name in self.model.outputs}
+        return ChainRun(self.model, done, inputs, outputs, time.perf_counter() - started)
+
+    def _asked(
+        self, tensors: dict[str, Any], policy: Policy, deadline: Deadline
+    ) -> list[SliceRun | _Stretch]:
+        """Run the slices, asking the circuit of each that is not barred."""
         routes = self._routes(policy)
         if not policy.fallback:
             self._require(routes, deadline)
-        tensors = dict(inputs)
-        done: list[SliceRun] = []
-        total = len(self.model.slices)
-        while len(done) < total:
+        done: list[SliceRun | _Stretch] = []
+        at, total = 0, len(self.model.slices)
+        while at < total:
             barred: list[tuple[Step, ...]] = []
-            while len(done) + len(barred) < total:
-                before = self._before_onnx(routes[len(done) + len(barred)], policy, deadline)
+            for route in routes[at:]:
+                before = self._before_onnx(route, policy, deadline)
                 if before is None:
                     break
                 barred.append(before)
             if barred:
-                done += self._stretch(len(done), barred, tensors, policy, deadline)
+                done.append(self._stretch(at, barred, tensors, policy, deadline))
             else:
-                done.append(self._ask(len(done), routes[len(done)], tensors, deadline))
-        outputs = {name: tensors[name] for name in self.model.outputs}
-        seconds = time.perf_counter() - started
-        return ChainRun(self.model, tuple(done), dict(inputs), outputs, seconds)
+                done.append(self._ask(at, routes[at], tensors, deadline))
+            at += max(1, len(barred))
+        return done
 
     def _routes(self, policy: Policy) -> list[Route[Tensors, Any]]:
         """The route of each slice, made once for each set of limits."""
@@ -160,9 +221,7 @@ class SliceChain:
         return routes
 
     def _route(self, part: Slice, policy: Policy) -> Route[Tensors, Any]:
-        steps: tuple[RouteStep, ...] = ()
-        if policy.circuits != "none":
-            steps += (circuit_step(self.prover, part, policy),)
+        steps: tuple[RouteStep, ...] = (circuit_step(self.prover, part, policy),)
         if policy.fallback:
             steps += (onnx_step(self.bound, part),)
         return Route(part.name, steps, "refuse")
@@ -180,8 +239,6 @@ class SliceChain:
         self, route: Route[Tensors, Any], policy: Policy, deadline: Deadline
     ) -> tuple[Step, ...] | None:
         """The steps on record where ONNX answers without a circuit being asked; None where not."""
-        if policy.circuits == "none":
-            return ()
         excluded = policy.excluded.get(route.name)
         if excluded is not None and policy.fallback:
             return (Step(CIRCUIT, StepResult.UNAVAILABLE, excluded, attempts=0),)
@@ -191,24 +248,18 @@ class SliceChain:
     def _stretch(
         self,
         start: int,
-        barred: list[tuple[Step, ...]],
+        barred: Sequence[tuple[Step, ...]],
         tensors: dict[str, Any],
         policy: Policy,
         deadline: Deadline,
-    ) -> list[SliceRun]:
+    ) -> _Stretch:
         stop = start + len(barred)
         seconds = self.bound.run(start, stop, tensors, record=policy.record, deadline=deadline)
-        runs = []
-        slices = self.model.slices[start:stop]
-        for part, before, took in zip(slices, barred, seconds, strict=True):
-            evidence = self._attested[part.index]
-            step = Step(ONNX, StepResult.ACCEPTED, "", took, 1, (evidence,))
-            outcome: Outcome[None] = Outcome(
-                Status.ACCEPTED, None, (*before, step), evidence, part.name
-            )
-            size = self.prover.circuit_bytes(part) if before else None
-            runs.append(self._run(part, outcome, None, tensors if policy.record else {}, size))
-        return runs
+        parts = self.model.slices[start:stop]
+        asked = policy.circuits != "none"
+        sizes = [self.prover.circuit_bytes(part) for part in parts] if asked else None
+        kept = dict(tensors) if policy.record else {}
+        return _Stretch(parts, barred, seconds, sizes, kept)
 
     def _ask(
         self, index: int, route: Route[Tensors, Any], tensors: dict[str, Any], deadline: Deadline
@@ -224,18 +275,19 @@ class SliceChain:
         outcome: Outcome[None] = Outcome(
             found.status, None, found.steps, found.evidence, found.route
         )
-        return self._run(part, outcome, proof, tensors, self.prover.circuit_bytes(part))
+        return _record(part, outcome, proof, tensors, self.prover.circuit_bytes(part))
 
-    def _run(
-        self,
-        part: Slice,
-        outcome: Outcome[None],
-        proof: SliceProof | None,
-        tensors: Tensors,
-        size: int | None,
-    ) -> SliceRun:
-        if not tensors:
-            return SliceRun(part, outcome, proof, circuit_size=size)
-        inputs = {spec.name: tensors[spec.name] for spec in part.inputs}
-        outputs = {spec.name: tensors[spec.name] for spec in part.outputs}
-        return SliceRun(part, outcome, proof, inputs, outputs, size)
+
+def _record(
+    part: Slice,
+    outcome: Outcome[None],
+    proof: SliceProof | None,
+    tensors: Tensors,
+    size: int | None,
+) -> SliceRun:
+    """The record of a slice, with what entered and left it where `tensors` were kept."""
+    if not tensors:
+        return SliceRun(part, outcome, proof, circuit_size=size)
+    inputs = {spec.name: tensors[spec.name] for spec in part.inputs}
+    outputs = {spec.name: tensors[spec.name] for spec in part.outputs}
+    return SliceRun(part, outcome, proof, inputs, outputs, size)

@@ -141,7 +141,17 @@ def write_slices(
     optimization: Optimization,
     compared: int,
 ) -> None:
-    """Write every slice, then `slices.json`, without which they do not count."""
+    """Write every slice, then `slices.json`, without which they do not count.
+
+    Slices of an earlier cut are taken away. Raises StorageError.
+    """
+    listing = directory.slices / "slices.json"
+    try:
+        listing.unlink(missing_ok=True)
+        for old in directory.slices.glob("slice_*.onnx"):
+            old.unlink()
+    except OSError as error:
+        raise StorageError(f"cannot replace {directory.slices}: {error.strerror}") from None
     listed = []
     for part in sliced.slices:
         file = f"{part.name}.onnx"
@@ -150,7 +160,7 @@ def write_slices(
         listed.append(SliceFile(file, part.sha256, *names, list(part.parameterised)))
     document = SlicesFile(sliced.sha256, cuts, listed, optimization, compared)
     encoded = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    replace_file(directory.slices / "slices.json", encoded + b"\n")
+    replace_file(listing, encoded + b"\n")
 
 
 def read_slices(directory: ModelDirectory, model: bytes) -> tuple[SlicedModel, SlicesFile] | None:

@@ -91,7 +91,7 @@ class RunnerMetadata(msgspec.Struct, frozen=True, kw_only=True):
         Limits, and entries of `verified_slices` that were edited, are kept where the file is of
         the same model. Raises InputError, BundleError or StorageError.
         """
-        from interlock.verified.backend import default_prover
+        from interlock.verified.default_prover import default_prover
 
         directory = ModelDirectory.find(model_path)
         model = directory.read_model()

@@ -24,7 +24,7 @@ def replay(
         _replayed(entry, optimization, deadline) if entry.method == ONNX else entry
         for entry in run.slices
     )
-    return msgspec.structs.replace(run, slices=slices)
+    return ChainRun(run.model, slices, run.inputs, run.outputs, run.seconds)
 
 
 def gives(

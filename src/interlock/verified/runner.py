@@ -14,8 +14,8 @@ from interlock.kernel.errors import ConfigError, EngineUnavailableError
 from interlock.verified import metadata as metadata_file
 from interlock.verified import replay as replaying
 from interlock.verified import result
-from interlock.verified.backend import default_prover
 from interlock.verified.chain import SliceChain
+from interlock.verified.default_prover import default_prover
 from interlock.verified.directory import Cuts, ModelDirectory, VerifiedWarning, cut, read_slices
 from interlock.verified.inputs import read_inputs
 from interlock.verified.metadata import COMPILED, RunnerMetadata

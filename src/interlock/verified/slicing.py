@@ -90,8 +90,15 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
             "a model with sparse weights or functions of its own cannot be sliced",
             hint="export it with dense weights and functions inlined",
         )
+    version = next((o.version for o in parsed.opset_import if o.domain in ("", "ai.onnx")), 1)
     nodes = []
     for node in graph.node:
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(
+            node.op_type, max_inclusive_version=version
+        ):
+            raise BundleFormatError(
+                f"the operator {node.op_type[:40]!r} does not exist in ONNX's opset {version}"
+            )
         value = next((a.t for a in node.attribute if a.name == "value"), None)
         if node.op_type == "Constant" and value is not None:
             value.name = node.output[0]
@@ -105,9 +112,9 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
     del graph.input[:]
     graph.input.extend(inputs)
     for name in given:
-        if name not in {value.name for value in inputs}:
+        if name not in {value.name for value in graph.input}:
             raise ConfigError(f"shapes names '{name}', which is no input of the model")
-    for value in inputs:
+    for value in graph.input:
         _fix(value, given.get(value.name))
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
