@@ -49,11 +49,20 @@ format: $(VENV)/.lint ## let ruff rewrite the sources
 train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped bundle
 	$(THREADS) $(BIN)/python scripts/train_arm.py
 
+train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/net
+	$(THREADS) $(BIN)/python scripts/train_net.py
+
+train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
+	$(THREADS) $(BIN)/python scripts/train_doom.py
+
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
 bench-experiment: $(VENV)/.test ## experiments: ratios against inspect-ai, pacing, memory at 100,000 prompts
 	$(THREADS) $(BIN)/python bench/experiment.py
+
+bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole models
+	$(THREADS) $(BIN)/python bench/verified.py
 
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
@@ -104,6 +113,11 @@ $(VENV)/.torch: $(VENV)/.test
 $(VENV)/.hf: $(VENV)/.core
 	@echo "installing transformers and torch"
 	@$(PIP) -e '.[hf]'
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.core
+	@echo "installing torch and scikit-learn"
+	@$(PIP) -e '.[train]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
     "summarize": ("interlock.cli.summarize", "Summarise a source tree."),
+    "verified": ("interlock.cli.verified", "Run models in slices, proved where they can be."),
 }
 
 

@@ -1,0 +1,19 @@
+"""`make bench-verified`: slices and circuits against whole models, one interleaved run each."""
+
+from __future__ import annotations
+
+import measure
+import verified_chain
+
+
+def main() -> None:
+    """Print the machine, every figure, and whether each bar is kept."""
+    print(measure.machine(("numpy", "onnxruntime")))
+    bars = verified_chain.run()
+    print("\nbars")
+    for line in bars:
+        print(f"  {line}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,651 @@
+"""Proves slices with circuits: makes keys, hands pieces to worker processes, checks the proofs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import onnx
+import platformdirs
+
+from interlock.kernel.batch import Array
+from interlock.kernel.clock import NO_DEADLINE, Deadline
+from interlock.kernel.errors import (
+    EngineError,
+    EngineUnavailableError,
+    InputError,
+    MissingExtraError,
+    StorageError,
+)
+from interlock.kernel.replace_file import replace_file
+from interlock.verified import cost
+from interlock.verified.ezkl_backend import CircuitSettings, EzklBackend
+from interlock.verified.field import dequantise, quantise
+from interlock.verified.key_store import DEFAULT_SIZE, About, KeyStore
+from interlock.verified.planner import Planned, Tiling, combined, plan_slice, tiling_of
+from interlock.verified.proof_file import ProofFile, read_proof
+from interlock.verified.proof_system import (
+    COMPILED,
+    GRAPH,
+    SETTINGS,
+    VERIFYING_KEY,
+    Backend,
+    CircuitFacts,
+    Statement,
+)
+from interlock.verified.prover import (
+    NO_LIMITS,
+    CircuitPlan,
+    Limits,
+    PieceProof,
+    SliceProof,
+)
+from interlock.verified.slices import Slice, sizes
+from interlock.verified.srs import DEVELOPMENT_WARNING, Srs, SrsSource
+from interlock.verified.tiling import Piece, assemble, input_cut
+
+CACHE_VARIABLE = "INTERLOCK_VERIFIED_CACHE"
+
+CEILING = Limits(key_bytes=300_000_000, memory_bytes=1_500_000_000)
+"""What a prover keeps to where its caller limits nothing."""
+
+
+def default_cache() -> Path:
+    """$INTERLOCK_VERIFIED_CACHE, or `interlock/verified` in the user's cache directory."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else platformdirs.user_cache_path("interlock") / "verified"
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a slice was set up: the size of its tiles and the digests of its circuits, in order."""
+
+    slice_sha256: str
+    size: tuple[int, int] | None
+    circuits: tuple[str, ...]
+
+
+class CircuitProver:
+    """A `Prover` on ezkl. Safe across threads.
+
+    cache          directory of keys, development SRS and plans; see `default_cache`
+    settings       of all circuits
+    ceiling        that planning and setup keep to, whatever a caller allows
+    srs            an SRS file, or a directory of `kzg<logrows>.srs`; None for development SRS
+    srs_sha256     that the SRS file must have
+    keys_size      bytes of keys that the cache may keep
+    workers        processes that prove pieces at the same time; None for one a core
+    memory_budget  bytes of all provers together; None for half of what the machine has
+    resume         directory where proofs of pieces are kept, so that a proof of many pieces that
+                   was interrupted goes on; None keeps none
+    """
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        *,
+        settings: CircuitSettings | None = None,
+        ceiling: Limits = CEILING,
+        srs: Path | None = None,
+        srs_sha256: str | None = None,
+        keys_size: int = DEFAULT_SIZE,
+        workers: int | None = None,
+        memory_budget: int | None = None,
+        resume: Path | None = None,
+    ) -> None:
+        self.cache = cache if cache is not None else default_cache()
+        self.settings = settings if settings is not None else CircuitSettings()
+        self.ceiling = ceiling
+        self.srs = SrsSource(self.cache / "srs", files=srs, sha256=srs_sha256)
+        self.keys = KeyStore(self.cache / "keys", size=keys_size)
+        self._cores = _cores()
+        self._workers = workers if workers is not None else self._cores
+        self._budget = memory_budget if memory_budget is not None else _memory() // 2
+        self._resume = resume
+        self._lock = threading.Lock()
+        self._idle: list[EzklBackend] = []
+
+    def plan(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
+        """See `Prover.plan`."""
+        return self._planned(part, limits).plan
+
+    def setup(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
+        """See `Prover.setup`.
+
+        Raises EngineUnavailableError also where the rows that ezkl counts break a limit that the
+        predicted rows kept to; no key is made then.
+        """
+        allowed = combined(limits, self.ceiling)
+        planned = self._planned(part, limits)
+        if planned.tiling is None:
+            raise EngineUnavailableError(f"{part.name}: {planned.plan.reason}")
+        record = self._record(part)
+        if record is not None and record.size == planned.tiling.size:
+            abouts = [self.keys.about(digest) for digest in record.circuits]
+            if all(abouts):
+                return self._carried_out(planned, record)
+        tiling, graphs = tiling_of(part, planned.tiling.size)
+        with ExitStack() as stack:
+            backend = stack.enter_context(self._backend(setup=True))
+            measured = []
+            for graph in graphs:
+                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                facts = self._measure(backend, graph, directory)
+                self._check(part, planned, facts, graph, allowed)
+                measured.append((graph, facts, directory))
+            digests = [self._make(backend, *one) for one in measured]
+        record = _Record(part.sha256, tiling.size, tuple(digests))
+        replace_file(self._record_path(part), msgspec.json.encode(record), parents=True)
+        return self._carried_out(planned, record)
+
+    def compile(self, part: Slice) -> int:
+        """Compile the slice as one circuit, without keys, for `witness`; returns its bytes.
+
+        Raises EngineUnavailableError for a slice that ezkl cannot make a circuit of.
+        """
+        return (self._compiled(part) / COMPILED).stat().st_size
+
+    def unavailable(self, part: Slice) -> str | None:
+        """See `Prover.unavailable`."""
+        try:
+            self.backend_name()
+        except MissingExtraError as error:
+            return f"no circuit: {error.message} ({error.hint})"
+        record = self._record(part)
+        if record is None:
+            return (
+                "no key: the circuit is compiled, but has no keys"
+                if self.circuit_bytes(part) is not None
+                else "no circuit: the slice is not set up"
+            )
+        for digest in record.circuits:
+            about = self.keys.about(digest)
+            if about is None:
+                return "no key: the keys are not in the cache"
+            found = self.srs.find(about.logrows)
+            if found is None or found.sha256 != about.srs_sha256:
+                return "no key: the keys were made under another SRS"
+        return None
+
+    def circuit_bytes(self, part: Slice) -> int | None:
+        """See `Prover.circuit_bytes`."""
+        record = self._record(part)
+        if record is not None:
+            abouts = [self.keys.about(digest) for digest in record.circuits]
+            known = [about.sizes[COMPILED] for about in abouts if about is not None]
+            if len(known) == len(abouts):
+                return sum(known)
+        try:
+            return (self._compiled_path(part) / COMPILED).stat().st_size
+        except OSError:
+            return None
+
+    def predicted_seconds(self, part: Slice) -> float | None:
+        """See `Prover.predicted_seconds`: what the last proof took, else the cost model's."""
+        record = self._record(part)
+        if record is None:
+            return None
+        try:
+            return float(self._seconds_path(part).read_text("ascii"))
+        except (OSError, ValueError):
+            pass
+        tiling = tiling_of(part, record.size)[0]
+        seconds, largest = 0.0, 0
+        of_circuit = {
+            piece.channels: self.keys.about(digest)
+            for piece, digest in zip(tiling.circuits, record.circuits, strict=True)
+        }
+        for piece in tiling.pieces:
+            about = of_circuit[piece.channels]
+            if about is None:
+                return None
+            largest = max(largest, about.logrows)
+            seconds += cost.prove_seconds(about.logrows)
+        return seconds / self._parallel(len(tiling.pieces), largest)
+
+    def witness(self, part: Slice, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Prover.witness`."""
+        integers = self._integers(part, inputs)
+        values = [dequantise(value, self.settings.scale) for value in integers]
+        directory = self._compiled(part)
+        with self._backend() as backend:
+            found = backend.witness(directory, values)
+        return self._outputs(part, found)
+
+    def prove(
+        self, part: Slice, inputs: Mapping[str, Array], *, deadline: Deadline = NO_DEADLINE
+    ) -> SliceProof:
+        """See `Prover.prove`."""
+        why = self.unavailable(part)
+        record = self._record(part)
+        if why is not None or record is None:
+            raise EngineUnavailableError(f"{part.name}: {why}")
+        tiling = tiling_of(part, record.size)[0]
+        integers = self._integers(part, inputs)
+        circuits = dict(zip((p.channels for p in tiling.circuits), record.circuits, strict=True))
+        started = time.perf_counter()
+        with ExitStack() as stack:
+            held: dict[str, tuple[Path, About, Srs]] = {}
+            for digest in record.circuits:
+                entry, about = stack.enter_context(self.keys.use(digest)), self.keys.about(digest)
+                srs = None if about is None else self.srs.find(about.logrows)
+                if entry is None or about is None or srs is None:
+                    raise EngineUnavailableError(f"{part.name}: the keys are not in the cache")
+                held[digest] = (entry, about, srs)
+            jobs = [
+                _Job(piece, circuits[piece.channels], self._cut(tiling, piece, integers))
+                for piece in tiling.pieces
+            ]
+            proofs = self._prove_all(jobs, held, deadline)
+            seconds = time.perf_counter() - started
+            verified = self._verify_all(proofs, held, deadline)
+        outputs = self._join(part, tiling, jobs, proofs)
+        replace_file(self._seconds_path(part), f"{seconds:.6f}".encode(), parents=True)
+        return SliceProof(
+            outputs=outputs,
+            pieces=tuple(proofs),
+            seconds=seconds,
+            verified=verified,
+            detail={
+                "backend": self.backend_name(),
+                "scale": self.settings.scale,
+                "logrows": max(about.logrows for _, about, _ in held.values()),
+                "srs": self.srs.origin,
+                "srs_warning": DEVELOPMENT_WARNING if self.srs.origin == "development" else None,
+            },
+        )
+
+    def circuits_of(self, part: Slice) -> tuple[Tiling, tuple[str, ...]]:
+        """How the slice is cut and the digest of each of its circuits, as it was set up.
+
+        Raises EngineUnavailableError where it was not.
+        """
+        record = self._record(part)
+        if record is None:
+            raise EngineUnavailableError(f"{part.name}: no circuit: the slice is not set up")
+        return tiling_of(part, record.size)[0], record.circuits
+
+    def rebuild(self, graph: onnx.ModelProto, logrows: int, srs: Srs, directory: Path) -> None:
+        """Make the circuit of a lowered graph again in `directory`, keys included."""
+        with self._backend(setup=True) as backend:
+            self._measure(backend, graph, directory)
+            backend.compile(directory, logrows)
+            backend.setup(directory, srs.path)
+
+    def close(self) -> None:
+        """End all worker processes."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for backend in idle:
+            backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _planned(self, part: Slice, limits: Limits) -> Planned:
+        try:
+            self.backend_name()
+        except MissingExtraError as error:
+            return Planned(
+                CircuitPlan(part.name, "fallback", f"{error.message} ({error.hint})"), None
+            )
+        return plan_slice(part, combined(limits, self.ceiling))
+
+    def backend_name(self) -> str:
+        """Name and version of the proof system; raises MissingExtraError where it is absent."""
+        return EzklBackend.name()
+
+    def _measure(self, backend: Backend, graph: onnx.ModelProto, directory: Path) -> CircuitFacts:
+        (directory / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
+        return backend.measure(directory)
+
+    def _check(
+        self,
+        part: Slice,
+        planned: Planned,
+        facts: CircuitFacts,
+        graph: onnx.ModelProto,
+        limits: Limits,
+    ) -> None:
+        """Raise where the circuit that ezkl laid out is not the one that was planned for."""
+        scale = self.settings.scale
+        if set(facts.output_scales) != {scale}:
+            raise EngineUnavailableError(
+                f"{part.name}: its circuit's outputs have the scale {facts.output_scales[0]}, not "
+                f"{scale}, so the next slice cannot take them"
+            )
+        found = cost.cost_of(facts.rows, cost.instances_of(graph), facts.constants)
+        for name, needed, most in (
+            ("key", found.key_bytes, limits.key_bytes),
+            ("memory", found.memory_bytes, limits.memory_bytes),
+        ):
+            if most is not None and needed > most:
+                raise EngineUnavailableError(
+                    f"{part.name}: {planned.plan.rows} rows were predicted, ezkl counts "
+                    f"{facts.rows}: a {name} of {needed} bytes is above the limit of {most}"
+                )
+
+    def _make(
+        self, backend: Backend, graph: onnx.ModelProto, facts: CircuitFacts, measured: Path
+    ) -> str:
+        """The digest of the circuit, whose keys are made where they are missing."""
+        logrows = cost.cost_of(facts.rows, cost.instances_of(graph), facts.constants).logrows
+        srs = self.srs.provide(logrows, backend)
+        graph_sha256 = hashlib.sha256((measured / GRAPH).read_bytes()).hexdigest()
+        digest = circuit_digest(
+            self.backend_name(), self.settings, logrows, graph_sha256, srs.sha256
+        )
+
+        def build(directory: Path) -> tuple[int, int, str]:
+            for name in (GRAPH, SETTINGS):
+                shutil.copyfile(measured / name, directory / name)
+            backend.compile(directory, logrows)
+            backend.setup(directory, srs.path)
+            return facts.rows, logrows, srs.sha256
+
+        self.keys.make(digest, build)
+        return digest
+
+    def _carried_out(self, planned: Planned, record: _Record) -> CircuitPlan:
+        """The plan with the figures of what was made."""
+        abouts = [about for d in record.circuits if (about := self.keys.about(d)) is not None]
+        largest = max(abouts, key=lambda about: about.rows)
+        return replace(
+            planned.plan,
+            rows=largest.rows,
+            logrows=largest.logrows,
+            key_bytes=max(about.sizes["pk.key"] for about in abouts),
+            circuit_bytes=sum(about.sizes[COMPILED] for about in abouts),
+        )
+
+    def _integers(self, part: Slice, inputs: Mapping[str, Array]) -> list[Array]:
+        integers = []
+        for spec in part.inputs:
+            value = inputs.get(spec.name)
+            if value is None:
+                raise InputError(f"input '{spec.name}' is missing")
+            if value.shape != sizes(spec) or value.dtype != np.float32:
+                raise InputError(
+                    f"input '{spec.name}' is {value.dtype} {value.shape}; "
+                    f"the slice takes float32 {sizes(spec)}"
+                )
+            integers.append(quantise(value, self.settings.scale, spec.name))
+        return integers
+
+    def _cut(self, tiling: Tiling, piece: Piece, integers: list[Array]) -> list[Array]:
+        return [input_cut(tiling.geometry, piece, value) for value in integers]
+
+    def _parallel(self, pieces: int, logrows: int) -> int:
+        """Provers that run at the same time: one a piece and core, as many as memory holds."""
+        each = cost.cost_of((1 << logrows) - cost.BLINDING).memory_bytes
+        return max(1, min(self._workers, pieces, self._budget // each))
+
+    def _prove_all(
+        self,
+        jobs: list[_Job],
+        held: Mapping[str, tuple[Path, About, Srs]],
+        deadline: Deadline,
+    ) -> list[PieceProof]:
+        largest = max(about.logrows for _, about, _ in held.values())
+        count = self._parallel(len(jobs), largest)
+        with ExitStack() as stack:
+            backends = [
+                stack.enter_context(self._backend(threads=max(1, self._cores // count)))
+                for _ in range(count)
+            ]
+            free = list(backends)
+            turn = threading.Lock()
+
+            def run(job: _Job) -> PieceProof:
+                with turn:
+                    backend = free.pop()
+                try:
+                    return self._prove_one(backend, job, held, deadline)
+                finally:
+                    with turn:
+                        free.append(backend)
+
+            with ThreadPoolExecutor(count) as pool:
+                futures = [pool.submit(run, job) for job in jobs]
+                try:
+                    wait(futures, return_when=FIRST_EXCEPTION)
+                    return [future.result() for future in futures]
+                except BaseException:
+                    # Also Ctrl-C: nothing that still runs may hold the caller.
+                    for future in futures:
+                        future.cancel()
+                    for backend in backends:
+                        backend.kill()
+                    first = next(
+                        (
+                            f.exception()
+                            for f in futures
+                            if f.done() and not f.cancelled() and f.exception() is not None
+                        ),
+                        None,
+                    )
+                    if first is not None:
+                        raise first from None
+                    raise
+
+    def _prove_one(
+        self,
+        backend: EzklBackend,
+        job: _Job,
+        held: Mapping[str, tuple[Path, About, Srs]],
+        deadline: Deadline,
+    ) -> PieceProof:
+        deadline.check("proving")
+        entry, about, srs = held[job.circuit]
+        kept = self._kept_path(job)
+        started = time.perf_counter()
+        proof = kept.read_bytes() if kept is not None and kept.exists() else None
+        if proof is None:
+            values = [dequantise(value, self.settings.scale) for value in job.inputs]
+            proof = backend.prove(entry, srs.path, values, deadline=deadline)
+            if kept is not None:
+                replace_file(kept, proof, parents=True)
+        return PieceProof(
+            piece=job.piece.name,
+            circuit=job.circuit,
+            proof=proof,
+            seconds=time.perf_counter() - started,
+            key_bytes=about.sizes["pk.key"],
+        )
+
+    def _kept_path(self, job: _Job) -> Path | None:
+        """Where the proof of a piece is kept: named by all that it states."""
+        if self._resume is None:
+            return None
+        digest = hashlib.sha256(job.circuit.encode())
+        for value in job.inputs:
+            digest.update(value.astype("<i8").tobytes())
+        return self._resume / f"{digest.hexdigest()}.json"
+
+    def _verify_all(
+        self,
+        proofs: list[PieceProof],
+        held: Mapping[str, tuple[Path, About, Srs]],
+        deadline: Deadline,
+    ) -> bool:
+        statements = []
+        for one in proofs:
+            entry, _, srs = held[one.circuit]
+            statements.append(
+                Statement(
+                    one.proof,
+                    (entry / SETTINGS).read_bytes(),
+                    (entry / VERIFYING_KEY).read_bytes(),
+                    srs.of_verifier(),
+                )
+            )
+        with self._backend() as backend:
+            reasons = backend.verify(statements, deadline=deadline)
+        return all(reason is None for reason in reasons)
+
+    def _join(
+        self, part: Slice, tiling: Tiling, jobs: list[_Job], proofs: list[PieceProof]
+    ) -> dict[str, Array]:
+        """The slice's outputs from the instances of its pieces' proofs."""
+        found: list[tuple[Piece, ProofFile]] = []
+        for job, one in zip(jobs, proofs, strict=True):
+            proof = read_proof(one.proof)
+            given = np.concatenate(job.inputs)
+            if len(proof.instances) <= len(given) or not np.array_equal(
+                proof.instances[: len(given)], given
+            ):
+                raise EngineError(f"{part.name}: the proof of {one.piece} is of another input")
+            found.append((job.piece, proof))
+        if tiling.geometry.kind != "whole":
+            taken = len(jobs[0].inputs[0])
+            parts = [(piece, proof.instances[taken:]) for piece, proof in found]
+            try:
+                return self._outputs(part, [assemble(tiling.geometry, parts)])
+            except ValueError as error:
+                raise EngineError(f"{part.name}: {error}") from None
+        rest = found[0][1].instances[sum(map(len, jobs[0].inputs)) :]
+        outputs, at = [], 0
+        for spec in part.outputs:
+            count = math.prod(sizes(spec))
+            outputs.append(rest[at : at + count])
+            at += count
+        return self._outputs(part, outputs)
+
+    def _outputs(self, part: Slice, integers: Sequence[Array]) -> dict[str, Array]:
+        if len(integers) != len(part.outputs):
+            raise EngineError(f"{part.name}: its circuit gave {len(integers)} outputs")
+        return {
+            spec.name: dequantise(value, self.settings.scale).reshape(sizes(spec))
+            for spec, value in zip(part.outputs, integers, strict=True)
+        }
+
+    def _compiled(self, part: Slice) -> Path:
+        """The directory of the slice's circuit in one piece, without keys."""
+        final = self._compiled_path(part)
+        if (final / COMPILED).exists():
+            return final
+        _, graphs = tiling_of(part, None)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".") as staging:
+                directory = Path(staging) / "circuit"
+                directory.mkdir()
+                with self._backend(setup=True) as backend:
+                    facts = self._measure(backend, graphs[0], directory)
+                    if set(facts.output_scales) != {self.settings.scale}:
+                        raise EngineUnavailableError(f"{part.name}: its output scale changes")
+                    backend.compile(directory, cost.cost_of(facts.rows).logrows)
+                if not final.exists():
+                    directory.rename(final)
+        except OSError as error:
+            raise StorageError(f"cannot write {final}: {error.strerror or error}") from None
+        return final
+
+    def _backend(self, *, setup: bool = False, threads: int | None = None) -> _Lent:
+        """A worker from the idle ones, or another; goes back when the context ends."""
+        return _Lent(self, self._cores if threads is None else threads)
+
+    def _take(self, threads: int) -> EzklBackend:
+        with self._lock:
+            for place, backend in enumerate(self._idle):
+                if backend.threads == threads:
+                    return self._idle.pop(place)
+        return EzklBackend(self.settings, memory_limit=self.ceiling.memory_bytes, threads=threads)
+
+    def _give(self, backend: EzklBackend) -> None:
+        with self._lock:
+            self._idle.append(backend)
+
+    def _key(self, part: Slice) -> str:
+        text = f"{self.settings.scale} {self.srs.origin} {part.sha256}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _record_path(self, part: Slice) -> Path:
+        return self.cache / "plans" / f"{self._key(part)}.json"
+
+    def _seconds_path(self, part: Slice) -> Path:
+        return self.cache / "plans" / f"{self._key(part)}.seconds"
+
+    def _compiled_path(self, part: Slice) -> Path:
+        return self.cache / "compiled" / self._key(part)
+
+    def _record(self, part: Slice) -> _Record | None:
+        try:
+            data = self._record_path(part).read_bytes()
+            record = msgspec.json.decode(data, type=_Record)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return record if record.slice_sha256 == part.sha256 else None
+
+
+class _Job(msgspec.Struct, frozen=True):
+    """One piece to prove: its circuit and its inputs as flat integers."""
+
+    piece: Piece
+    circuit: str
+    inputs: list[Array]
+
+
+class _Lent:
+    """A context that lends a prover's worker out."""
+
+    def __init__(self, prover: CircuitProver, threads: int) -> None:
+        self._prover, self._threads = prover, threads
+        self._backend: EzklBackend | None = None
+
+    def __enter__(self) -> EzklBackend:
+        self._backend = self._prover._take(self._threads)
+        return self._backend
+
+    def __exit__(self, *ended: object) -> None:
+        assert self._backend is not None
+        self._prover._give(self._backend)
+
+
+def circuit_digest(
+    backend: str, settings: CircuitSettings, logrows: int, graph_sha256: str, srs_sha256: str
+) -> str:
+    """The SHA-256 that names a circuit: its graph, how it is laid out, and its SRS."""
+    told = {
+        "backend": backend,
+        "settings": settings.told(),
+        "logrows": logrows,
+        "graph_sha256": graph_sha256,
+        "srs_sha256": srs_sha256,
+    }
+    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 4 << 30
