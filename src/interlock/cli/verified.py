@@ -188,6 +188,27 @@ def limit_options(function: Any) -> Any:
     return function
 
 
+def prover_options(function: Any) -> Any:
+    """Add where keys and the structured reference string are to a verb."""
+    options = (
+        click.option(
+            "--srs",
+            type=click.Path(exists=True, path_type=Path),
+            help="SRS file, or directory of kzg<logrows>.srs; without it a development SRS is "
+            "made here, which is not sound against whoever made it.",
+        ),
+        click.option("--srs-sha256", help="Digest that the SRS file must have."),
+        click.option(
+            "--cache",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Directory of keys and circuits; the user's cache by default.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command.command()
 @MODEL
 @limit_options
@@ -204,12 +225,12 @@ def plan(
 
     Says for each slice "prove", "tile" or "fallback", and why. Exit code 1 where any falls back.
     """
-    from interlock.verified.default_prover import default_prover
+    from interlock.verified.default_prover import require_prover
     from interlock.verified.prover import Limits
 
     limits = Limits(key_bytes, memory_bytes, seconds, circuit_bytes)
     with warnings_told():
-        prover = default_prover()
+        prover = require_prover("planning circuits")
         plans = [prover.plan(part, limits) for part in _sliced(model).slices]
     _print_plans(plans, as_json)
     return 1 if any(entry.decision == "fallback" for entry in plans) else 0
@@ -219,6 +240,7 @@ def plan(
 @MODEL
 @limit_options
 @click.option("--slice", "names", multiple=True, help="Only this slice; repeatable.")
+@prover_options
 @json_option
 def setup(
     model: Path,
@@ -227,13 +249,16 @@ def setup(
     seconds: float | None,
     circuit_bytes: int | None,
     names: tuple[str, ...],
+    srs: Path | None,
+    srs_sha256: str | None,
+    cache: Path | None,
     as_json: bool,
 ) -> int:
     """Compile the circuits of MODEL's slices and make the keys that are missing.
 
     Slices that the plan leaves to ONNX are passed over. Exit code 1 where any is.
     """
-    from interlock.verified.default_prover import default_prover
+    from interlock.verified.default_prover import require_prover
     from interlock.verified.metadata import RunnerMetadata
     from interlock.verified.prover import Limits
 
@@ -243,7 +268,7 @@ def setup(
         unknown = set(names) - {part.name for part in sliced.slices}
         if unknown:
             raise ConfigError(f"--slice is {min(unknown)!r}; the model has no slice of that name")
-        prover = default_prover()
+        prover = require_prover("making keys", srs=srs, srs_sha256=srs_sha256, cache=cache)
         plans = []
         for part in sliced.slices:
             if names and part.name not in names:
@@ -325,6 +350,7 @@ def _print_plans(plans: list[CircuitPlan], as_json: bool) -> None:
 )
 @click.option("--replay", is_flag=True, help="Run ONNX slices again in another process.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page here.")
+@prover_options
 @json_option
 def run_(
     model: Path,
@@ -335,16 +361,21 @@ def run_(
     circuits: Any,
     replay: bool,
     report: Path | None,
+    srs: Path | None,
+    srs_sha256: str | None,
+    cache: Path | None,
     as_json: bool,
 ) -> int:
     """Answer one input, and say slice by slice what backs the answer.
 
     The limits win over those in MODEL's metadata.
     """
+    from interlock.verified.default_prover import default_prover
     from interlock.verified.runner import Runner
 
     with warnings_told() as told:
-        runner = Runner(model)
+        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+        runner = Runner(model, prover=prover)
         runner.time_limit, runner.size_limit = time_limit, size_limit
         found = runner.infer(mode, given, circuits=circuits, replay=replay)
     if report is not None:
@@ -392,21 +423,32 @@ def print_result(found: InferenceResult) -> None:
     help="Held-out examples on which circuits and ONNX are compared, by witness.",
 )
 @click.option("--prove/--witness", default=True, help="Prove the example, or compute witnesses.")
+@prover_options
 @json_option
-def compare(models: tuple[Path, ...], inputs: int, prove: bool, as_json: bool) -> int:
+def compare(
+    models: tuple[Path, ...],
+    inputs: int,
+    prove: bool,
+    srs: Path | None,
+    srs_sha256: str | None,
+    cache: Path | None,
+    as_json: bool,
+) -> int:
     """Compare whole model, slices and circuits: answer, security, time, size and error.
 
     MODELS are models/doom and models/net where none is named. Everything is measured now, from the
     circuits that are set up; where there are none, the tables say so.
     """
     from interlock.verified.compare import compare as compare_model
+    from interlock.verified.default_prover import default_prover
     from interlock.verified.examples import read_examples
     from interlock.verified.runner import Runner
 
     found = []
     with warnings_told():
+        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
         for model in models or (Path("models/doom"), Path("models/net")):
-            runner = Runner(model)
+            runner = Runner(model, prover=prover)
             examples = read_examples(runner)[0][:inputs] if inputs else None
             found.append(compare_model(runner, examples, prove=prove))
     if as_json:
@@ -483,17 +525,27 @@ def _print_comparison(found: list[Comparison]) -> None:
     show_default=True,
     help="Held-out examples that go through slices and circuits.",
 )
+@prover_options
 @json_option
-def deploy(model: Path, inputs: int, as_json: bool) -> int:
+def deploy(
+    model: Path,
+    inputs: int,
+    srs: Path | None,
+    srs_sha256: str | None,
+    cache: Path | None,
+    as_json: bool,
+) -> int:
     """Validate MODEL for production: files, slices, modes, limits, bad input, error, accuracy.
 
     Exit code 1 where a check failed.
     """
+    from interlock.verified.default_prover import default_prover
     from interlock.verified.deployment import deploy_production
     from interlock.verified.runner import Runner
 
     with warnings_told() as told:
-        checks = deploy_production(Runner(model), inputs=inputs)
+        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+        checks = deploy_production(Runner(model, prover=prover), inputs=inputs)
     failed = sum(check.result == "failed" for check in checks)
     if as_json:
         print_json({"checks": checks, "failed": failed, "warnings": told})
