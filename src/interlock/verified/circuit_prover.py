@@ -1,4 +1,4 @@
-"""Proves slices with circuits: plans, makes keys, hands pieces to worker processes, checks proofs."""
+"""Proves slices with circuits: makes keys, hands pieces to worker processes, checks the proofs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from interlock.verified.prover import (
 )
 from interlock.verified.slices import Slice, sizes
 from interlock.verified.srs import DEVELOPMENT_WARNING, Srs, SrsSource
-from interlock.verified.tiling import Piece, assemble, input_cut, output_cut
+from interlock.verified.tiling import Piece, assemble, input_cut
 
 CACHE_VARIABLE = "INTERLOCK_VERIFIED_CACHE"
 
@@ -161,7 +161,7 @@ class CircuitProver:
     def unavailable(self, part: Slice) -> str | None:
         """See `Prover.unavailable`."""
         try:
-            self._name()
+            self.backend_name()
         except MissingExtraError as error:
             return f"no circuit: {error.message} ({error.hint})"
         record = self._record(part)
@@ -260,7 +260,7 @@ class CircuitProver:
             seconds=seconds,
             verified=verified,
             detail={
-                "backend": self._name(),
+                "backend": self.backend_name(),
                 "scale": self.settings.scale,
                 "logrows": max(about.logrows for _, about, _ in held.values()),
                 "srs": self.srs.origin,
@@ -305,14 +305,15 @@ class CircuitProver:
 
     def _planned(self, part: Slice, limits: Limits) -> Planned:
         try:
-            self._name()
+            self.backend_name()
         except MissingExtraError as error:
             return Planned(
                 CircuitPlan(part.name, "fallback", f"{error.message} ({error.hint})"), None
             )
         return plan_slice(part, combined(limits, self.ceiling))
 
-    def _name(self) -> str:
+    def backend_name(self) -> str:
+        """Name and version of the proof system; raises MissingExtraError where it is absent."""
         return EzklBackend.name()
 
     def _measure(self, backend: Backend, graph: onnx.ModelProto, directory: Path) -> CircuitFacts:
@@ -351,8 +352,9 @@ class CircuitProver:
         """The digest of the circuit, whose keys are made where they are missing."""
         logrows = cost.cost_of(facts.rows, cost.instances_of(graph), facts.constants).logrows
         srs = self.srs.provide(logrows, backend)
+        graph_sha256 = hashlib.sha256((measured / GRAPH).read_bytes()).hexdigest()
         digest = circuit_digest(
-            self._name(), self.settings, logrows, (measured / GRAPH).read_bytes(), srs.sha256
+            self.backend_name(), self.settings, logrows, graph_sha256, srs.sha256
         )
 
         def build(directory: Path) -> tuple[int, int, str]:
@@ -436,8 +438,11 @@ class CircuitProver:
                     for backend in backends:
                         backend.kill()
                     first = next(
-                        (f.exception() for f in futures if f.done() and not f.cancelled()
-                         and f.exception() is not None),
+                        (
+                            f.exception()
+                            for f in futures
+                            if f.done() and not f.cancelled() and f.exception() is not None
+                        ),
                         None,
                     )
                     if first is not None:
@@ -566,9 +571,7 @@ class CircuitProver:
             for place, backend in enumerate(self._idle):
                 if backend.threads == threads:
                     return self._idle.pop(place)
-        return EzklBackend(
-            self.settings, memory_limit=self.ceiling.memory_bytes, threads=threads
-        )
+        return EzklBackend(self.settings, memory_limit=self.ceiling.memory_bytes, threads=threads)
 
     def _give(self, backend: EzklBackend) -> None:
         with self._lock:
@@ -621,14 +624,14 @@ class _Lent:
 
 
 def circuit_digest(
-    backend: str, settings: CircuitSettings, logrows: int, graph: bytes, srs_sha256: str
+    backend: str, settings: CircuitSettings, logrows: int, graph_sha256: str, srs_sha256: str
 ) -> str:
     """The SHA-256 that names a circuit: its graph, how it is laid out, and its SRS."""
     told = {
         "backend": backend,
         "settings": settings.told(),
         "logrows": logrows,
-        "graph_sha256": hashlib.sha256(graph).hexdigest(),
+        "graph_sha256": graph_sha256,
         "srs_sha256": srs_sha256,
     }
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()

@@ -74,9 +74,7 @@ def prove_seconds(logrows: int) -> float:
 def instances_of(model: onnx.ModelProto) -> int:
     """Public values: elements of all inputs and outputs."""
     shapes = shapes_of(model)
-    return sum(
-        math.prod(shapes[value.name]) for value in (*model.graph.input, *model.graph.output)
-    )
+    return sum(math.prod(shapes[value.name]) for value in (*model.graph.input, *model.graph.output))
 
 
 def rows_of(model: onnx.ModelProto) -> int:

@@ -33,6 +33,7 @@ from interlock.kernel.errors import (
     StorageError,
 )
 from interlock.kernel.process import WorkerProcess
+from interlock.verified.field import integers_of
 from interlock.verified.proof_system import (
     COMPILED,
     GRAPH,
@@ -42,7 +43,6 @@ from interlock.verified.proof_system import (
     CircuitFacts,
     Statement,
 )
-from interlock.verified.field import integers_of
 
 DECOMPOSITION_BASE, DECOMPOSITION_LEGS, INNER_COLUMNS = 256, 4, 2
 _PROOF_LIMIT = 256 << 20

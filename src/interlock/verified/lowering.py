@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,7 +59,7 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """The node's attributes by name, as Python values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
@@ -108,10 +109,11 @@ def _maximum(
             "no circuit is made for a MaxPool with pads, dilations or ceil_mode, or not over 2 axes"
         )
     prefix = node.output[0]
+    steps = f"{prefix}/steps"
     nodes: list[onnx.NodeProto] = []
     constants = [
         numpy_helper.from_array(np.array([2, 3]), f"{prefix}/axes"),
-        numpy_helper.from_array(np.array(strides), f"{prefix}/steps"),
+        numpy_helper.from_array(np.array(strides), steps),
     ]
     places = [
         (length - width) // step + 1
@@ -132,8 +134,7 @@ def _maximum(
         nodes.append(
             helper.make_node(
                 "Slice",
-                [node.input[0], f"{name}/start", f"{name}/stop", f"{prefix}/axes"]
-                + [f"{prefix}/steps"],
+                [node.input[0], f"{name}/start", f"{name}/stop", f"{prefix}/axes", steps],
                 [name],
             )
         )

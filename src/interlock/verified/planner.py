@@ -165,7 +165,10 @@ def _excess(plan: CircuitPlan, limits: Limits) -> str | None:
         ("compiled circuits", plan.circuit_bytes, limits.circuit_bytes, "kB", 1e3),
     ):
         if most is not None and needed > most:
-            return f"{name}: {needed / shown:,.3g} {unit} predicted, the limit is {most / shown:,.3g} {unit}"
+            return (
+                f"{name}: {needed / shown:,.0f} {unit} predicted, "
+                f"the limit is {most / shown:,.0f} {unit}"
+            )
     return None
 
 

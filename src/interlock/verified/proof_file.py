@@ -1,4 +1,4 @@
-"""A proof as ezkl writes it: JSON with the proof's bytes, its instances and their values for people.
+"""A proof as ezkl writes it: JSON with the proof's bytes, its instances and values for people.
 
 ezkl's own verification looks at `proof` and `instances` alone and accepts a file whose `hex_proof`
 or `pretty_public_inputs` say something else. Reading here refuses such a file.

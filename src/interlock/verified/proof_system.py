@@ -67,9 +67,7 @@ class Backend(Protocol):
         """
         ...
 
-    def compile(
-        self, directory: Path, logrows: int, *, deadline: Deadline = NO_DEADLINE
-    ) -> None:
+    def compile(self, directory: Path, logrows: int, *, deadline: Deadline = NO_DEADLINE) -> None:
         """Fix the size in the settings and write the compiled circuit."""
         ...
 

@@ -7,8 +7,8 @@ here fetches a file, and no file of the user's is written or removed.
 
     u32 logrows | 2^logrows points | 2^logrows points | 128 bytes | 128 bytes
 
-Points of G1 take 64 bytes. A verifier needs the first point and the last 256 bytes alone: `of_verifier`
-keeps those in the same format at logrows 1.
+Points of G1 take 64 bytes. A verifier needs the first point and the last 256 bytes alone:
+`of_verifier` keeps those in the same format at logrows 1.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ class SrsSource:
     sha256 that the file must have, in hex; not for a directory
     """
 
-    def __init__(self, cache: Path, *, files: Path | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, cache: Path, *, files: Path | None = None, sha256: str | None = None
+    ) -> None:
         if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise ConfigError(f"srs sha256 is {sha256!r}; it must be 64 hex digits")
         if sha256 is not None and (files is None or files.is_dir()):
@@ -103,9 +105,7 @@ class SrsSource:
             raise ConfigError(f"the SRS {path} has the sha256 {srs.sha256}, not {self._sha256}")
         return srs
 
-    def provide(
-        self, logrows: int, backend: Backend, *, deadline: Deadline = NO_DEADLINE
-    ) -> Srs:
+    def provide(self, logrows: int, backend: Backend, *, deadline: Deadline = NO_DEADLINE) -> Srs:
         """The SRS for a circuit of 2^logrows rows; a development SRS is made where missing.
 
         Raises ConfigError for a file that is missing, too small, malformed or has another digest,

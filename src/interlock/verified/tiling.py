@@ -170,7 +170,7 @@ class Layer:
         assert self.convolution is not None
         part = slice(*piece.channels)
         given = attributes(self.convolution)
-        left, right = (given["pads"][1], given["pads"][3])  # type: ignore[index]
+        left, right = (given["pads"][1], given["pads"][3])
         first = helper.make_node(
             "Conv",
             ["x", "w"] + (["b"] if self.bias is not None else []),
@@ -268,18 +268,22 @@ def _conv_layer(
     kinds = [node.op_type for node in tail]
     if kinds not in ([], ["Relu"], ["MaxPool"], ["Relu", "MaxPool"], ["MaxPool", "Relu"]):
         return None
-    if given.get("group", 1) != 1 or len(shapes[first.input[0]]) != 4 or first.input[1] not in weights:
+    if (
+        given.get("group", 1) != 1
+        or len(shapes[first.input[0]]) != 4
+        or first.input[1] not in weights
+    ):
         return None
-    pads, strides = list(given["pads"]), list(given["strides"])  # type: ignore[call-overload]
-    kernel, dilations = list(given["kernel_shape"]), list(given["dilations"])  # type: ignore[call-overload]
+    pads, strides = list(given["pads"]), list(given["strides"])
+    kernel, dilations = list(given["kernel_shape"]), list(given["dilations"])
     step, span = strides[0], (kernel[0] - 1) * dilations[0] + 1
     pool = next((node for node in tail if node.op_type == "MaxPool"), None)
     if pool is not None:
         about = attributes(pool)
-        if any(about.get("pads") or []) or about.get("ceil_mode", 0):  # type: ignore[call-overload]
+        if any(about.get("pads") or []) or about.get("ceil_mode", 0):
             return None
-        span += (about["kernel_shape"][0] - 1) * step  # type: ignore[index]
-        step *= about["strides"][0]  # type: ignore[index]
+        span += (about["kernel_shape"][0] - 1) * step
+        step *= about["strides"][0]
     last = tail[-1] if tail else first
     geometry = Geometry(
         "conv",

@@ -1,0 +1,138 @@
+"""Settles whether a bundle's verifying keys belong to a model, by making the keys again."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from interlock.kernel.errors import InterlockError
+from interlock.verified.circuit_prover import CircuitProver, default_cache
+from interlock.verified.ezkl_backend import CircuitSettings
+from interlock.verified.lowering import lower
+from interlock.verified.proof_manifest import Circuit, ProofManifest, ProvedSlice
+from interlock.verified.proof_system import GRAPH, VERIFYING_KEY
+from interlock.verified.slices import Slice, SlicedModel
+from interlock.verified.srs import Srs
+from interlock.verified.tiling import WHOLE, Piece, layer_of
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a bundle is refused: a stable code, the slice or file, and a sentence."""
+
+    code: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.where + ': ' if self.where else ''}{self.text}"
+
+
+def belongs(
+    manifest: ProofManifest,
+    files: Mapping[str, bytes],
+    model: SlicedModel,
+    *,
+    srs: Path | None,
+    cache: Path | None,
+) -> list[Finding]:
+    """What shows that the bundle is of another model; empty where all of it is the model's."""
+    if manifest.model_sha256 != model.sha256:
+        return [Finding("other_model", "", f"the bundle names the model {manifest.model_sha256}")]
+    if (manifest.inputs, manifest.outputs) != (
+        tuple(spec.name for spec in model.inputs),
+        model.outputs,
+    ):
+        return [Finding("other_model", "", "the model's inputs or outputs are other ones")]
+    told = [(part.name, part.sha256, part.inputs, part.outputs) for part in manifest.slices]
+    cut = [
+        (
+            part.name,
+            part.sha256,
+            tuple(spec.name for spec in part.inputs),
+            tuple(spec.name for spec in part.outputs),
+        )
+        for part in model.slices
+    ]
+    if told != cut:
+        return [Finding("other_slices", "", "the slices are not those that the model is cut into")]
+    findings = []
+    settings = CircuitSettings(manifest.layout["scale"])
+    with CircuitProver(cache or default_cache(), settings=settings, srs=srs) as prover:
+        done: dict[str, Finding | None] = {}
+        for part, source in zip(manifest.slices, model.slices, strict=True):
+            if isinstance(part, ProvedSlice):
+                findings += _circuits(manifest, files, part, source, prover, done)
+    return findings
+
+
+def _circuits(
+    manifest: ProofManifest,
+    files: Mapping[str, bytes],
+    part: ProvedSlice,
+    source: Slice,
+    prover: CircuitProver,
+    done: dict[str, Finding | None],
+) -> list[Finding]:
+    circuits = {circuit.digest: circuit for circuit in manifest.circuits}
+    parsed = onnx.load_from_string(source.model)
+    layer = layer_of(parsed)
+    if part.geometry != WHOLE and (layer is None or layer.geometry != part.geometry):
+        return [Finding("geometry", part.name, "the pieces are cut for another layer")]
+    findings = []
+    seen: set[tuple[str, tuple[int, int], int]] = set()
+    for proof in part.proofs:
+        rows = proof.piece.rows[1] - proof.piece.rows[0]
+        key = (proof.circuit, proof.piece.channels, rows)
+        if key in seen:
+            continue
+        seen.add(key)
+        if part.geometry == WHOLE:
+            graph = lower(parsed)
+        else:
+            assert layer is not None
+            graph = layer.model(Piece(proof.piece.channels, proof.piece.rows))
+        circuit = circuits[proof.circuit]
+        digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
+        if digest != circuit.graph_sha256:
+            text = f"the circuit of {proof.piece.name} is of another graph"
+            findings.append(Finding("foreign_circuit", part.name, text))
+            continue
+        if circuit.digest not in done:
+            done[circuit.digest] = _rebuilt(files, circuit, graph, prover, part.name)
+        found = done[circuit.digest]
+        if found is not None:
+            findings.append(found)
+    return findings
+
+
+def _rebuilt(
+    files: Mapping[str, bytes],
+    circuit: Circuit,
+    graph: onnx.ModelProto,
+    prover: CircuitProver,
+    name: str,
+) -> Finding | None:
+    """Make the circuit's keys again and compare the verifying key's bytes."""
+    srs: Srs | None = prover.srs.find(circuit.logrows)
+    if srs is None or srs.sha256 != circuit.srs_sha256:
+        return Finding(
+            "srs_unknown",
+            name,
+            "its keys cannot be made again without the SRS sha256:" + circuit.srs_sha256,
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        try:
+            prover.rebuild(graph, circuit.logrows, srs, directory)
+        except InterlockError as error:
+            return Finding("rebuild_failed", name, error.message)
+        assert (directory / GRAPH).exists()
+        if (directory / VERIFYING_KEY).read_bytes() != files[circuit.verifying_key]:
+            return Finding("foreign_key", name, "its verifying key is not the model's")
+    return None
