@@ -16,6 +16,7 @@ from interlock.cli.verified_options import (
     prover_options,
     warnings_told,
 )
+from interlock.cli.verified_proofs import prove, verify
 from interlock.cli.verified_setup import plan, setup
 from interlock.errors import ConfigError
 
@@ -28,7 +29,7 @@ def command() -> None:
     """Run models in slices, proved by circuits where they can be."""
 
 
-for verb in (plan, setup, compare, deploy):
+for verb in (plan, setup, prove, verify, compare, deploy):
     command.add_command(verb)
 
 

@@ -14,6 +14,7 @@ from interlock.cli.output import print_table
 
 if TYPE_CHECKING:
     from interlock.verified.result import InferenceResult
+    from interlock.verified.slices import SlicedModel
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -68,6 +69,16 @@ def prover_options(function: Any) -> Any:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def sliced_model(model: Path) -> SlicedModel:
+    """The model's slices: those on disk, or, without any, a cut before each layer."""
+    from interlock.verified.directory import Cuts, ModelDirectory, cut, read_slices
+
+    directory = ModelDirectory.find(model)
+    data = directory.read_model()
+    found = read_slices(directory, data)
+    return cut(data, Cuts()) if found is None else found[0]
 
 
 def print_result(found: InferenceResult) -> None:

@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.cli.verified_options import MODEL, limit_options, prover_options, warnings_told
+from interlock.cli.verified_options import (
+    MODEL,
+    limit_options,
+    prover_options,
+    sliced_model,
+    warnings_told,
+)
 from interlock.errors import ConfigError
 
 if TYPE_CHECKING:
     from interlock.verified.prover import CircuitPlan
-    from interlock.verified.slices import SlicedModel
 
 
 @click.command()
@@ -38,7 +43,7 @@ def plan(
     limits = Limits(key_bytes, memory_bytes, seconds, circuit_bytes)
     with warnings_told():
         prover = require_prover("planning circuits")
-        plans = [prover.plan(part, limits) for part in _sliced(model).slices]
+        plans = [prover.plan(part, limits) for part in sliced_model(model).slices]
     _print_plans(plans, as_json)
     return 1 if any(entry.decision == "fallback" for entry in plans) else 0
 
@@ -71,7 +76,7 @@ def setup(
 
     limits = Limits(key_bytes, memory_bytes, seconds, circuit_bytes)
     with warnings_told():
-        sliced = _sliced(model)
+        sliced = sliced_model(model)
         unknown = set(names) - {part.name for part in sliced.slices}
         if unknown:
             raise ConfigError(f"--slice is {min(unknown)!r}; the model has no slice of that name")
@@ -88,16 +93,6 @@ def setup(
         RunnerMetadata.generate_for_model(model, prover=prover)
     _print_plans(plans, as_json)
     return 1 if any(entry.decision == "fallback" for entry in plans) else 0
-
-
-def _sliced(model: Path) -> SlicedModel:
-    """The model's slices: those on disk, or, without any, a cut before each layer."""
-    from interlock.verified.directory import Cuts, ModelDirectory, cut, read_slices
-
-    directory = ModelDirectory.find(model)
-    data = directory.read_model()
-    found = read_slices(directory, data)
-    return cut(data, Cuts()) if found is None else found[0]
 
 
 def _print_plans(plans: list[CircuitPlan], as_json: bool) -> None:
