@@ -224,9 +224,9 @@ class TestCompare:
         assert said.code == 0
         lines = said.out.splitlines()
         assert lines[0].split("  ")[0] == "Model"
-        assert [line.split()[1] for line in lines[1:4]] == ["Whole", "Sliced", "Sliced"]
-        assert "[1000, 1000, 1000, 1000, -]" in said.out
-        assert "Execution: 4 circuits, 1 ONNX slices" in said.out
+        assert [line.split()[1] for line in lines[1:5]] == ["Whole"] + ["Sliced"] * 3
+        assert "[1000, 1000, 1000, 1000, 1000]" in said.out
+        assert "Execution: 5 circuits, 0 ONNX slices" in said.out
         assert "Classification: ONNX=5, Circuit=5 MATCH" in said.out
         assert said.out.count("Diff=0.") == 3
         figures = [line.split(": ")[1] for line in lines if "Absolute Error" in line]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Held-out examples on which circuits and ONNX are compared, by witness.",
 )
-@click.option("--prove/--witness", default=True, help="Prove the example, or compute witnesses.")
+@click.option("--prove/--witness", default=True, help="Prove the example, or leave proofs out.")
 @prover_options
 @json_option
 def compare(
@@ -37,8 +37,8 @@ def compare(
 ) -> int:
     """Compare whole model, slices and circuits: answer, security, time, size and error.
 
-    MODELS are models/doom and models/net where none is named. Everything is measured now, from the
-    circuits that are set up; where there are none, the tables say so.
+    MODELS are models/doom and models/net where none is named. Everything is measured now. Circuits
+    that are missing are compiled for their witness; only those with keys are proved.
     """
     from interlock.verified.compare import compare as compare_model
     from interlock.verified.default_prover import default_prover
