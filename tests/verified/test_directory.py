@@ -12,7 +12,6 @@ from support.kill import run_and_kill
 from support.networks import MODELS, dense
 
 from interlock.errors import BundleFormatError, BundleIntegrityError, InputError, StorageError
-from interlock.verified import VerifiedWarning
 from interlock.verified.directory import (
     Cuts,
     ModelDirectory,
@@ -42,8 +41,7 @@ def test_where_there_is_no_directory_the_shipped_model_is_copied(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(VerifiedWarning, match="the model that ships was copied there"):
-        directory = ModelDirectory.find(f"models/{name}")
+    directory = ModelDirectory.find(f"models/{name}")
     assert directory.path == tmp_path / "models" / name
     assert directory.read_model() == (MODELS / name / "model.onnx").read_bytes()
     assert not directory.metadata.exists()

@@ -55,14 +55,14 @@ def prover_options(function: Any) -> Any:
     options = (
         click.option(
             "--srs",
-            type=click.Path(exists=True, path_type=Path),
+            type=click.Path(exists=True, resolve_path=True, path_type=Path),
             help="SRS file, or directory of kzg<logrows>.srs; without it a development SRS is "
             "made here, which is not sound against whoever made it.",
         ),
-        click.option("--srs-sha256", help="Digest that the SRS file must have."),
+        click.option("--srs-digest", "srs_sha256", help="Digest that the SRS file must have."),
         click.option(
             "--cache",
-            type=click.Path(file_okay=False, path_type=Path),
+            type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
             help="Directory of keys and circuits; the user's cache by default.",
         ),
     )

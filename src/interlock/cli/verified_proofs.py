@@ -33,7 +33,7 @@ from interlock.cli.verified_options import (
 @click.option("--size-limit", type=float, help="Bytes that a slice's circuits may have.")
 @click.option(
     "--resume",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
     help="Keep proofs of pieces here, so that an interrupted proof goes on.",
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page here.")
@@ -97,12 +97,12 @@ def prove(
 @click.option("--digest", help="SHA-256 that the bundle must have, got another way.")
 @click.option(
     "--srs",
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(exists=True, resolve_path=True, path_type=Path),
     help="SRS file, or directory of kzg<logrows>.srs, that the proofs must be from.",
 )
 @click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
     help="Where --model finds a development SRS; the user's cache by default.",
 )
 @click.option(
