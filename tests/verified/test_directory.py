@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_a_shipped_model_is_whole(name: str) -> None:
     assert (listing.optimization, listing.compared) == ("all", 216)
     assert sliced.sha256 in (MODELS / name / "README.md").read_text("utf-8")
     assert shipped_models() == MODELS
+
+
+def test_the_wheel_carries_each_file_of_the_shipped_models() -> None:
+    project = tomllib.loads((MODELS.parent / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    kept = {
+        f"models/{path.relative_to(MODELS).as_posix()}"
+        for name in ("net", "doom")
+        for path in (MODELS / name).iterdir()
+        if not path.name.endswith("_Runner_Metadata.json")
+    }
+    assert included == {path: f"interlock/verified/{path}" for path in kept}
 
 
 @pytest.mark.parametrize("name", ["net", "doom"])
