@@ -21,7 +21,7 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
 
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
-	@$(BIN)/interlock demo --output demo-output
+	@$(BIN)/interlock demo --output demo-output --prove
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
 	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
