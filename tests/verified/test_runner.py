@@ -96,7 +96,7 @@ class TestModes:
         prover = FixedPointProver()
         runner = Runner(net, prover=prover)
         edit(net, verified_slices={**dict.fromkeys(NAMES, True), "slice_2": False})
-        with pytest.raises(EngineUnavailableError, match="1 of 5 .* slice_2: excluded"):
+        with pytest.raises(EngineUnavailableError, match=r"1 of 5 .* slice_2: excluded"):
             runner.infer("ezkl_only")
         assert prover.asked == []
 
