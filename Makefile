@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,claude,gemini,openai,source,text
+EXTRAS := sign,numba,detect,claude,gemini,openai,source,text,zk
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
@@ -22,13 +22,16 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
 
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
-	@$(BIN)/interlock demo --output demo-output
+	@$(BIN)/interlock demo --output demo-output --prove
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not robot"
+	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
+
+test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
+	$(PYTEST) -m zk
 
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
 	$(PYTEST) -m robot -rP

@@ -112,7 +112,7 @@ class Runner:
                 what "auto" asks of circuits: to "prove"; their "witness", the answer without a
                 proof, which counts as unverified; or "none", for slices on ONNX alone
         replay  run slices that ONNX answered again, in another process, and compare the bits
-        record  keep what enters and leaves every slice; so do proofs and replays
+        record  keep what enters and leaves every slice, as a proof bundle needs; a replay does
 
         Raises InputError before anything runs, EngineUnavailableError where "ezkl_only" cannot
         prove a slice, and EngineError, naming the slice, where one fails: no later slice runs.
