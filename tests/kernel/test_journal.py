@@ -435,3 +435,42 @@ def test_pending_keys_may_be_asked_for_by_their_beginning(journal: Journal) -> N
         assert list(run.pending("a")) == ["a|2", "ab|1", "a%|1"]
         assert list(run.pending("a%")) == ["a%|1"]
         assert list(run.pending()) == ["b|1", "a|2", "ab|1", "a%|1"]
+
+
+def test_outcomes_may_be_read_by_the_beginning_of_their_keys(journal: Journal) -> None:
+    keys = ["a|1", "b|1", "a|2"]
+    with journal.create_run("r", config={}, items=[Item(key) for key in keys], run_id="r") as run:
+        run.record([(key, Outcome(Status.ACCEPTED, value=key)) for key in keys])
+    assert [key for key, _ in journal.outcomes("r", "a|")] == ["a|1", "a|2"]
+    assert dict(journal.stored("r", "b"))["b|1"] == Outcome(Status.ACCEPTED, value="b|1").to_json()
+
+
+def test_attempts_that_gave_no_outcome_are_counted(journal: Journal) -> None:
+    with journal.create_run("r", config={}, items=[Item(key) for key in "abcd"]) as run:
+        run.begin(["a", "b", "c"])
+        run.begin(["b", "c"])
+        run.record([("a", Outcome(Status.FAILED)), ("b", Outcome(Status.FAILED))])
+        assert run.unanswered_attempts() == {"b": 1, "c": 2}
+
+
+def test_recorded_items_can_be_asked_again(journal: Journal) -> None:
+    with journal.create_run(
+        "r", config={}, items=[Item("a", 1), Item("b", 2), Item("c", 3)], run_id="r"
+    ) as run:
+        run.begin(["b"])
+        run.record([(key, Outcome(Status.FAILED)) for key in "abc"])
+        run.finish("done")
+        with pytest.raises(JournalError, match="no item 'x'"):
+            run.ask_again(["b", "x"], "never")
+        assert list(run.pending()) == []
+        run.ask_again(["b"], "1 failed item asked again")
+        assert list(run.pending()) == ["b"]
+        assert run.payload("b") == 2
+        assert run.open_attempts() == []
+        run.begin(["b"])
+        run.record([("b", Outcome(Status.ACCEPTED, value=0))])
+        run.finish("done")
+    info = journal.info("r")
+    assert (info.items, info.withdrawn, info.counts[Status.ACCEPTED]) == (3, 1, 1)
+    assert "asked again" in info.changes[0]
+    assert [key for key, _ in journal.outcomes("r")] == ["a", "b", "c"]

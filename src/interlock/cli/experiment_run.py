@@ -65,7 +65,13 @@ def _raw(
         "output_dir": None if output is None else str(output),
         "budget_usd": budget,
     }
-    return load_config(config_file) | {k: v for k, v in given.items() if v is not None}
+    raw = load_config(config_file) | {k: v for k, v in given.items() if v is not None}
+    for name in ("prompts_file", "prices_file"):
+        if isinstance(path := raw.get(name), str) and not Path(path).exists():
+            # A configuration may name what lies beside it, wherever it is called from.
+            beside = config_file.parent / path
+            raw[name] = str(beside) if beside.exists() else path
+    return raw
 
 
 @click.command("run")

@@ -6,6 +6,7 @@ Models that are asked through the same account share its limits and stand in one
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from interlock.experiment.pacing import AccountLimits, Pacer
 from interlock.kernel.clock import SYSTEM_CLOCK, Clock
@@ -46,18 +47,22 @@ class Account:
             free = min(free, max(1, int(AHEAD / spacing)) - self.waiting - promised)
         return max(0, free)
 
-    async def turn(self, tokens: float) -> float:
-        """Wait until a request of so many tokens may go; the moment that it goes."""
+    async def turn(self, expected: Callable[[], float]) -> tuple[float, float]:
+        """Wait until a request may go; the moment that it goes, and the tokens taken for it.
+
+        `expected` gives the tokens that it will take. It is asked anew at each look, since what
+        answers take is learnt meanwhile.
+        """
         self.waiting += 1
         try:
             # The lock is fair, so turns come in order.
             async with self._turn:
-                while (wait := self.pacer.delay(tokens)) > 0:
+                while (wait := self.pacer.delay(tokens := expected())) > 0:
                     await asyncio.sleep(min(wait, POLL))
                 self.pacer.take(tokens)
         finally:
             self.waiting -= 1
-        return self.clock.monotonic()
+        return self.clock.monotonic(), tokens
 
     def answered(self) -> None:
         """The service answered."""

@@ -10,7 +10,6 @@ import hashlib
 import os
 from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from interlock.kernel.errors import InputError, StorageError
 
 class _Line(msgspec.Struct):
     id: str
-    prompt: str
+    prompt: msgspec.Raw
 
 
 def prompts_path(directory: Path, run_id: str) -> Path:
@@ -87,31 +86,33 @@ def copy_prompts(source: Path, target: Path, wanted: int | None, seed: int) -> t
 class AskedPrompts:
     """The prompts of a run, by id and in order. 16 bytes a prompt are in memory. Not for threads.
 
-    `bytes` counts those of all texts in UTF-8, `longest` those of the longest one. Raises
+    `bytes` counts those of all texts as JSON, `longest` those of the longest one. Raises
     InputError where the file is missing or not what `copy_prompts` wrote.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        digests, starts, position = array("Q"), array("Q"), 0
+        keys, starts, position = array("q"), array("Q"), 0
         decoder = msgspec.json.Decoder(_Line)
         self.bytes = self.longest = 0
         try:
             self._file = path.open("rb")
             for line in self._file:
                 found = decoder.decode(line)
-                digests.append(_digest(found.id))
-                size = len(found.prompt.encode())
+                keys.append(hash(found.id))
+                size = len(bytes(found.prompt)) - 2
                 self.bytes += size
                 self.longest = max(self.longest, size)
                 starts.append(position)
                 position += len(line)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise InputError(f"{path} cannot be read: {type(error).__name__}") from None
-        # An empty array lends no buffer.
-        keys = np.array(digests, np.uint64)
-        order = np.argsort(keys)
-        self._keys = keys[order]
+        except ValueError:
+            self._file.close()
+            raise InputError(f"{path} is not what was written there") from None
+        hashes = np.array(keys, np.int64)
+        order = np.argsort(hashes)
+        self._keys = hashes[order]
         self._starts = np.array(starts, np.uint64)[order]
 
     def __len__(self) -> int:
@@ -124,10 +125,10 @@ class AskedPrompts:
 
     def __getitem__(self, prompt_id: str) -> Prompt:
         """The prompt with this id; raises KeyError."""
-        digest = _digest(prompt_id)
-        at = int(np.searchsorted(self._keys, np.uint64(digest)))
-        # Two ids may share a digest, though hardly ever do.
-        while at < len(self._keys) and int(self._keys[at]) == digest:
+        wanted = hash(prompt_id)
+        at = int(np.searchsorted(self._keys, np.int64(wanted)))
+        # Two ids may share a hash, though hardly ever do.
+        while at < len(self._keys) and int(self._keys[at]) == wanted:
             self._file.seek(int(self._starts[at]))
             found: dict[str, Any] = msgspec.json.decode(self._file.readline())
             if found["id"] == prompt_id:
@@ -138,7 +139,3 @@ class AskedPrompts:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())

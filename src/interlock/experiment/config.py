@@ -332,6 +332,9 @@ def _model(raw: Mapping[str, Any], entry: Mapping[str, Any]) -> ModelConfig:
     sampling.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
     options = {name: entry[name] for name in _PROVIDER_TEXTS if entry.get(name) is not None}
     options |= entry.get("options") or {}
+    if entry["type"] == "local":
+        options.setdefault("model_path", entry["name"])
+        options.setdefault("batch_size", setting("batch_size", 8))
     try:
         made = Sampling(**sampling)
     except InputError as error:
@@ -357,7 +360,10 @@ def _check_labels(models: Sequence[ModelConfig]) -> None:
     seen: dict[str, int] = {}
     for at, model in enumerate(models):
         if not _LABEL.fullmatch(model.label):
-            raise ConfigError(f"config: models[{at}]: '|' and control characters name no model")
+            raise ConfigError(
+                f"config: models[{at}]: '|' or a control character is in its label; "
+                "which names no model"
+            )
         if model.label in seen:
             raise ConfigError(
                 f"config: models[{seen[model.label]}] and models[{at}] are both called "

@@ -149,9 +149,8 @@ class AsyncLane:
         retry = 0
         uncertain = 0.0
         while True:
-            tokens = self._expected(sample)
             try:
-                sent_at = await self._turn(tokens)
+                sent_at, tokens = await self._turn(sample)
             except asyncio.CancelledError:
                 self._ledger.release(worst)
                 raise
@@ -190,12 +189,12 @@ class AsyncLane:
                 self._ledger.release(worst)
                 raise
 
-    async def _turn(self, tokens: float) -> float:
-        sent_at = await self.account.turn(tokens)
+    async def _turn(self, sample: Sample) -> tuple[float, float]:
+        turn = await self.account.turn(lambda: self._expected(sample))
         if self.account.pacer.spacing > 0:
             # Another call may wait for its turn now.
             self._mailbox.wake()
-        return sent_at
+        return turn
 
     async def _call(self, sample: Sample) -> ChatAnswer:
         seconds = self._variant.model.timeout or DEFAULT_TIMEOUT

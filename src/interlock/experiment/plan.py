@@ -20,7 +20,7 @@ from interlock.kernel.replace_file import replace_file
 PLAN_SCHEMA = 1
 
 # What a model is loaded from or asked through; another one may answer otherwise.
-_ASKED_OPTIONS_LEFT_OUT = frozenset(["api_key", "device"])
+_ASKED_OPTIONS_LEFT_OUT = frozenset(["api_key", "device", "batch_size"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,11 +119,11 @@ class Lines:
         model = f"{label} " if self._several else ""
         at, total = self._counts.done[label], self._counts.totals[label]
         self._write(f"{model}[{at}/{total}] {name}: {_ending(outcome)}")
-        if self._clock.monotonic() - self._told >= self._every:
-            self._summary()
 
     def advance(self, counts: Mapping[Status, int]) -> None:
         """Let the lines out; samples that were recorded together appear together."""
+        if self._clock.monotonic() - self._told >= self._every:
+            self._summary()
         with suppress(OSError, ValueError):
             self._stream.flush()
 

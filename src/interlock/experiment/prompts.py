@@ -278,6 +278,8 @@ def _json_objects(file: TextIO) -> Iterator[tuple[int, str, Any]]:
             return
         if text.peek():
             yield text.line, "prompts", _Bad("is followed by more text after its end")
+    except UnicodeDecodeError:
+        raise
     except (ValueError, RecursionError) as error:
         # What follows cannot be told apart, so this is the last problem of the file.
         yield text.line, "prompts", _Bad(_not_json(error))
@@ -299,6 +301,9 @@ def _not_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not JSON: {error.msg}"
     return "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON: {error}"
+
+
+_IN_NUMBERS = "0123456789+-.eE"
 
 
 class _Window:
@@ -344,8 +349,9 @@ class _Window:
                     continue
                 self.line += self._text.count("\n", self._at, error.pos)
                 raise
-            # A number, unlike all else, may go on after what was decoded.
-            if end == len(self._text) and not self._ended and self._read(self.BLOCK):
+            # A number, unlike all else, may go on after what was decoded: 1.25 in 1.25e3.
+            cut = isinstance(value, int | float) and not self._text[end:].strip(_IN_NUMBERS)
+            if cut and self._read(self.BLOCK):
                 continue
             self._advance(end)
             return value

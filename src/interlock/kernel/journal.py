@@ -243,12 +243,7 @@ class Journal:
 
     def stored(self, run_id: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
         """As `outcomes`, with each outcome as the JSON that `Outcome.to_json` wrote."""
-        row = self._row(run_id)
-        return (
-            (record.key, bytes(record.outcome))
-            for record in journal_export.records(self._store, row, prefix)
-            if record.outcome is not None
-        )
+        return journal_export.stored(self._store, self._row(run_id), prefix)
 
     def export_jsonl(self, run_id: str, path_or_file: Path | str | IO[str]) -> int:
         """Write one JSON line an item, in input order; returns how many.

@@ -34,11 +34,26 @@ class Record(msgspec.Struct, frozen=True):
     outcome: msgspec.Raw | None
 
 
-def records(store: Store, run: int, prefix: str = "") -> Iterator[Record]:
-    """The run's items in input order, of those whose key starts with `prefix`.
+def stored(store: Store, run: int, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Key and outcome of the recorded items whose key starts with `prefix`, in input order."""
+    after = -1
+    while True:
+        with store.read() as connection:
+            page = connection.execute(
+                "SELECT position, key, outcome FROM items JOIN outcomes ON item = items.id"
+                " WHERE run = ? AND position > ? AND substr(key, 1, ?) = ?"
+                " ORDER BY position LIMIT ?",
+                (run, after, len(prefix), prefix, PAGE),
+            ).fetchall()
+        for _, key, outcome in page:
+            yield key, outcome
+        if len(page) < PAGE:
+            return
+        after = page[-1][0]
 
-    An outcome recorded meanwhile may be in it or not.
-    """
+
+def records(store: Store, run: int) -> Iterator[Record]:
+    """The run's items in input order; an outcome recorded meanwhile may be in it or not."""
     after = -1
     while True:
         with store.read() as connection:
@@ -46,9 +61,8 @@ def records(store: Store, run: int, prefix: str = "") -> Iterator[Record]:
                 "SELECT position, key, digest, payload, recorded, outcome,"
                 " (SELECT count(*) FROM attempts WHERE item = items.id)"
                 " FROM items LEFT JOIN outcomes ON item = items.id"
-                " WHERE run = ? AND position > ? AND substr(key, 1, ?) = ?"
-                " ORDER BY position LIMIT ?",
-                (run, after, len(prefix), prefix, PAGE),
+                " WHERE run = ? AND position > ? ORDER BY position LIMIT ?",
+                (run, after, PAGE),
             ).fetchall()
         for _, key, digest, payload, recorded, outcome, attempts in page:
             yield Record(
