@@ -78,6 +78,18 @@ def test_one_sided_answers_have_no_auroc() -> None:
     assert calibrate([0.5], [True], ["a"]) is None
 
 
+def test_a_perfect_order_still_has_an_interval() -> None:
+    found = calibrate(
+        [0.1] * 10 + [0.9] * 10,
+        [False] * 10 + [True] * 10,
+        [str(k) for k in range(20)],
+        resamples=100,
+    )
+    assert found is not None
+    assert found.auroc == found.auroc_high == 1.0
+    assert found.auroc_low == pytest.approx(0.69, abs=0.01)  # 10 answers bound what is unseen
+
+
 def test_wrong_input_is_named() -> None:
     with pytest.raises(InputError, match="do not belong together"):
         calibrate([0.5], [True, False], ["a"])

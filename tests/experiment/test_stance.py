@@ -10,13 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.experiment.agreement import cohen_kappa
+from interlock.experiment.agreement import Agreement, cohen_kappa
 from interlock.experiment.stance import Stance, read_stance
+from interlock.kernel.intervals import wilson_interval
 
 DATA = Path(__file__).parents[1] / "data"
 WRITTEN = [
     json.loads(line) for line in (DATA / "existence_answers.jsonl").read_text("utf-8").splitlines()
 ]
+
+
+def agreement_words(found: Agreement) -> str:
+    """Share with its score interval and kappa with its own, as the documents give them."""
+    assert found.share is not None
+    assert found.value is not None
+    same = round(found.share * found.n)
+    low, high = wilson_interval(same, found.n)
+    return (
+        f"{same} of {found.n} ({100 * low:.1f} to {100 * high:.1f}%), "
+        f"kappa {found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    )
 
 
 def test_the_labelled_set_is_large_enough_and_covers_every_stance() -> None:
@@ -32,6 +45,7 @@ def test_rules_agree_with_the_written_labels(split: str) -> None:
     rows = [row for row in WRITTEN if row["split"] == split]
     read = [read_stance(row["answer"], row["question"], row["entity"]).stance.value for row in rows]
     found = cohen_kappa([row["label"] for row in rows], read)
+    print(f"{split}: {agreement_words(found)}")
     assert found.share is not None
     assert found.value is not None
     assert found.share >= 0.95

@@ -207,7 +207,7 @@ def test_krippendorffs_own_example() -> None:
     assert found.low < 0.743 < found.high
 
 
-@pytest.mark.parametrize(("share", "within"), [(0.3, 0.1), (0.3, 2.0), (0.05, 0.5)])
+@pytest.mark.parametrize(("share", "within"), [(0.3, 0.1), (0.3, 2.0), (0.05, 0.5), (0.02, 2.0)])
 def test_clustered_intervals_cover_the_share(share: float, within: float) -> None:
     """Beta-binomial clusters: prompts differ, samples of a prompt resemble one another.
 

@@ -197,7 +197,7 @@ def report(
         return 0
     names = {summary.variant: summary.label for summary in found.variants}
     print_table(
-        ["scorer", "model", "yes", "interval", "decided", "missing"],
+        ["scorer", "model", "yes", "interval", "decided", "missing", "with them between"],
         [
             [
                 row.scorer,
@@ -206,6 +206,9 @@ def report(
                 f"{row.rate.low:.1%} to {row.rate.high:.1%}",
                 row.rate.n,
                 row.rate.missing,
+                ""
+                if row.rate.lowest is None or row.rate.highest is None
+                else f"{row.rate.lowest:.1%} and {row.rate.highest:.1%}",
             ]
             for row in found.rates
             if row.group == "all"

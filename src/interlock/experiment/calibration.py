@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from interlock.experiment.bootstrap import cluster_bootstrap, expanded_percentiles, generator
+from interlock.experiment.bootstrap import (
+    cluster_bootstrap,
+    expanded_percentiles,
+    generator,
+    student_t_quantile,
+)
 from interlock.kernel.errors import InputError
-from interlock.kernel.intervals import wilson_interval
+from interlock.kernel.intervals import clopper_pearson_upper, wilson_interval
 
 Floats = npt.NDArray[np.float64]
 
@@ -132,8 +137,8 @@ def calibrate(
             generator(seed, f"auroc {name}"),
             resamples=resamples,
         )
-        auroc_low, auroc_high = expanded_percentiles(values, m)
-        auroc_low, auroc_high = max(0.0, auroc_low), min(1.0, auroc_high)
+        rarer = int(min(hit.sum(), n - hit.sum()))
+        auroc_low, auroc_high = _auroc_interval(ranked, values, m, rarer)
     rng = generator(seed, f"perfect {name}")
     ones = np.ones(n)
     perfect = [_ece(sure, (rng.random(n) < sure).astype(float), ones, edges) for _ in range(200)]
@@ -176,6 +181,22 @@ def _weighted_auroc(level: npt.NDArray[np.intp], hit: Floats, weight: Floats) ->
     good_at, bad_at = np.bincount(level, good), np.bincount(level, bad)
     below = np.cumsum(bad_at) - bad_at
     return float((good_at * (below + bad_at / 2)).sum() / (good.sum() * bad.sum()))
+
+
+def _auroc_interval(area: float, values: Floats, clusters: int, rarer: int) -> tuple[float, float]:
+    """Symmetric in the area's logit, with the bootstrap's standard error and Student's quantile.
+
+    rarer  answers of the rarer kind; they bound an area of exactly 0 or 1, which never varies
+    """
+    spread = float(np.nanstd(values))
+    if clusters < 2:
+        return 0.0, 1.0
+    if not 0 < area < 1 or spread == 0:
+        unseen = clopper_pearson_upper(0, rarer, 0.975)
+        return max(0.0, area - unseen), min(1.0, area + unseen)
+    logit = math.log(area / (1 - area))
+    half = student_t_quantile(0.975, clusters - 1) * spread / (area * (1 - area))
+    return 1 / (1 + math.exp(half - logit)), 1 / (1 + math.exp(-logit - half))
 
 
 def _edges(sure: Floats, bins: int) -> list[int]:

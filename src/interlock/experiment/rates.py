@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interlock.experiment.bootstrap import cluster_bootstrap, expanded_percentiles, generator
+from interlock.experiment.bootstrap import cluster_bootstrap, generator, share_interval
 from interlock.kernel.errors import InputError
 from interlock.kernel.intervals import wilson_interval
 
@@ -116,8 +116,7 @@ def _clustered(
         generator(seed, f"rate {name}"),
         resamples=resamples,
     )
-    low, high = expanded_percentiles(values, m, confidence)
-    return max(0.0, low), min(1.0, high), "clustered bootstrap"
+    return *share_interval(yes / n, values, m, confidence), "clustered bootstrap"
 
 
 def difference(first: Rate, second: Rate) -> tuple[float, float, float] | None:

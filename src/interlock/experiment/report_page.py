@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from interlock import __version__
 from interlock.experiment.figures import Analysis, RateRow, ScorerSummary, VariantSummary
 from interlock.experiment.report_benchmark import benchmark_section
 from interlock.experiment.report_models import (
@@ -356,6 +357,7 @@ def _run(found: Analysis) -> Section:
             + (f" of {run.total_prompts:,}" if run.total_prompts is not None else ""),
         ),
         ("samples a prompt", run.samples),
+        ("report made by", f"interlock {__version__}"),
     ]
     return Section(
         "What was run",
