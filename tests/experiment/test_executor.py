@@ -197,6 +197,54 @@ def test_what_was_under_way_when_a_run_stops_stays_pending(
     assert info.open_attempts == 3
 
 
+def test_a_stop_gives_back_what_waits_for_its_turn_or_a_retry_at_once(
+    tmp_path: Path, loop: LoopThread
+) -> None:
+    """One call is on the wire and ends; one waits an hour for its retry, and others for a turn."""
+    chosen, stop = variant(), threading.Event()
+    on_wire = threading.Event()
+
+    async def answer(request: Any, *, deadline: Any) -> ChatAnswer:
+        if "p0?" in request.messages[0].content:
+            while not on_wire.is_set():
+                await asyncio.sleep(0.001)
+            raise ServiceError("503", wait_seconds=3600.0)
+        on_wire.set()
+        while not stop.is_set():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        return say(request)
+
+    one = Scripted()
+    one.answer = answer  # type: ignore[method-assign]
+    # Two pass at once, the third would wait for a minute.
+    account = Account("a", AccountLimits(requests=2, burst=2, concurrency=4))
+    world = World(
+        tmp_path,
+        [chosen],
+        lambda box: {
+            chosen.label: AsyncLane(
+                chosen, one, account, loop, box, retry=RetryPolicy(retries=3, longest=3600.0)
+            )
+        },
+    )
+
+    def stop_when_both_are_there() -> None:
+        on_wire.wait(60)
+        while not world.notes:
+            threading.Event().wait(0.001)
+        stop.set()
+
+    threading.Thread(target=stop_when_both_are_there, daemon=True).start()
+    with pytest.raises(InterruptedRunError):
+        world.run(5, stop=stop, grace=600.0)
+    with Journal.open(tmp_path / "journal.db") as journal:
+        info = journal.info("r")
+        outcomes = dict(journal.outcomes("r"))
+    assert list(outcomes) == ["m_temp0.0|p1|0"]
+    assert info.pending == 4
+
+
 def test_batches_fill_and_each_sample_has_its_own_record(tmp_path: Path) -> None:
     chosen = variant()
     batches = ScriptedBatches(

@@ -28,6 +28,10 @@ class Lane(Protocol):
         """Take on a task of one `Sample`; does not wait for it."""
         ...
 
+    def give_back(self) -> None:
+        """Hand back what was not sent yet: the run is stopping."""
+        ...
+
     def cancel(self) -> None:
         """Drop what waits and, where that can be done, what runs."""
         ...
@@ -149,6 +153,11 @@ class ChatExecutor:
             if done.lost is not None:
                 self._given_back[done.task.keys[0]] = done.task.items[0].variant.label
         return found
+
+    def give_back(self) -> None:
+        """Let the lanes hand back what was not sent yet; see `interlock.kernel.drive.drive`."""
+        for lane in self.lanes.values():
+            lane.give_back()
 
     def cancel(self) -> None:
         """Drop what waits and what runs on the loop; a batch that a model computes runs on."""

@@ -97,6 +97,8 @@ class AsyncLane:
         self._ratio = 1 / BYTES_A_TOKEN
         self._known = 0
         self._calls: set[asyncio.Task[None]] = set()
+        self._on_wire: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     def room(self, promised: int) -> int:
         """See `Lane.room`. No more than the budget has room for."""
@@ -114,6 +116,16 @@ class AsyncLane:
             return
         self.account.begun += 1
         self._loop.loop.call_soon_threadsafe(self._start, task, worst)
+
+    def give_back(self) -> None:
+        """Cancel the calls that wait for their turn or for a retry; what is on the wire ends."""
+
+        def cancel() -> None:
+            self._stopping = True
+            for call in self._calls - self._on_wire:
+                call.cancel()
+
+        self._loop.loop.call_soon_threadsafe(cancel)
 
     def cancel(self) -> None:
         """Cancel all calls."""
@@ -184,6 +196,8 @@ class AsyncLane:
                 f"Retry {retry}/{self._retry.retries} after {wait:.0f}s: {words(failure)}"
             )
             try:
+                if self._stopping:
+                    raise asyncio.CancelledError
                 await asyncio.sleep(wait)
             except asyncio.CancelledError:
                 self._ledger.release(worst)
@@ -199,11 +213,16 @@ class AsyncLane:
     async def _call(self, sample: Sample) -> ChatAnswer:
         seconds = self._variant.model.timeout or DEFAULT_TIMEOUT
         deadline = Deadline.after(seconds)
+        call = asyncio.current_task()
+        assert call is not None
+        self._on_wire.add(call)
         try:
             async with asyncio.timeout(seconds + BACKSTOP):
                 return await self._provider.answer(sample.request, deadline=deadline)
         except TimeoutError:
             raise DeadlineError(f"no answer within {seconds:g} s") from None
+        finally:
+            self._on_wire.discard(call)
 
     def _answered(
         self,
