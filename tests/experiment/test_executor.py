@@ -62,7 +62,7 @@ class World:
         self.lanes = make(self.mailbox)
         self.executor = ChatExecutor(self.lanes, self.mailbox, on_note=self.notes.append)
         self.tmp_path = tmp_path
-        self.most: dict[str, int] = {}
+        self.begun: list[str] = []
 
     def sample(self, key: str) -> Sample:
         label, prompt_id, _ = key.split("|")
@@ -82,9 +82,15 @@ class World:
         ):
             sources = {label: run.pending(f"{label}|") for label in self.by_label}
 
+            begun = self.begun
+
             class Log:
                 run_id = "r"
-                begin, record, finish = run.begin, run.record, run.finish
+                record, finish = run.record, run.finish
+
+                def begin(self, keys: Any) -> None:
+                    begun.extend(keys)
+                    run.begin(keys)
 
                 def pending(self) -> Iterator[str]:
                     return dealt
@@ -243,6 +249,9 @@ def test_a_stop_gives_back_what_waits_for_its_turn_or_a_retry_at_once(
         outcomes = dict(journal.outcomes("r"))
     assert list(outcomes) == ["m_temp0.0|p1|0"]
     assert info.pending == 4
+    # One was on the wire before it waited for its retry; the others never were.
+    assert "m_temp0.0|p0|0" not in world.executor.unsent
+    assert world.executor.unsent == set(world.begun) - {"m_temp0.0|p0|0", "m_temp0.0|p1|0"}
 
 
 def test_batches_fill_and_each_sample_has_its_own_record(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class BatchLane:
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
             if self._stopping:
-                results: Sequence[Completed] = [given_back(task) for task in batch]
+                results: Sequence[Completed] = [given_back(task, sent=False) for task in batch]
             else:
                 with self._turn:
                     results = self._answer(batch)
@@ -197,7 +197,7 @@ class RunnerLane:
     def _serve(self) -> None:
         while (task := self._inbox.get()) is not None:
             if self._stopping:
-                done = given_back(task)
+                done = given_back(task, sent=False)
             else:
                 try:
                     done = Completed(task, (outcome_of(self._ask(task.items[0])),))

@@ -243,7 +243,7 @@ class _Run:
 
         executor = ChatExecutor(lanes.by_label, mailbox, on_note=shown.note, on_starved=starved)
         sources = {label: self.run.pending(f"{label}|") for label in self.labels}
-        log = _Log(self.run, deal(executor, sources))
+        log = _Log(self.run, executor, deal(executor, sources))
         done = dict(before.done)
         completed = [label for label in self.labels if done[label] == self.totals[label]]
         # Also for a finished run that has more to ask: without it, --resume would start afresh.
@@ -326,9 +326,10 @@ class _Run:
 class _Log:
     """The run's record as the driver sees it: its pending keys come as lanes have room."""
 
-    def __init__(self, run: JournalRun, keys: Iterator[str]) -> None:
+    def __init__(self, run: JournalRun, executor: ChatExecutor, keys: Iterator[str]) -> None:
         self.run_id = run.run_id
         self._run = run
+        self._executor = executor
         self._keys = keys
 
     def pending(self) -> Iterator[str]:
@@ -341,4 +342,6 @@ class _Log:
         self._run.record(results)
 
     def finish(self, state: Literal["done", "interrupted"]) -> None:
+        # What never left is no attempt, and must not be listed as perhaps billed.
+        self._run.take_back(sorted(self._executor.unsent))
         self._run.finish(state)
