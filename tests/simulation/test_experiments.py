@@ -31,7 +31,7 @@ from interlock.experiment.records import read_results
 from interlock.experiment.run import RunOptions, run_experiment
 from interlock.kernel.limits import RetryPolicy
 
-SEEDS = range(count(12, 100))
+SEEDS = range(count(12, 60))
 PRICE = "as_of = 2026-01-01\n[one]\nm = { input = 0.0, output = 1000.0 }\n"
 
 
