@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -333,3 +334,27 @@ def test_a_wrong_key_is_found_by_looking(server: FakeLLM) -> None:
     pytest.importorskip(OPENAI.package)
     with pytest.raises(AuthenticationError):
         capabilities(OPENAI.provider(server), "unauthorized")
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after": "9"}, 9, 9),
+        ({"anthropic-ratelimit-tokens-remaining": "0"}, None, None),
+        ({"anthropic-ratelimit-tokens-remaining": "5"}, None, None),
+        ({"anthropic-ratelimit-requests-remaining": "0"}, None, None),
+    ],
+)
+def test_claude_s_limits_tell_a_wait_where_no_header_asks_for_one(
+    headers: dict[str, str], least: float | None, most: float | None
+) -> None:
+    from interlock.engines.claude import _wait
+
+    found = _wait(headers)
+    assert found == least == most if least is None else least <= (found or 0) <= (most or 0)
+    reset = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    told = {f"{name.removesuffix('-remaining')}-reset": reset for name in headers}
+    if least is None:
+        found = _wait({**headers, **told})
+        empty = "0" in headers.values()
+        assert (found is not None and 3000 < found <= 3600) if empty else found is None

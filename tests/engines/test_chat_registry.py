@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.fake_llm import FakeLLM, Plan
+from support.markdown import ROOT
 
 from interlock.engines.chat_registry import (
     CHAT_PROVIDERS,
@@ -101,3 +103,21 @@ def test_the_fake_server_ends_with_its_input() -> None:
     process = server._process
     server.close()
     assert process.returncode == 0
+
+
+def test_every_option_is_in_the_reference() -> None:
+    from interlock.engines.claude import ClaudeOptions
+    from interlock.engines.gemini import GeminiOptions
+    from interlock.engines.huggingface import LocalOptions
+    from interlock.engines.openai import OpenAIOptions
+
+    page = (ROOT / "docs" / "reference" / "providers.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+)` \|", page, flags=re.M))
+    schemas: list[type[msgspec.Struct]] = [
+        ClaudeOptions,
+        GeminiOptions,
+        LocalOptions,
+        OpenAIOptions,
+    ]
+    for schema in schemas:
+        assert {each.name for each in msgspec.structs.fields(schema)} <= named

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.counts import count
-from support.tiny_causal import save_tiny_model
+from support.tiny_causal import save_other_model, save_tiny_model
 
 from interlock.engines.chat import (
     BatchChatProvider,
@@ -228,6 +228,33 @@ def test_a_template_that_refuses_costs_one_request(tmp_path: Path) -> None:
     assert isinstance(found[0], RequestRejectedError)
     assert "secret" not in repr(found[0])
     assert not isinstance(found[1], RequestRejectedError)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Mistral", "Qwen3", "Gemma3"])
+def test_families_answer_alike_in_a_batch(directory: Path, tmp_path: Path, kind: str) -> None:
+    """Learned positions, a sliding window, and layers of both kinds."""
+    path = save_other_model(directory, tmp_path / kind, kind)
+    asked = [request(text, Sampling(max_tokens=24)) for text in questions(8)]
+    together = answers(provider(path), asked)
+    alone = answers(provider(path, batch_size=1), asked)
+    assert [each.text for each in together] == [each.text for each in alone]
+
+
+def test_a_family_that_takes_no_batches_is_declined(directory: Path, tmp_path: Path) -> None:
+    path = save_other_model(directory, tmp_path / "mamba", "Mamba")
+    with pytest.raises(EngineUnavailableError, match="Mamba"):
+        provider(path).capabilities("mamba")
+
+
+def test_a_model_that_ignores_the_mask_is_declined(directory: Path) -> None:
+    made = provider(directory)
+    made.capabilities("tiny")
+    forward = made._decoder._forward
+    made._decoder._forward = lambda ids, mask, positions, cache: forward(
+        ids, None if mask is None else mask * 0 + 1, positions, cache
+    )
+    with pytest.raises(EngineUnavailableError, match="otherwise in a batch than alone"):
+        made._decoder.check(list(range(3, 15)))
 
 
 def test_logits_that_are_no_numbers_are_an_error(directory: Path) -> None:

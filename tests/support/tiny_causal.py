@@ -78,3 +78,35 @@ def save_tiny_model(
         config.save_pretrained(directory)
         torch.save(model.state_dict(), directory / "pytorch_model.bin")
     return directory
+
+
+def save_other_model(like: Path, directory: Path, kind: str) -> Path:
+    """A tiny random model of another family, with the tokenizer of the model in `like`."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(like)
+    common = {"vocab_size": len(tokenizer), "initializer_range": 0.4, "bos_token_id": 1}
+    llama_like = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+    }
+    fields = {
+        "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+        "Mistral": {**llama_like, "sliding_window": 16},
+        "Qwen3": llama_like,
+        "Gemma3": {**llama_like, "sliding_window": 16},
+        "Mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+    }
+    name = "Gemma3TextConfig" if kind == "Gemma3" else f"{kind}Config"
+    config = getattr(transformers, name)(**common, **fields[kind], eos_token_id=2, pad_token_id=0)
+    torch.manual_seed(0)
+    model: Any = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
