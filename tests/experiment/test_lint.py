@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.errors import InputError
-from interlock.experiment.entities import can_be_assigned, cve_ids
+from interlock.experiment.entities import can_be_assigned, cve_ids, subject
 from interlock.experiment.lint import LintReport, lint
 from interlock.experiment.near_duplicates import near_duplicates
+from interlock.experiment.prompts import Prompt
 from interlock.experiment.scoring import make_scorers
 
 SCORERS = make_scorers(["exact", "regex", "existence", "hallucination", "refusal"], base=Path())
@@ -167,6 +168,23 @@ def test_the_defects_of_the_real_benchmark_are_named() -> None:
     messages = {finding.code: finding.message for finding in report.findings}
     assert messages["refs-misaligned"].startswith("159 prompts name a CVE and 18 list it")
     assert {use.scorer: use.prompts for use in report.usable}["existence"] == 81
+
+
+@pytest.mark.parametrize(
+    ("text", "thing"),
+    [
+        ("Summarise CVE-2014-0160: what is affected?", "CVE-2014-0160"),
+        ("Which of CVE-2014-0160 and CVE-2021-44228 exist?", None),
+        ("Does the Orvandel mail gateway exist?", "Orvandel mail gateway"),
+        ("Is QuantumDB 12 a real product?", "QuantumDB 12"),
+        ("Give an overview of the Emotet malware family.", "Emotet"),
+        ("What are the recommended security configurations for OpenSSH?", "OpenSSH"),
+        ("Prioritise these findings.", None),
+    ],
+)
+def test_what_a_prompt_asks_about(text: str, thing: str | None) -> None:
+    assert subject(Prompt("p", text)) == thing
+    assert subject(Prompt("p", text, extra={"entity": " X "})) == "X"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -67,13 +67,15 @@ def plain(report: Report) -> dict[str, Any]:
 
 def test_each_kind_of_end_is_in_the_report(tmp_path: Path) -> None:
     def mixed(request: ChatRequest, attempt: int) -> ChatAnswer:
-        number = sum(request.key.encode()) % 4
+        number = sum(request.key.encode()) % 5
         if number == 0:
             raise RequestRejectedError("400")
         if number == 1:
             return say(request, "", stop=StopReason.REFUSAL)
         if number == 2:
             return say(request, "Yes, it", stop=StopReason.MAX_TOKENS)
+        if number == 3:
+            return say(request, "", stop=StopReason.CONTENT_FILTER)
         return inventive(request, attempt)
 
     with registered(mixed=Scripted(mixed)):
@@ -81,7 +83,7 @@ def test_each_kind_of_end_is_in_the_report(tmp_path: Path) -> None:
     report = make_report(directory)
     summary = report.analysis.variants[0]
     assert summary.samples == 32
-    assert set(summary.failures) == {"request_rejected"}
+    assert set(summary.failures) == {"request_rejected", "content_filter"}
     assert summary.stops["refusal"] > 0
     assert summary.stops["max_tokens"] > 0
     assert summary.answered + sum(summary.failures.values()) == 32
@@ -89,6 +91,7 @@ def test_each_kind_of_end_is_in_the_report(tmp_path: Path) -> None:
     assert refusal.rate.yes == summary.stops["refusal"]
     page = write_report(report, tmp_path / "r.html", "today").read_text("utf-8")
     assert "refused by the provider" in page
+    assert "held back by a filter" in page
     assert "cut by the token limit" in page
     assert report.analysis.run.prompts_sha256 is not None
 

@@ -211,8 +211,12 @@ def test_a_changed_question_is_refused_and_shown_unless_accepted(tmp_path: Path)
     with registered(one=one):
         go(raw)
         changed = raw | {"max_tokens": 100}
-        with pytest.raises(RunChangedError, match="max_tokens"):
+        with pytest.raises(RunChangedError, match=r"max_tokens 2048 → 100$"):
             go(changed, resume=True)
+        with pytest.raises(RunChangedError, match=r"model 'acme/m1_temp0.0': system differs$"):
+            go(raw | {"system": "Be brief."}, resume=True)
+        with pytest.raises(RunChangedError, match=r"model 'acme/m1_temp0.0' removed; .* added$"):
+            go(raw | {"models": [raw["models"][0] | {"temperature": 1.0}]}, resume=True)
         # What changes no question is no reason to refuse.
         assert go(raw | {"requests_per_minute": 6000}, resume=True).sent == 0
         report = go(changed, resume=True, accept_changes=True)

@@ -501,3 +501,15 @@ def test_the_outcome_recorded_last_is_found_and_withdrawn_ones_are_too(tmp_path:
             run.run_id, config={}, items=[Item("a", "y", "b" * 64)], accept_changes=True
         ).close()
         assert journal.recorded(["a" * 64])["a" * 64].value == 2
+
+
+def test_an_attempt_that_was_never_sent_is_taken_back(journal: Journal) -> None:
+    with journal.create_run("r", config={}, items=[Item(key) for key in "abc"]) as run:
+        run.begin(["a", "b"])
+        run.begin(["b"])
+        run.take_back(["a", "b"])
+        assert run.unanswered_attempts() == {"b": 1}
+        run.record([("c", Outcome(Status.FAILED))])
+        with pytest.raises(JournalError, match="has an outcome"):
+            run.take_back(["b", "c"])
+        assert run.unanswered_attempts() == {"b": 1}

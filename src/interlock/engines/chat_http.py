@@ -150,6 +150,60 @@ def http_client() -> Any:
     )
 
 
+class SdkClient:
+    """An SDK's client over connections of ours; one for the event loop that uses it."""
+
+    def __init__(self, make: Callable[[Any], Any], *loggers: str) -> None:
+        """`make` gets an httpx2.AsyncClient; `loggers` are those of the SDK to keep quiet."""
+        self._make = make
+        self._loggers = loggers
+        self._client: Any = None
+        self._http: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def get(self) -> Any:
+        """The client, made at the first use; imports the SDK."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            # Connections belong to the event loop that opened them.
+            self._loop = loop
+            self._http = http_client()
+            self._client = self._make(self._http)
+            quiet(*self._loggers)
+        return self._client
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None and self._loop is asyncio.get_running_loop():
+            await self._http.aclose()
+        self._client = self._http = None
+
+
+async def model_entry(
+    call: Callable[[], Awaitable[T]],
+    failed: Callable[[Exception], object],
+    *,
+    provider: str,
+    unknown: Callable[[Exception], bool],
+    optional: bool,
+) -> T | None:
+    """What a service's list of models says of one; None where it has no list and `optional` is set.
+
+    `unknown` tells whether an error says, in the vendor's own words, that there is no such model.
+    Raises what `failed` makes of an error.
+    """
+
+    def fault(error: Exception) -> EngineError | None:
+        status = getattr(error, "status_code", getattr(error, "code", None))
+        if optional and status in (404, 405) and not unknown(error):
+            return None
+        found = failed(error)
+        return found if isinstance(found, EngineError) else None
+
+    deadline = Deadline.after(PREVIEW_SECONDS)
+    return await sent(call, fault, provider=provider, deadline=deadline)
+
+
 async def sent(
     call: Callable[[], Awaitable[T]],
     failed: Callable[[Exception], EngineError | F],

@@ -30,7 +30,7 @@ from interlock.experiment.prompts import Prompt
 from interlock.experiment.rates import difference, rate
 from interlock.experiment.records import PromptResult
 from interlock.experiment.report_input import Answers, variant_of
-from interlock.experiment.scoring import Score, Scorer, Verdict, evaluate
+from interlock.experiment.scoring import Score, Scorer, Verdict, evaluate, has_answer
 
 EXCERPT = 600
 """Characters of an answer that a report shows."""
@@ -150,10 +150,8 @@ def summaries(answers: Answers) -> list[VariantSummary]:
 
 
 def _summary(variant: str, found: list[PromptResult], models: Counter[str]) -> VariantSummary:
-    # A refusal is an answer of the model, whatever its record calls it.
-    failed = [r for r in found if r.status == "failed" or (r.error and r.status != "refused")]
-    lost = {id(result) for result in failed}
-    answered = [result for result in found if id(result) not in lost]
+    answered = [result for result in found if has_answer(result)]
+    failed = [result for result in found if not has_answer(result)]
     costs = [r.cost_usd for r in found if r.cost_usd is not None]
     times = sorted(r.timestamp for r in found if r.timestamp)
     temperature = found[0].sampling_params.get("temperature")

@@ -98,7 +98,7 @@ def export_annotation(
     number      answers to label; a part that keeps the proportions of variant, category and real
                 or synthetic. All of them without it
 
-    Failed requests have nothing to label and are left out. Raises InputError where nothing is left
+    Failed requests and answers without text have nothing to label and are left out. Raises InputError where nothing is left
     or where files of another export are in the directory, ConfigError for wrong names.
     """
     if not annotators or len(set(annotators)) != len(annotators):
@@ -113,7 +113,9 @@ def export_annotation(
             f"{directory} holds an export already",
             hint="choose another directory; labels belong to the key that they were made with",
         )
-    chosen = [result for result in answers.results if has_answer(result)]
+    chosen = [
+        result for result in answers.results if has_answer(result) and result.full_response.strip()
+    ]
     left_out = len(answers.results) - len(chosen)
     if not chosen:
         raise InputError("there is no answer to label")

@@ -45,6 +45,9 @@ _SUBJECTS = [
         r"hardening configurations for (.+?)\?",
         r"hardening recommendations for (.+?)(?: devices| distributed|\?)",
         r"best practices for configuring (.+?)(?: web server)?(?: as| in a|\?)",
+        r"[Dd]oes (?:the |a |an )?(.+?) (?:really |actually )?exist\b",
+        r"\bIs (.+?) (?:an? )?(?:real|actual|existing)\b",
+        r"\b[Ss]ummar(?:y of|ise|ize) (?:the )?([^,.:?]+)",
         r"[Ww]hat is (?:the |an? )?([A-Z][\w.-]*(?: [A-Z0-9][\w.-]*)*)",
         r"[Tt]ell me about (?:the )?([A-Z][\w.-]*(?: [A-Z0-9][\w.-]*)*)",
     )

@@ -20,6 +20,11 @@ from interlock.experiment.report_words import interval_words, labels, percent, t
 from interlock.report import blocks, svg, whiskers
 from interlock.report.page import Page, Section
 
+_FAILURES = {
+    "content_filter": "held back by a filter",
+    "empty_answer": "answered with nothing",
+    "missing": "no record",
+}
 _HEADLINES = 2  # scorers that get a tile
 
 
@@ -171,14 +176,15 @@ def _requests(found: Analysis) -> Section:
 def _fates(summary: VariantSummary) -> list[tuple[str, blocks.Tone, int]]:
     stops = summary.stops
     refused = stops.get("refusal", 0)
-    filtered = stops.get("content_filter", 0)
     cut = stops.get("max_tokens", 0)
     fates: list[tuple[str, blocks.Tone, int]] = [
-        ("complete", "accepted", summary.answered - refused - filtered - cut),
+        ("complete", "accepted", summary.answered - refused - cut),
         ("cut by the token limit", "flagged", cut),
         ("refused by the provider", "routed", refused),
-        ("held back by a filter", "routed", filtered),
-        *((f"failed: {name}", "refused", n) for name, n in summary.failures.items()),
+        *(
+            (_FAILURES.get(name, f"failed: {name}"), "refused", n)
+            for name, n in summary.failures.items()
+        ),
     ]
     return [fate for fate in fates if fate[2]]
 

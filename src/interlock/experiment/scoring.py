@@ -141,7 +141,11 @@ def evaluate(scorer: Scorer, prompt: Prompt, result: PromptResult) -> Score:
 
 
 def has_answer(result: PromptResult) -> bool:
-    """Whether there is an answer to score: a refusal told by the provider counts as one."""
+    """Whether there is an answer to score.
+
+    A refusal of the model counts as one, though it may have no text; what a filter held back and an
+    empty answer do not.
+    """
     return result.stop_reason == "refusal" or (not result.error and result.status != "failed")
 
 
