@@ -14,11 +14,15 @@ from interlock.kernel.route import Verdict
 from interlock.summarize.asked import Asked, Summary, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
 
-REFUSED_BELOW = 0.4
-FLAGGED_BELOW = 0.55
-"""Shares of a summary's names and words that occur in its source."""
+REFUSED_BELOW = 0.6
+FLAGGED_BELOW = 0.75
+"""Shares of a summary's names and words that occur in its source.
 
-LEAST_CONTENT = 2
+Of 40 summaries by a small model, 75% passed for their own chunk, and 13% for another one of the
+same package: what is refused is then left to the source's own words.
+"""
+
+LEAST_CONTENT = 3
 ENOUGH_CONTENT = 6
 
 _ECHO = 40
