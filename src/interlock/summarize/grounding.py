@@ -105,9 +105,9 @@ class Grounding:
 def ground(summary: str, source: Vocabulary, language: str = "") -> Grounding:
     """Look up a summary's names and words in its source.
 
-    A name is what is in backticks, has an underscore, an inner capital, `::`, `->`, `()` or an inner
-    full stop, or begins with a capital inside of a sentence. Words that any summary may hold count
-    for nothing.
+    A name is what is in backticks, has an underscore, an inner capital, `::`, `->`, `()` or an
+    inner full stop, or begins with a capital inside of a sentence. Words that any summary may hold
+    count for nothing.
     """
     names: list[str] = []
     unknown: list[str] = []
