@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict eval-summarize peer-tests clean
+.PHONY: help demo demo-all model test test-torch test-robot test-full lint format train-arm bench-strict parity-strict eval-summarize peer-tests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -21,6 +21,9 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output
+
+model: $(VENV)/.extras ## add the small text model that the demonstration summarises with
+	@$(BIN)/interlock models add smollm2
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
 	$(PYTEST) -n 2 -m "not torch and not robot"

@@ -32,8 +32,9 @@ from interlock.errors import InputError, StorageError
 def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
 
-    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite. Ends
-    with 1 where a promise does not hold, and says which.
+    Where a text model is there, summarise this package's source as well. Writes
+    OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite. Ends with 1
+    where a promise does not hold, and says which.
     """
     if requests < 1000:
         raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
@@ -52,7 +53,7 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
 
 
 def _steps(output: Path, requests: int, seed: int, say: Callable[[str], None]) -> Any:
-    from interlock.demo import arm, journalled, signing, tamper
+    from interlock.demo import arm, journalled, signing, summaries, tamper
     from interlock.demo.found import Demo
     from interlock.strict.arm.shipped import SHIPPED
 
@@ -68,7 +69,14 @@ def _steps(output: Path, requests: int, seed: int, say: Callable[[str], None]) -
         signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
-    return Demo(served, refusal, resumed, signed)
+    summarised = None
+    missing = summaries.missing()
+    if missing is None:
+        say("summarising the package's own source, killing the run, resuming it (some minutes)")
+        summarised = summaries.run_killed_and_resumed(output / "summary")
+    else:
+        say(f"skipped: summarising its own source, for want of {missing}; `make model` adds it")
+    return Demo(served, refusal, resumed, signed, summarised)
 
 
 def _make(directory: Path) -> None:
@@ -103,6 +111,17 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
             "repeated": resumed.repeated,
             "sent_again": resumed.sent_again,
         },
+        "summaries": None
+        if found.summaries is None
+        else {
+            "summaries": found.summaries.summaries,
+            "acknowledged": found.summaries.acknowledged,
+            "lost": found.summaries.lost,
+            "repeated": found.summaries.repeated,
+            "chunks": found.summaries.chunks,
+            "own": found.summaries.own,
+            "page": str(found.summaries.page.resolve()),
+        },
         "broken": found.broken(),
         "report": str(report.resolve()),
     }
@@ -121,6 +140,13 @@ def _print(found: Any, report: Path) -> None:
     ]
     click.echo()
     print_table([f"{total:,} requests", "", "share"], rows)
+    if found.summaries is not None:
+        summarised = found.summaries
+        click.echo(
+            f"\n{summarised.summaries} summaries of its own source, {summarised.own:.0%} of the "
+            f"chunks by the model; lost, repeated after the kill: {summarised.lost}, "
+            f"{summarised.repeated}\n{summarised.page.resolve()}"
+        )
     for sentence in found.broken():
         click.echo(f"broken promise: {sentence}")
     click.echo(f"\nreport: {report.resolve()}")

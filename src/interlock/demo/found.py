@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from interlock.demo.arm import Served
 from interlock.demo.journalled import Resumed
 from interlock.demo.signing import Signed
+from interlock.demo.summaries import Summaries
 from interlock.demo.tamper import Refusal
 from interlock.kernel.outcome import Status
 
@@ -22,12 +23,15 @@ Answering zero throughout has a mean error of 1.
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything that the demonstration found; `signed` is None where that step was skipped."""
+    """Everything that the demonstration found; `signed` and `summaries` are None where their steps
+    were skipped.
+    """
 
     served: Served
     refusal: Refusal
     resumed: Resumed
     signed: Signed | None
+    summaries: Summaries | None = None
 
     def broken(self) -> list[str]:
         """What was promised and does not hold, a sentence each; written so that NaN breaks it."""
@@ -56,4 +60,17 @@ class Demo:
                 resumed.counts[Status.FAILED] == 0
             ),
         }
+        if self.summaries is not None:
+            kept |= _kept(self.summaries)
         return [sentence for sentence, held in kept.items() if not held]
+
+
+def _kept(summaries: Summaries) -> dict[str, bool]:
+    usable = summaries.counts[Status.ACCEPTED] + summaries.counts[Status.FLAGGED]
+    return {
+        f"{summaries.lost} acknowledged summaries were lost": summaries.lost == 0,
+        f"{summaries.repeated} acknowledged summaries were repeated": summaries.repeated == 0,
+        f"only {usable} of {summaries.summaries} summaries passed their checks": (
+            usable >= ANSWERED * summaries.summaries
+        ),
+    }

@@ -13,6 +13,7 @@ import interlock
 from interlock.demo.arm import Served
 from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
+from interlock.demo.summaries import Summaries
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
@@ -42,6 +43,7 @@ def build(demo: Demo) -> Page:
             _timings(demo.served),
             _bundle(demo),
             _journal(demo.resumed),
+            _summaries(demo.summaries),
             _limits(),
         ],
         footer=(
@@ -321,6 +323,38 @@ def _journal(resumed: Resumed) -> Section:
                 f"In the end: {ended}. The journal takes "
                 f"{resumed.journal_bytes / resumed.items:,.0f} bytes a request."
             ),
+        ],
+    )
+
+
+def _summaries(found: Summaries | None) -> Section:
+    title = "Its own source, summarised"
+    if found is None:
+        return Section(
+            title,
+            "Not run: it needs a text model, which “make model” adds.",
+            [],
+        )
+    ended = ", ".join(f"{found.counts[status]:,} {status}" for status in Status)
+    return Section(
+        title,
+        "The package that wrote this page, summarised chunk by chunk by a small model on this "
+        "machine, killed with kill -9 and started again. What did not pass its checks is the "
+        "source's own words, marked as such.",
+        [
+            blocks.table(
+                ["", "summaries"],
+                [
+                    ["in the run", f"{found.summaries:,}"],
+                    ["acknowledged before the kill", f"{found.acknowledged:,}"],
+                    ["lost", f"{found.lost}"],
+                    ["repeated after being acknowledged", f"{found.repeated}"],
+                    ["chunks", f"{found.chunks:,}"],
+                    ["of those, the model's own", f"{found.own:.0%}"],
+                ],
+            ),
+            blocks.paragraph(f"In the end: {ended}. The whole: {found.text}"),
+            blocks.paragraph(f"The page of the summaries: {found.page.parent.name}/index.html"),
         ],
     )
 
