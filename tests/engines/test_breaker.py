@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from interlock.engines.breaker import CircuitBreaker
@@ -61,6 +63,6 @@ def test_an_attempt_without_a_verdict_lets_another_through() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"failures": 0}, {"seconds": 0.0}])
-def test_settings_out_of_range_are_named(wrong: dict[str, int]) -> None:
+def test_settings_out_of_range_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         CircuitBreaker("model", **wrong)

@@ -23,10 +23,11 @@ from interlock.engines.generate import TextModel, open_text_model
 from interlock.engines.generate.convert.publish import convert
 from interlock.engines.generate.spec import Weights
 
-SPECIALS = ("<|end|>", "<|im_start|>", "<|im_end|>")
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
-    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% endif %}"
 )
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -67,10 +68,10 @@ def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[n
 
     def matrix(rows: int, columns: int) -> npt.NDArray[np.float32]:
         values = rng.standard_normal((rows, columns)) * 1.5 / np.sqrt(columns)
-        return values.astype(np.float32)
+        return np.asarray(values, np.float32)
 
     def norm() -> npt.NDArray[np.float32]:
-        return rng.uniform(0.5, 1.5, hidden).astype(np.float32)
+        return np.asarray(rng.uniform(0.5, 1.5, hidden), np.float32)
 
     found = {
         "model.embed_tokens.weight": matrix(config["vocab_size"], hidden) * np.float32(4),
@@ -101,7 +102,9 @@ def save_directory(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     (directory / "config.json").write_text(json.dumps(config))
     made.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text(
-        json.dumps({"chat_template": TEMPLATE, "eos_token": "<|im_end|>", "bos_token": "<|end|>"})
+        json.dumps(
+            {"chat_template": TEMPLATE, "eos_token": "<|im_end|>", "bos_token": "<|endoftext|>"}
+        )
     )
     save_file(weights(config, seed), str(directory / "model.safetensors"))
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from support.text_models import tiny_model
 
 from interlock.engines.chat import Message, Sampling, StopReason
 from interlock.engines.generate import GenerateRequest, GenerateResult, Generator
+from interlock.engines.generate.spec import Weights
 from interlock.errors import (
     CancelledRequestError,
     ConfigError,
@@ -27,11 +29,11 @@ TEXT = "In the beginning there was a tree, and in the tree sat the bird that san
 TOKENS = tiny_model().tokenizer.encode(TEXT)
 
 
-def request(length: int = 20, *, start: int = 0, **sampling: object) -> GenerateRequest:
+def request(length: int = 20, *, start: int = 0, **sampling: Any) -> GenerateRequest:
     """A request with a prompt cut out of a text."""
     prompt = tuple(TOKENS[start : start + length])
     fields = {"max_tokens": 12, "logprobs": 2, **sampling}
-    return GenerateRequest(prompt_tokens=prompt, sampling=Sampling(**fields))  # type: ignore[arg-type]
+    return GenerateRequest(prompt_tokens=prompt, sampling=Sampling(**fields))
 
 
 def answered(found: GenerateResult | InterlockError) -> GenerateResult:
@@ -60,9 +62,9 @@ REQUESTS = st.builds(
 @given(st.lists(REQUESTS, min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 3))
 @pytest.mark.parametrize("kind", ["int8", "fp32"])
 def test_answers_do_not_depend_on_what_runs_beside_them(
-    kind: str, requests: list[GenerateRequest], slots: int, workers: int
+    kind: Weights, requests: list[GenerateRequest], slots: int, workers: int
 ) -> None:
-    model = tiny_model(kind)  # type: ignore[arg-type]
+    model = tiny_model(kind)
     with Generator(model, slots=1) as generator:
         alone = [essence(generator.generate([each])[0]) for each in requests]
     with Generator(model, slots=slots, workers=workers) as generator:
@@ -224,10 +226,10 @@ def test_a_deadline_ends_a_request_wherever_it_is() -> None:
 
     with Generator(tiny_model(), slots=1) as generator:
         due = Deadline.after(10, clock)
-        fields = {"prompt_tokens": tuple(TOKENS[:20]), "deadline": due}
-        long = GenerateRequest(sampling=Sampling(max_tokens=400), **fields)  # type: ignore[arg-type]
+        fields: dict[str, Any] = {"prompt_tokens": tuple(TOKENS[:20]), "deadline": due}
+        long = GenerateRequest(sampling=Sampling(max_tokens=400), **fields)
         running = generator.submit(long, on_text=hold)
-        waiting = generator.submit(GenerateRequest(**fields))  # type: ignore[arg-type]
+        waiting = generator.submit(GenerateRequest(**fields))
         started.wait()
         clock.advance(11)
         proceed.set()
@@ -286,6 +288,6 @@ def test_closing_cancels_what_runs_and_what_waits() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"slots": 0}, {"workers": 0}, {"memory_limit": 0}, {"step_seconds": 0.0}]
 )
-def test_a_setting_out_of_range_is_named(wrong: dict[str, int]) -> None:
+def test_a_setting_out_of_range_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Generator(tiny_model(), **wrong)

@@ -24,7 +24,8 @@ def allowed(logits: Floats, sampling: Sampling) -> dict[int, float]:
         order = order[: sampling.top_k]
     if sampling.top_p is not None and sampling.top_p < 1:
         total = sum(weights[i] for i in order)
-        kept, mass = [], 0.0
+        kept: list[int] = []
+        mass = 0.0
         for i in order:
             if kept and mass >= sampling.top_p * total:
                 break
