@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from interlock.kernel.errors import ConfigError
+from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
@@ -35,9 +35,23 @@ def open_model(
 def make_work(
     model: str | None, seconds: float | None, memory_limit: int | None = None
 ) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
-    """In a worker process: a model of its own, and the route to it."""
-    opened = None if model is None else open_model(model, memory_limit=memory_limit)
-    return Summarizer(opened, seconds=seconds)
+    """In a worker process: a model of its own, and the route to it.
+
+    `memory_limit` is the process's own. Raises MemoryLimitError where the model does not fit.
+    """
+    if model is None:
+        return Summarizer(None, seconds=seconds)
+    try:
+        return Summarizer(open_model(model), seconds=seconds)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        # Under a limit, libraries fail to map themselves, to start threads and to allocate, each
+        # with an error of its own.
+        if memory_limit is None or isinstance(error, InterlockError):
+            raise
+        raise MemoryLimitError(
+            f"the model {model!r} cannot be opened with {memory_limit / 1e6:,.0f} MB of memory",
+            hint="raise --memory-limit, or leave it out",
+        ) from error
 
 
 def open_executor(
@@ -62,7 +76,11 @@ def open_executor(
         return LocalExecutor(
             Summarizer(model, seconds=seconds), workers=instances, kind="threads", queued=0
         )
-    options: Mapping[str, Any] = {"model": isolate, "seconds": seconds}
+    options: Mapping[str, Any] = {
+        "model": isolate,
+        "seconds": seconds,
+        "memory_limit": memory_limit,
+    }
     return LocalExecutor(
         "interlock.summarize.workers:make_work",
         workers=instances,
