@@ -14,7 +14,7 @@ from interlock.engines.generate.convert.publish import convert
 from interlock.kernel.errors import MemoryLimitError
 from interlock.summarize import Options, summarize
 from interlock.summarize.model import EngineModel
-from interlock.summarize.workers import open_executor
+from interlock.summarize.workers import Names, open_executor
 
 OPTIONS = Options(view="full", chunk_lines=12, max_input_tokens=200, instances=2)
 
@@ -117,7 +117,7 @@ def test_a_cache_that_does_not_fit_is_said_and_the_source_speaks_for_itself(
 def test_a_process_with_too_little_memory_for_the_model_stops_the_run_with_that_reason(
     sound: Path,
 ) -> None:
-    with pytest.raises(MemoryLimitError, match="cannot be opened with 75 MB"):
+    with pytest.raises(MemoryLimitError, match="no model can be opened with 75 MB"):
         open_executor(
-            None, instances=1, seconds=60.0, isolate=str(sound), memory_limit=72 * 2**20
+            None, instances=1, seconds=60.0, isolate=Names(str(sound)), memory_limit=72 * 2**20
         ).close()

@@ -16,7 +16,7 @@ from interlock.kernel.errors import DeadlineError
 from interlock.summarize import Options, Summarized, summarize
 from interlock.summarize.asked import ANSWER_TOKENS, Asked, messages
 from interlock.summarize.model import EngineModel
-from interlock.summarize.workers import open_executor, open_model
+from interlock.summarize.workers import Names, open_executor, open_model
 
 OPTIONS = Options(view="full", chunk_lines=12, max_input_tokens=200, instances=2)
 
@@ -100,7 +100,7 @@ def test_processes_threads_and_a_second_start_give_the_same(
 
     loaded = open_model(str(bundle))
     assert loaded.digest == model.digest
-    with open_executor(loaded, instances=2, seconds=600.0, isolate=str(bundle)) as executor:
+    with open_executor(loaded, instances=2, seconds=600.0, isolate=Names(str(bundle))) as executor:
         isolated = summarize(tree, tmp_path / "isolated", OPTIONS, model=loaded, executor=executor)
     assert outcomes(isolated) == outcomes(threads)
     assert max(spent for *_, (spent, _, _) in outcomes(threads).values()) == 2

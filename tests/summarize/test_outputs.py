@@ -30,7 +30,7 @@ def test_every_summary_names_its_sources_model_tokens_time_and_status(
     done: Summarized, document: dict[str, Any]
 ) -> None:
     assert document["files"] == 5
-    assert document["settings"]["model_digest"] == "sha256:" + "1" * 64
+    assert document["settings"]["model_digests"] == ["sha256:" + "1" * 64]
     tree = done.finished.plan.tree.root
     for node in document["nodes"]:
         assert node["status"] in ("accepted", "flagged")

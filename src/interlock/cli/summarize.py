@@ -35,6 +35,18 @@ DEFAULT_MODEL = "smollm2"
     show_default=True,
     help="A model of `interlock models list` or its directory; none for extractive summaries.",
 )
+@click.option(
+    "--model-for",
+    multiple=True,
+    metavar="LANGUAGE=MODEL",
+    help="Another model for sources in a language; repeatable.",
+)
+@click.option(
+    "--provider",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider of ONNX Runtime, such as CUDAExecutionProvider; in order.",
+)
 @click.option("--chunks", type=_MODES, default="lines", show_default=True, help="How to cut.")
 @click.option(
     "--chunk-lines", type=click.IntRange(min=1), default=300, show_default=True, help="Most lines."
@@ -84,6 +96,8 @@ def command(
     path: str,
     output: Path,
     model: str,
+    model_for: tuple[str, ...],
+    provider: tuple[str, ...],
     chunks: Any,
     chunk_lines: int,
     view: Any,
@@ -128,18 +142,32 @@ def command(
     limit = None if memory_limit is None else _bytes(memory_limit)
     if limit is not None and not isolate:
         raise ConfigError("--memory-limit is for processes", hint="add --isolate")
-    name = None if model == "none" else model
+    from interlock.summarize.workers import Names
+
+    names = Names(None if model == "none" else model, _by_language(model_for), provider)
     if dry_run:
-        return _dry_run(path, output, options, name, journal, as_json)
-    return _run(path, output, options, name, isolate, limit, baseline, journal, as_json)
+        asks = names.default is not None or bool(names.by_language)
+        return _dry_run(path, output, options, asks, journal, as_json)
+    return _run(path, output, options, names, isolate, limit, baseline, journal, as_json)
+
+
+def _by_language(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Language in lower case -> name of a model; raises ConfigError for what is no such pair."""
+    found = {}
+    for pair in pairs:
+        language, equals, name = pair.partition("=")
+        if not equals or not language or not name:
+            raise ConfigError(f"--model-for is {pair!r}; it must have the form LANGUAGE=MODEL")
+        found[language.lower()] = name
+    return found
 
 
 def _dry_run(
-    path: str, output: Path, options: Any, name: str | None, journal: Path | None, as_json: bool
+    path: str, output: Path, options: Any, asks: bool, journal: Path | None, as_json: bool
 ) -> int:
     from interlock.summarize import estimate
 
-    found = estimate(path, output, options, model=None, journal=journal, with_model=bool(name))
+    found = estimate(path, output, options, model=None, journal=journal, with_model=asks)
     if as_json:
         print_json(found)
         return 0
@@ -163,7 +191,7 @@ def _run(
     path: str,
     output: Path,
     options: Any,
-    name: str | None,
+    names: Any,
     isolate: bool,
     limit: int | None,
     baseline: int,
@@ -174,15 +202,12 @@ def _run(
     from interlock.summarize import contracts, summarize, workers
 
     started = time.perf_counter()
-    model = None
-    if name is not None:
-        cores = contracts.cores()
-        model = workers.open_model(name, instances=1 if isolate else options.instances, cores=cores)
+    models = names.open(instances=1 if isolate else options.instances, cores=contracts.cores())
     executor = workers.open_executor(
-        model,
+        models,
         instances=options.instances,
         seconds=options.seconds,
-        isolate=name if isolate and name is not None else None,
+        isolate=names if isolate else None,
         memory_limit=limit,
     )
     init_seconds = time.perf_counter() - started
@@ -195,10 +220,10 @@ def _run(
             path,
             output,
             options,
-            model=model,
+            model=models,
             executor=executor,
             journal=journal,
-            init_seconds=None if model is None else init_seconds,
+            init_seconds=init_seconds if models.name else None,
             baseline=baseline,
             progress=progress,
         )

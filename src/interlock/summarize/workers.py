@@ -3,68 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
+from interlock.summarize.models import Models
 from interlock.summarize.route import Summarizer
-
-ModelOpener = Callable[..., SummaryModel]
 
 
 def open_model(
-    name: str, *, instances: int = 1, cores: int = 1, memory_limit: int | None = None
+    name: str, *, instances: int = 1, cores: int = 1, providers: Sequence[str] = ()
 ) -> SummaryModel:
     """The model under `name`, or in the directory that it names, for so many summaries at a time.
 
-    Raises EngineUnavailableError where there is none, BundleError where its files are not what
-    they were, MissingExtraError without the extra `text`.
+    `providers` are execution providers of ONNX Runtime by name; none for the processor.
+
+    Raises ConfigError where there is no such model, BundleError where its files are not what they
+    were, EngineUnavailableError where a provider is absent, MissingExtraError without the extra
+    `text`.
     """
     from interlock.engines.generate import Generator, load_text_model
+    from interlock.engines.onnx import CPU
     from interlock.summarize.model import EngineModel
 
-    model = load_text_model(name)
-    generator = Generator(
-        model, workers=min(cores, instances), slots=instances, memory_limit=memory_limit
-    )
+    model = load_text_model(name, providers=tuple(providers) or (CPU,))
+    generator = Generator(model, workers=min(cores, instances), slots=instances)
     return EngineModel(name, model, generator)
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Models by name: for everything, None for none, and for some languages.
+
+    providers  execution providers of ONNX Runtime by name; none for the processor
+    """
+
+    default: str | None = None
+    by_language: Mapping[str, str] = field(default_factory=dict)
+    providers: tuple[str, ...] = ()
+
+    def open(self, *, instances: int = 1, cores: int = 1) -> Models:
+        """Open each of them once; raises what `open_model` does."""
+        names = dict.fromkeys(
+            name for name in (self.default, *self.by_language.values()) if name is not None
+        )
+        opened = {
+            name: open_model(name, instances=instances, cores=cores, providers=self.providers)
+            for name in names
+        }
+        return Models(
+            None if self.default is None else opened[self.default],
+            {language: opened[name] for language, name in self.by_language.items()},
+        )
+
+
 def make_work(
-    model: str | None, seconds: float | None, memory_limit: int | None = None
+    default: str | None = None,
+    by_language: Mapping[str, str] | None = None,
+    providers: Sequence[str] = (),
+    seconds: float | None = None,
+    memory_limit: int | None = None,
 ) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
-    """In a worker process: a model of its own, and the route to it.
+    """In a worker process: the models of these `Names`, and the route to them.
 
     `memory_limit` is the process's own. Raises MemoryLimitError where the model does not fit.
     """
-    if model is None:
-        return Summarizer(None, seconds=seconds)
+    names = Names(default, by_language or {}, tuple(providers))
     try:
-        return Summarizer(open_model(model), seconds=seconds)
+        return Summarizer(names.open(), seconds=seconds)
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         # Under a limit, libraries fail to map themselves, to start threads and to allocate, each
         # with an error of its own.
         if memory_limit is None or isinstance(error, InterlockError):
             raise
         raise MemoryLimitError(
-            f"the model {model!r} cannot be opened with {memory_limit / 1e6:,.0f} MB of memory",
+            f"no model can be opened with {memory_limit / 1e6:,.0f} MB of memory",
             hint="raise --memory-limit, or leave it out",
         ) from error
 
 
 def open_executor(
-    model: SummaryModel | None,
+    model: SummaryModel | Models | None,
     *,
     instances: int,
     seconds: float | None,
-    isolate: str | None = None,
+    isolate: Names | None = None,
     memory_limit: int | None = None,
 ) -> LocalExecutor:
     """Workers for `run`.
 
-    isolate       name of the model that every worker process loads for itself; None for threads
+    isolate       names of the models that every worker process opens for itself; None for threads
                   that share `model`
     memory_limit  bytes that a worker process may use; needs `isolate`
 
@@ -77,7 +108,9 @@ def open_executor(
             Summarizer(model, seconds=seconds), workers=instances, kind="threads", queued=0
         )
     options: Mapping[str, Any] = {
-        "model": isolate,
+        "default": isolate.default,
+        "by_language": dict(isolate.by_language),
+        "providers": list(isolate.providers),
         "seconds": seconds,
         "memory_limit": memory_limit,
     }
