@@ -66,6 +66,9 @@ class NamingModel:
             seconds=0.01,
         )
 
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 def hash_of(text: str) -> str:
     """A short name for a prompt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,7 @@ def command(
 
     names = Names(None if model == "none" else model, _by_language(model_for), provider)
     if dry_run:
-        asks = names.default is not None or bool(names.by_language)
-        return _dry_run(path, output, options, asks, journal, as_json)
+        return _dry_run(path, output, options, names, journal, as_json)
     return _run(path, output, options, names, isolate, limit, baseline, journal, as_json)
 
 
@@ -163,11 +162,13 @@ def _by_language(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 def _dry_run(
-    path: str, output: Path, options: Any, asks: bool, journal: Path | None, as_json: bool
+    path: str, output: Path, options: Any, names: Any, journal: Path | None, as_json: bool
 ) -> int:
     from interlock.summarize import estimate
 
-    found = estimate(path, output, options, model=None, journal=journal, with_model=asks)
+    asks = names.default is not None or bool(names.by_language)
+    model = names.describe()
+    found = estimate(path, output, options, model=model, journal=journal, with_model=asks)
     if as_json:
         print_json(found)
         return 0
@@ -215,7 +216,7 @@ def _run(
     def progress(total: int, done: int) -> AbstractContextManager[Progress]:
         return open_progress("summaries", total=total, done=done)
 
-    with executor:
+    with closing(models), executor:
         done = summarize(
             path,
             output,

@@ -11,7 +11,7 @@ from typing import Any
 
 from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.kernel.route import Verdict
-from interlock.summarize.asked import Asked, Summary, instruction_words
+from interlock.summarize.asked import Asked, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
 
 REFUSED_BELOW = 0.6
@@ -151,7 +151,9 @@ class FromSource:
             (item.doc, item.opening, *(f"{kind} {name}" for kind, name in item.defined))
         )
         words = set(
-            _WORD.findall(f"{taken} {item.ground} Defines Holds Begins with no words but and more")
+            _WORD.findall(
+                f"{taken} {item.ground} Defines Holds Begins with no words but and more only blank lines"
+            )
         )
         extra = [word for word in _WORD.findall(answer.text) if word not in words]
         # A cut word ends with …, and so does the summary then.
@@ -214,6 +216,3 @@ def _shared(text: str, source: str) -> str:
         if text[at : at + _ECHO] in source:
             return text[at : at + _ECHO]
     return ""
-
-
-__all__ = ["EXTRACTIVE_GUARDS", "MODEL_GUARDS", "Summary", "confidence", "grounding_of"]

@@ -52,6 +52,11 @@ class Models:
         """Tokens of a text, by the tokenizer that makes most of it."""
         return max(model.count(text) for model in self)
 
+    def close(self) -> None:
+        """Close every one of them."""
+        for model in self:
+            model.close()
+
     @property
     def name(self) -> str | None:
         """What to call them; None for none."""

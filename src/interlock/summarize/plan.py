@@ -189,7 +189,7 @@ class _Maker:
             ground="" if left_out else "\n".join(texts),
             doc=doc or _documented(symbols),
             defined=_defined(symbols),
-            opening="\n".join(texts)[:_OPENING],
+            opening="".join(f"{text}\n" for text in texts)[:_OPENING],
             left_out=left_out,
             width=self._options.line_width,
             most=self._options.most,

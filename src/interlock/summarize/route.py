@@ -48,7 +48,7 @@ class ModelEngine:
     def answer(self, item: Asked, *, deadline: Deadline) -> Summary:
         """The summary; raises an EngineError where the model gives none."""
         if not item.shown.strip():
-            raise EngineUnavailableError("no part of it has a summary")
+            raise EngineUnavailableError("there is nothing to read")
         seed = item.seed if self._drawn else None
         written = self._model.write(messages(item), seed=seed, deadline=deadline)
         self._meter.add(Spent(1, written.input_tokens, written.output_tokens, written.seconds))

@@ -141,7 +141,7 @@ def estimate(
 ) -> Estimate:
     """What `summarize` with the same arguments would do; writes nothing.
 
-    `with_model` is whether a model will be asked, though `model` is not there to count tokens.
+    with_model  whether a model will be asked, though `model` is not there to count tokens
     """
     with open_tree(str(path)) as root:
         plan = _plan(root, output, options, model)
@@ -157,7 +157,7 @@ def estimate(
         rates = READ_A_SECOND, WRITTEN_A_SECOND
     else:
         rate_from = "the last run"
-    asks = with_model or model is not None
+    asks = with_model
     cores = min(contracts.cores(), options.instances)
     return Estimate(
         files=len(plan.files),
@@ -169,7 +169,7 @@ def estimate(
         nodes=len(plan.nodes),
         reused=len(plan.nodes) - len(nodes),
         skipped=len(plan.tree.skipped),
-        counted=model is not None,
+        counted=plan.models.context is not None,
         rate_from=rate_from,
     )
 

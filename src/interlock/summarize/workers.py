@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError
+from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError, MissingExtraError
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
@@ -34,6 +35,19 @@ def open_model(
     return EngineModel(name, model, generator)
 
 
+def describe_model(name: str) -> SummaryModel:
+    """What the model under `name`, or in the directory that it names, says of itself.
+
+    Raises ConfigError where there is no such model, BundleError where its files are none of one,
+    MissingExtraError without the extra `text`.
+    """
+    from interlock.engines.generate.store import stored
+    from interlock.summarize.model import UnopenedModel
+
+    directory = Path(name)
+    return UnopenedModel(name, directory if directory.is_dir() else stored(name))
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """Models by name: for everything, None for none, and for some languages.
@@ -47,13 +61,25 @@ class Names:
 
     def open(self, *, instances: int = 1, cores: int = 1) -> Models:
         """Open each of them once; raises what `open_model` does."""
-        names = dict.fromkeys(
-            name for name in (self.default, *self.by_language.values()) if name is not None
+        return self._each(
+            lambda name: open_model(
+                name, instances=instances, cores=cores, providers=self.providers
+            )
         )
-        opened = {
-            name: open_model(name, instances=instances, cores=cores, providers=self.providers)
-            for name in names
-        }
+
+    def describe(self) -> Models | None:
+        """What planning needs of them, without opening one; None where one is not to be found.
+
+        Raises BundleError for a directory that is no text model.
+        """
+        try:
+            return self._each(describe_model)
+        except (ConfigError, MissingExtraError):
+            return None
+
+    def _each(self, open_it: Callable[[str], SummaryModel]) -> Models:
+        names = (self.default, *self.by_language.values())
+        opened = {name: open_it(name) for name in dict.fromkeys(names) if name is not None}
         return Models(
             None if self.default is None else opened[self.default],
             {language: opened[name] for language, name in self.by_language.items()},
