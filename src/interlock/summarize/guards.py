@@ -142,6 +142,9 @@ class SawEverything:
         return Verdict(StepResult.FLAGGED, item.left_out) if item.left_out else Verdict()
 
 
+_JOINING = "Defines Holds Begins with no words but and more only blank lines"
+
+
 class FromSource:
     """Refuses an extractive summary with a word that is not the source's own."""
 
@@ -150,11 +153,7 @@ class FromSource:
         taken = " ".join(
             (item.doc, item.opening, *(f"{kind} {name}" for kind, name in item.defined))
         )
-        words = set(
-            _WORD.findall(
-                f"{taken} {item.ground} Defines Holds Begins with no words but and more only blank lines"
-            )
-        )
+        words = set(_WORD.findall(f"{taken} {item.ground} {_JOINING}"))
         extra = [word for word in _WORD.findall(answer.text) if word not in words]
         # A cut word ends with …, and so does the summary then.
         if answer.text.endswith("…") and extra:
