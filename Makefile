@@ -24,6 +24,9 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output --prove
 
+model: $(VENV)/.extras ## add the small text model that the demonstration summarises with
+	@$(BIN)/interlock models add smollm2
+
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
 	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
 

@@ -16,6 +16,7 @@ from interlock.demo import arm, journalled, page, tamper
 from interlock.demo.arm import serve
 from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
+from interlock.demo.summaries import Summaries
 from interlock.demo.tamper import Refusal
 from interlock.errors import BundleContractError
 from interlock.kernel.batch import Array
@@ -132,3 +133,24 @@ def test_the_run_is_killed_half_way_however_late_the_kill_comes(
     resumed = journalled.run_killed_and_resumed(tmp_path / "journal.sqlite", N, 1)
     assert N // 2 <= resumed.acknowledged < N
     assert (resumed.lost, resumed.repeated) == (0, 0)
+
+
+SUMMARIES = Summaries(
+    100, 12, 0, 0, dict.fromkeys(Status, 0) | {Status.ACCEPTED: 96}, 60, 0.8, "It is.", Path("s/i")
+)
+
+
+def test_summaries_that_are_sound_break_nothing() -> None:
+    assert broken(found(summaries=SUMMARIES)) == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"lost": 1}, "1 acknowledged summaries were lost"),
+        ({"repeated": 2}, "2 acknowledged summaries were repeated"),
+        ({"counts": dict.fromkeys(Status, 0)}, "only 0 of 100 summaries passed their checks"),
+    ],
+)
+def test_a_broken_promise_of_the_summaries_is_named(changed: Any, sentence: str) -> None:
+    assert broken(found(summaries=replace(SUMMARIES, **changed))) == sentence

@@ -28,7 +28,8 @@ def test_a_folder_holds_files() -> None:
         ("# Settings of the tool\nport = 1", "Begins with Settings of the tool"),
         ("a = 1\nb = 2\nc = 3", "Begins with a = 1 b = 2"),
         ("}\n}\n", "Holds no words, but } }"),
-        (" \n", ""),
+        (" \n", "Holds only blank lines."),
+        ("", ""),
     ],
 )
 def test_without_both_the_first_words_stand_in(opening: str, text: str) -> None:

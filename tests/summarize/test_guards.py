@@ -45,6 +45,7 @@ def test_an_honest_summary_passes() -> None:
         ("Counts the pixels of a PixelBuffer and keeps totals.", "names PixelBuffer"),
         ("A Java class that counts the words of a text.", "names Java"),
         ("This code defines a class with methods.", "says nothing of its source"),
+        ("Counts words as a Bentley does in a text.", "names Bentley, not in the source"),
         ("Draws shaded triangles onto a canvas for text.", "1 of 5 names and words"),
     ],
 )
@@ -65,10 +66,8 @@ def test_a_line_longer_than_its_width_is_refused() -> None:
 
 def test_half_grounded_is_flagged() -> None:
     result, said = verdict("Counts words of a text on shaded triangles.")
-    assert (result, said) == (StepResult.ACCEPTED, "") or result is StepResult.FLAGGED
-    result, said = verdict("Counts words on shaded coloured triangles with totals.")
     assert result is StepResult.FLAGGED
-    assert said == "only 3 of 6 names and words are in the source"
+    assert said == "only 3 of 5 names and words are in the source"
 
 
 def test_a_summary_of_a_cut_input_is_flagged() -> None:

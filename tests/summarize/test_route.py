@@ -109,7 +109,7 @@ def test_a_parent_without_any_part_is_not_asked_of_the_model() -> None:
     model = NamingModel()
     outcome, _ = summarised(model, msgspec.structs.replace(ITEM, level="folder", shown=""))
     assert model.asked == []
-    assert "no part of it has a summary" in outcome.reasons[0]
+    assert "there is nothing to read" in outcome.reasons[0]
 
 
 def test_errors_of_ours_are_all_engine_errors() -> None:

@@ -116,3 +116,20 @@ def test_the_language_of_a_script_is_in_its_first_line(tmp_path: Path) -> None:
     write_tree(tmp_path, {"tool": "#!/usr/bin/env python3\nprint(1)\n", "other": "#!/bin/sh\nls\n"})
     languages = {file.path: file.language.name for file in read_tree(tmp_path).files}
     assert languages == {"tool": "Python", "other": "shell"}
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("int add(int a, int b);\n", "C"),
+        ("#include <string>\nint a;\n", "C++"),
+        ("namespace geo {\n}\n", "C++"),
+        ("template <typename T>\nT twice(T a);\n", "C++"),
+        ("/* class of its own: */\nint a;\n", "C"),
+    ],
+)
+def test_a_header_is_cpp_where_it_can_only_be_that(
+    tmp_path: Path, text: str, language: str
+) -> None:
+    write_tree(tmp_path, {"a.h": text})
+    assert [file.language.name for file in read_tree(tmp_path).files] == [language]

@@ -66,6 +66,9 @@ class NamingModel:
             seconds=0.01,
         )
 
+    def close(self) -> None:
+        """Nothing to release."""
+
 
 def hash_of(text: str) -> str:
     """A short name for a prompt."""
@@ -79,7 +82,7 @@ def names_in(prompt: str, seed: int | None) -> str:
     source = prompt.rpartition("\n\n")[0]
     names = list(dict.fromkeys(re.findall(r"[a-z_]{5,}", source)))
     chosen = names[:3] if seed is None else names[-3:]
-    return f"It speaks of {', '.join(chosen) or 'nothing'} for those who ask"
+    return f"It is for {', '.join(chosen) or 'nothing'}"
 
 
 def open_naming(log: str | None = None, seconds: float = 0.0) -> NamingModel:

@@ -33,9 +33,10 @@ from interlock.errors import InputError, StorageError
 def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
 
-    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite; with
-    --prove also OUTPUT/net.html, the proofs and their keys. Ends with 1 where a promise does not
-    hold, and says which.
+    Where a text model is there, summarise this package's source as well. Writes
+    OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite; with --prove
+    also OUTPUT/net.html, the proofs and their keys. Ends with 1 where a promise does not hold, and
+    says which.
     """
     if requests < 1000:
         raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
@@ -70,7 +71,8 @@ def _steps(output: Path, requests: int, seed: int, prove: bool, say: Callable[[s
         signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
-    return Demo(served, refusal, resumed, signed, _proved(output, seed, prove, say))
+    proof = _proved(output, seed, prove, say)
+    return Demo(served, refusal, resumed, signed, proof, _summarised(output, say))
 
 
 def _proved(output: Path, seed: int, prove: bool, say: Callable[[str], None]) -> Any:
@@ -88,6 +90,17 @@ def _proved(output: Path, seed: int, prove: bool, say: Callable[[str], None]) ->
     page = build(found.result, found.metadata, plans=found.plans, trusted=found.verdict.trusted)
     write(page, output / "net.html")
     return found
+
+
+def _summarised(output: Path, say: Callable[[str], None]) -> Any:
+    from interlock.demo import summaries
+
+    missing = summaries.missing()
+    if missing is not None:
+        say(f"skipped: summarising its own source, for want of {missing}; `make model` adds it")
+        return None
+    say("summarising the package's own source, killing the run, resuming it (some minutes)")
+    return summaries.run_killed_and_resumed(output / "summary")
 
 
 def _make(directory: Path) -> None:
@@ -122,6 +135,17 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
             "lost": resumed.lost,
             "repeated": resumed.repeated,
             "sent_again": resumed.sent_again,
+        },
+        "summaries": None
+        if found.summaries is None
+        else {
+            "summaries": found.summaries.summaries,
+            "acknowledged": found.summaries.acknowledged,
+            "lost": found.summaries.lost,
+            "repeated": found.summaries.repeated,
+            "chunks": found.summaries.chunks,
+            "own": found.summaries.own,
+            "page": str(found.summaries.page.resolve()),
         },
         "broken": found.broken(),
         "report": str(report.resolve()),
@@ -158,6 +182,13 @@ def _print(found: Any, report: Path) -> None:
         ]
     click.echo()
     print_table([f"{total:,} requests", "", "share"], rows)
+    if found.summaries is not None:
+        summarised = found.summaries
+        click.echo(
+            f"\n{summarised.summaries} summaries of its own source, {summarised.own:.0%} of the "
+            f"chunks by the model; lost, repeated after the kill: {summarised.lost}, "
+            f"{summarised.repeated}\n{summarised.page.resolve()}"
+        )
     for sentence in found.broken():
         click.echo(f"broken promise: {sentence}")
     click.echo(f"\nreport: {report.resolve()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ DEFAULT_MODEL = "smollm2"
     default=DEFAULT_MODEL,
     show_default=True,
     help="A model of `interlock models list` or its directory; none for extractive summaries.",
+)
+@click.option(
+    "--model-for",
+    multiple=True,
+    metavar="LANGUAGE=MODEL",
+    help="Another model for sources in a language; repeatable.",
+)
+@click.option(
+    "--provider",
+    multiple=True,
+    metavar="NAME",
+    help="Execution provider of ONNX Runtime, such as CUDAExecutionProvider; in order.",
 )
 @click.option("--chunks", type=_MODES, default="lines", show_default=True, help="How to cut.")
 @click.option(
@@ -84,6 +96,8 @@ def command(
     path: str,
     output: Path,
     model: str,
+    model_for: tuple[str, ...],
+    provider: tuple[str, ...],
     chunks: Any,
     chunk_lines: int,
     view: Any,
@@ -128,18 +142,33 @@ def command(
     limit = None if memory_limit is None else _bytes(memory_limit)
     if limit is not None and not isolate:
         raise ConfigError("--memory-limit is for processes", hint="add --isolate")
-    name = None if model == "none" else model
+    from interlock.summarize.workers import Names
+
+    names = Names(None if model == "none" else model, _by_language(model_for), provider)
     if dry_run:
-        return _dry_run(path, output, options, name, journal, as_json)
-    return _run(path, output, options, name, isolate, limit, baseline, journal, as_json)
+        return _dry_run(path, output, options, names, journal, as_json)
+    return _run(path, output, options, names, isolate, limit, baseline, journal, as_json)
+
+
+def _by_language(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Language in lower case -> name of a model; raises ConfigError for what is no such pair."""
+    found = {}
+    for pair in pairs:
+        language, equals, name = pair.partition("=")
+        if not equals or not language or not name:
+            raise ConfigError(f"--model-for is {pair!r}; it must have the form LANGUAGE=MODEL")
+        found[language.lower()] = name
+    return found
 
 
 def _dry_run(
-    path: str, output: Path, options: Any, name: str | None, journal: Path | None, as_json: bool
+    path: str, output: Path, options: Any, names: Any, journal: Path | None, as_json: bool
 ) -> int:
     from interlock.summarize import estimate
 
-    found = estimate(path, output, options, model=None, journal=journal, with_model=bool(name))
+    asks = names.default is not None or bool(names.by_language)
+    model = names.describe()
+    found = estimate(path, output, options, model=model, journal=journal, with_model=asks)
     if as_json:
         print_json(found)
         return 0
@@ -163,7 +192,7 @@ def _run(
     path: str,
     output: Path,
     options: Any,
-    name: str | None,
+    names: Any,
     isolate: bool,
     limit: int | None,
     baseline: int,
@@ -174,15 +203,12 @@ def _run(
     from interlock.summarize import contracts, summarize, workers
 
     started = time.perf_counter()
-    model = None
-    if name is not None:
-        cores = contracts.cores()
-        model = workers.open_model(name, instances=1 if isolate else options.instances, cores=cores)
+    models = names.open(instances=1 if isolate else options.instances, cores=contracts.cores())
     executor = workers.open_executor(
-        model,
+        models,
         instances=options.instances,
         seconds=options.seconds,
-        isolate=name if isolate and name is not None else None,
+        isolate=names if isolate else None,
         memory_limit=limit,
     )
     init_seconds = time.perf_counter() - started
@@ -190,15 +216,15 @@ def _run(
     def progress(total: int, done: int) -> AbstractContextManager[Progress]:
         return open_progress("summaries", total=total, done=done)
 
-    with executor:
+    with closing(models), executor:
         done = summarize(
             path,
             output,
             options,
-            model=model,
+            model=models,
             executor=executor,
             journal=journal,
-            init_seconds=None if model is None else init_seconds,
+            init_seconds=init_seconds if models.name else None,
             baseline=baseline,
             progress=progress,
         )

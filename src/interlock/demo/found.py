@@ -8,6 +8,7 @@ from interlock.demo.arm import Served
 from interlock.demo.journalled import Resumed
 from interlock.demo.proved import Proved
 from interlock.demo.signing import Signed
+from interlock.demo.summaries import Summaries
 from interlock.demo.tamper import Refusal
 from interlock.kernel.outcome import Status
 
@@ -23,13 +24,17 @@ Answering zero throughout has a mean error of 1.
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything that the demonstration found; `signed` and `proved` are None where skipped."""
+    """Everything that the demonstration found.
+
+    `signed`, `proved` and `summaries` are None where their steps were skipped.
+    """
 
     served: Served
     refusal: Refusal
     resumed: Resumed
     signed: Signed | None
     proved: Proved | None = None
+    summaries: Summaries | None = None
 
     def broken(self) -> list[str]:
         """What was promised and does not hold, a sentence each; written so that NaN breaks it."""
@@ -60,6 +65,8 @@ class Demo:
         }
         if self.proved is not None:
             kept |= _kept_by(self.proved)
+        if self.summaries is not None:
+            kept |= _kept_in(self.summaries)
         return [sentence for sentence, held in kept.items() if not held]
 
 
@@ -75,4 +82,15 @@ def _kept_by(proved: Proved) -> dict[str, bool]:
             verdict.proved == result.proved
         ),
         f"a flipped bit in the proof of {proved.slice} was not noticed": not tampered.accepted,
+    }
+
+
+def _kept_in(summaries: Summaries) -> dict[str, bool]:
+    usable = summaries.counts[Status.ACCEPTED] + summaries.counts[Status.FLAGGED]
+    return {
+        f"{summaries.lost} acknowledged summaries were lost": summaries.lost == 0,
+        f"{summaries.repeated} acknowledged summaries were repeated": summaries.repeated == 0,
+        f"only {usable} of {summaries.summaries} summaries passed their checks": (
+            usable >= ANSWERED * summaries.summaries
+        ),
     }

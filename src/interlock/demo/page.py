@@ -14,6 +14,7 @@ from interlock.demo.arm import Served
 from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
 from interlock.demo.proved import Proved
+from interlock.demo.summaries import Summaries
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
@@ -44,6 +45,7 @@ def build(demo: Demo) -> Page:
             _bundle(demo),
             _journal(demo.resumed),
             _proofs(demo.proved),
+            _summaries(demo.summaries),
             _limits(),
         ],
         footer=(
@@ -370,6 +372,38 @@ def _proofs(proved: Proved | None) -> Section:
                 else "A flipped bit in a proof is refused",
                 f"In the proof of {proved.slice}, every digest made to fit: {refused}",
             ),
+        ],
+    )
+
+
+def _summaries(found: Summaries | None) -> Section:
+    title = "Its own source, summarised"
+    if found is None:
+        return Section(
+            title,
+            "Not run: it needs a text model, which “make model” adds.",
+            [],
+        )
+    ended = ", ".join(f"{found.counts[status]:,} {status}" for status in Status)
+    return Section(
+        title,
+        "The package that wrote this page, summarised chunk by chunk by a small model on this "
+        "machine, killed with kill -9 and started again. What did not pass its checks is the "
+        "source's own words, marked as such.",
+        [
+            blocks.table(
+                ["", "summaries"],
+                [
+                    ["in the run", f"{found.summaries:,}"],
+                    ["acknowledged before the kill", f"{found.acknowledged:,}"],
+                    ["lost", f"{found.lost}"],
+                    ["repeated after being acknowledged", f"{found.repeated}"],
+                    ["chunks", f"{found.chunks:,}"],
+                    ["of those, the model's own", f"{found.own:.0%}"],
+                ],
+            ),
+            blocks.paragraph(f"In the end: {ended}. The whole: {found.text}"),
+            blocks.paragraph(f"The page of the summaries: {found.page.parent.name}/index.html"),
         ],
     )
 

@@ -9,6 +9,7 @@ print(done.finished.summary("repository").text)
 
 from interlock.summarize.asked import Summary, SummaryModel, Written
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.models import Models
 from interlock.summarize.options import Options
 from interlock.summarize.run import Finished
 from interlock.summarize.session import Estimate, Summarized, estimate, summarize
@@ -18,6 +19,7 @@ __all__ = [
     "Contracts",
     "Estimate",
     "Finished",
+    "Models",
     "Options",
     "Selection",
     "Summarized",

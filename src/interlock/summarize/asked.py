@@ -134,6 +134,10 @@ class SummaryModel(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Release what it holds."""
+        ...
+
 
 _SYSTEM = (
     "You explain source code to a programmer in one short sentence. "

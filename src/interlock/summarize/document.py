@@ -13,11 +13,8 @@ from interlock.summarize.run import Finished, summary_of
 SCHEMA = 1
 
 
-def document(finished: Finished, contracts: Contracts, model: str | None) -> dict[str, Any]:
-    """Everything, by node; docs/reference/summarize.md describes the fields.
-
-    `model` is the name of the model that was asked, None for none.
-    """
+def document(finished: Finished, contracts: Contracts) -> dict[str, Any]:
+    """Everything, by node; docs/reference/summarize.md describes the fields."""
     plan = finished.plan
     return {
         "schema": SCHEMA,
@@ -30,8 +27,8 @@ def document(finished: Finished, contracts: Contracts, model: str | None) -> dic
             "input": plan.options.view,
             "budget_tokens": plan.budget.tokens,
             "seed": plan.options.seed,
-            "model": model,
-            "model_digest": None if model is None else plan.model,
+            "model": plan.models.name,
+            "model_digests": [each.digest for each in plan.models],
         },
         "files": len(plan.files),
         "lines": plan.tree.lines,
@@ -40,7 +37,7 @@ def document(finished: Finished, contracts: Contracts, model: str | None) -> dic
         "reused": len(finished.reused),
         "contracts": contracts,
         "nodes": [
-            node_document(node, finished.outcomes[key], plan.model)
+            node_document(node, finished.outcomes[key], plan.model_digest(node))
             for key, node in plan.nodes.items()
         ],
         "skipped": plan.tree.skipped,

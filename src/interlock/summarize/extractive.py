@@ -39,7 +39,7 @@ def describe(doc: str, defined: Iterable[tuple[str, str]], opening: str, most: i
         words = first_words(opening)
         marks = one_line(opening, _LONGEST_OPENING)
         if not marks:
-            return ""
+            return "Holds only blank lines." if opening else ""
         parts.append(f"Begins with {words}" if words else f"Holds no words, but {marks}")
     return fit(parts, most)
 

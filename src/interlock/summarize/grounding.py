@@ -105,8 +105,9 @@ class Grounding:
 def ground(summary: str, source: Vocabulary, language: str = "") -> Grounding:
     """Look up a summary's names and words in its source.
 
-    A name is code where it is in backticks, or has an underscore, an inner capital, `::`, `->`,
-    `()` or an inner full stop. Words that any summary may hold count for nothing.
+    A name is what is in backticks, has an underscore, an inner capital, `::`, `->`, `()` or an
+    inner full stop, or begins with a capital inside of a sentence. Words that any summary may hold
+    count for nothing.
     """
     names: list[str] = []
     unknown: list[str] = []
@@ -116,8 +117,11 @@ def ground(summary: str, source: Vocabulary, language: str = "") -> Grounding:
         plain = plain.replace(f"`{name}`", " ")
     own = {part.strip().lower() for part in language.split(",")}
     words: list[str] = []
-    for token in _TOKEN.findall(plain):
-        if _CODE_LIKE.search(token) and token.lower() not in own:
+    for found in _TOKEN.finditer(plain):
+        token, at = found[0], found.start()
+        proper = token[0].isupper() and not token.isupper() and at > 0
+        proper = proper and not plain[:at].rstrip().endswith((".", "!", "?", ":"))
+        if token.lower() not in own and (proper or _CODE_LIKE.search(token)):
             spans.append(token)
         else:
             words.append(token)

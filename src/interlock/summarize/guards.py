@@ -11,14 +11,18 @@ from typing import Any
 
 from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.kernel.route import Verdict
-from interlock.summarize.asked import Asked, Summary, instruction_words
+from interlock.summarize.asked import Asked, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
 
-REFUSED_BELOW = 0.4
-FLAGGED_BELOW = 0.55
-"""Shares of a summary's names and words that occur in its source."""
+REFUSED_BELOW = 0.6
+FLAGGED_BELOW = 0.75
+"""Shares of a summary's names and words that occur in its source.
 
-LEAST_CONTENT = 2
+Of 40 summaries by a small model, 75% passed for their own chunk, and 13% for another one of the
+same package: what is refused is then left to the source's own words.
+"""
+
+LEAST_CONTENT = 3
 ENOUGH_CONTENT = 6
 
 _ECHO = 40
@@ -138,6 +142,9 @@ class SawEverything:
         return Verdict(StepResult.FLAGGED, item.left_out) if item.left_out else Verdict()
 
 
+_JOINING = "Defines Holds Begins with no words but and more only blank lines"
+
+
 class FromSource:
     """Refuses an extractive summary with a word that is not the source's own."""
 
@@ -146,9 +153,7 @@ class FromSource:
         taken = " ".join(
             (item.doc, item.opening, *(f"{kind} {name}" for kind, name in item.defined))
         )
-        words = set(
-            _WORD.findall(f"{taken} {item.ground} Defines Holds Begins with no words but and more")
-        )
+        words = set(_WORD.findall(f"{taken} {item.ground} {_JOINING}"))
         extra = [word for word in _WORD.findall(answer.text) if word not in words]
         # A cut word ends with …, and so does the summary then.
         if answer.text.endswith("…") and extra:
@@ -210,6 +215,3 @@ def _shared(text: str, source: str) -> str:
         if text[at : at + _ECHO] in source:
             return text[at : at + _ECHO]
     return ""
-
-
-__all__ = ["EXTRACTIVE_GUARDS", "MODEL_GUARDS", "Summary", "confidence", "grounding_of"]

@@ -10,7 +10,7 @@ from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
 
 
-def render(finished: Finished, contracts: Contracts, model: str | None) -> str:
+def render(finished: Finished, contracts: Contracts) -> str:
     """The whole text."""
     plan = finished.plan
     [top] = plan.level("repository")
@@ -21,7 +21,8 @@ def render(finished: Finished, contracts: Contracts, model: str | None) -> str:
         "",
         f"{len(plan.files):,} files, {plan.tree.lines:,} lines, {contracts.chunks:,} chunks "
         f"({plan.options.chunks}); the model saw {_view(plan.options.view)}.",
-        f"Model: {'none' if model is None else f'{_text(model)} ({plan.model})'}.",
+        f"Model: {_text(plan.models.name or 'none')}"
+        f"{''.join(f' ({each.digest})' for each in plan.models)}.",
         f"{contracts.success:.1%} of the chunks have a summary that passed its checks, "
         f"{contracts.model_share:.1%} the model's own. *Extractive* ones are the source's own "
         "words, and no model's.",

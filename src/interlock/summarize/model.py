@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from interlock.engines.chat import Message, Sampling, StopReason
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import BundleFormatError, EngineUnavailableError, InterlockError
 from interlock.summarize.asked import ANSWER_TOKENS, SENTENCE_ENDS, Written
 
 TEMPERATURE, TOP_P = 0.7, 0.9
@@ -68,3 +69,43 @@ class EngineModel:
     def close(self) -> None:
         """Release the engine's memory."""
         self._generator.close()
+
+
+class UnopenedModel:
+    """A model by what its bundle says of itself, which is enough to count and to plan.
+
+    Its files are read, not checked: nothing of it runs.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        """Raises BundleError where the directory holds no text model, MissingExtraError."""
+        from interlock.bundle.manifest import MANIFEST, METADATA, digest_of
+        from interlock.bundle.metadata import parse_metadata
+        from interlock.engines.generate.spec import TOKENIZER, spec_of
+        from interlock.engines.generate.tokenizer import Tokenizer
+
+        try:
+            manifest, metadata, tokenizer = (
+                (directory / file).read_bytes() for file in (MANIFEST, METADATA, TOKENIZER)
+            )
+        except OSError as error:
+            raise BundleFormatError(
+                f"{str(directory)!r} is no text model: {error.strerror}"
+            ) from None
+        self.name = name
+        self.digest: str = digest_of(manifest)
+        self.context: int = spec_of(parse_metadata(metadata)).context
+        self._tokenizer = Tokenizer(tokenizer)
+
+    def count(self, text: str) -> int:
+        """Tokens of `text`, special ones aside."""
+        return int(self._tokenizer.count(text))
+
+    def write(
+        self, messages: tuple[Message, ...], *, seed: int | None, deadline: Deadline
+    ) -> Written:
+        """Raises EngineUnavailableError: it is not open."""
+        raise EngineUnavailableError(f"the model {self.name!r} is not open")
+
+    def close(self) -> None:
+        """Nothing to release."""

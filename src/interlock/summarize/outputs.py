@@ -26,7 +26,7 @@ class Files:
     map_json: Path
 
 
-def write(finished: Finished, contracts: Contracts, model: str | None, directory: Path) -> Files:
+def write(finished: Finished, contracts: Contracts, directory: Path) -> Files:
     """Write all of them, each whole or not at all; raises StorageError where that fails."""
     files = Files(
         directory / "summary.json",
@@ -34,10 +34,10 @@ def write(finished: Finished, contracts: Contracts, model: str | None, directory
         directory / "index.html",
         directory / "map.json",
     )
-    _json(files.summary_json, document(finished, contracts, model))
+    _json(files.summary_json, document(finished, contracts))
     _json(files.map_json, repository_map(finished))
-    replace_file(files.markdown, markdown.render(finished, contracts, model).encode(), parents=True)
-    write_page(page.build(finished, contracts, model), files.html)
+    replace_file(files.markdown, markdown.render(finished, contracts).encode(), parents=True)
+    write_page(page.build(finished, contracts), files.html)
     return files
 
 

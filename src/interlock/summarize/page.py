@@ -16,7 +16,7 @@ from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
 
 
-def build(finished: Finished, contracts: Contracts, model: str | None) -> Page:
+def build(finished: Finished, contracts: Contracts) -> Page:
     """The page."""
     plan = finished.plan
     [top] = plan.level("repository")
@@ -30,7 +30,7 @@ def build(finished: Finished, contracts: Contracts, model: str | None) -> Page:
             _contracts(contracts),
             _refused(finished),
             _skipped(finished),
-            _settings(finished, model),
+            _settings(finished),
         ],
         footer=(
             f"interlock {interlock.__version__}. A summary that is marked extractive is the "
@@ -173,7 +173,7 @@ def _skipped(finished: Finished) -> Section:
     )
 
 
-def _settings(finished: Finished, model: str | None) -> Section:
+def _settings(finished: Finished) -> Section:
     plan = finished.plan
     return Section(
         "How it was made",
@@ -181,8 +181,8 @@ def _settings(finished: Finished, model: str | None) -> Section:
         [
             blocks.facts(
                 [
-                    ("model", model or "none: extractive summaries only"),
-                    *([("model digest", plan.model)] if model else []),
+                    ("model", plan.models.name or "none: extractive summaries only"),
+                    *((f"digest of {each.name}", each.digest) for each in plan.models),
                     ("the model saw", plan.options.view),
                     ("chunks", f"{plan.options.chunks}, {plan.options.chunk_lines} lines"),
                     ("token budget of an input", f"{plan.budget.tokens:,}"),

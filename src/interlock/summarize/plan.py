@@ -19,6 +19,7 @@ from interlock.summarize import budget, extractive
 from interlock.summarize.asked import PROMPT_VERSION, Asked, Level, SummaryModel
 from interlock.summarize.budget import Budget
 from interlock.summarize.chunks import Chunk, Source, cut, source_of
+from interlock.summarize.models import Models, as_models
 from interlock.summarize.options import Options
 from interlock.summarize.outline import Symbol
 from interlock.summarize.tree import SourceTree
@@ -62,9 +63,13 @@ class Plan:
     tree: SourceTree
     files: tuple[FileViews, ...]
     options: Options
-    model: str
+    models: Models
     nodes: dict[str, Node]
     budget: Budget
+
+    def model_digest(self, node: Node) -> str:
+        """The digest of the model that is asked for a node; `none` where none is."""
+        return digest_of(self.models.of(node.asked.language))
 
     def level(self, level: Level) -> list[Node]:
         """The nodes of one level, in order."""
@@ -80,20 +85,23 @@ class Plan:
         yield self.level("repository")
 
 
-def make_plan(tree: SourceTree, options: Options, model: SummaryModel | None) -> Plan:
+def make_plan(tree: SourceTree, options: Options, model: SummaryModel | Models | None) -> Plan:
     """Cut the tree, look at every chunk, and give every summary its address.
 
     Raises ConfigError where the model's context leaves nothing for an input, and MissingExtraError
     where the options need a grammar and the extra `source` is not there.
     """
     files = tuple(views_of(file) for file in tree.files)
-    room = budget.make(
-        None if model is None else model.context,
-        options.max_input_tokens,
-        None if model is None else model.count,
-    )
-    maker = _Maker(tree, files, options, model, room)
-    return Plan(tree, files, options, maker.model, maker.nodes(), room)
+    models = as_models(model)
+    context = models.context
+    room = budget.make(context, options.max_input_tokens, None if context is None else models.count)
+    maker = _Maker(tree, files, options, models, room)
+    return Plan(tree, files, options, models, maker.nodes(), room)
+
+
+def digest_of(model: SummaryModel | None) -> str:
+    """The digest of a model, `none` for none."""
+    return "none" if model is None else model.digest
 
 
 class _Maker:
@@ -102,10 +110,10 @@ class _Maker:
         tree: SourceTree,
         files: tuple[FileViews, ...],
         options: Options,
-        model: SummaryModel | None,
+        models: Models,
         room: Budget,
     ) -> None:
-        self.model = "none" if model is None else model.digest
+        self._models = models
         self._tree = tree
         self._files = files
         self._by_path = {file.file.path: file for file in files}
@@ -115,8 +123,6 @@ class _Maker:
         self._options = options
         self._room = room
         self._nodes: dict[str, Node] = {}
-        # What changes answers without being in `Asked`.
-        self._settings = (PROMPT_VERSION, self.model, options.seed, room.tokens)
 
     def nodes(self) -> dict[str, Node]:
         if not self._files:
@@ -183,7 +189,7 @@ class _Maker:
             ground="" if left_out else "\n".join(texts),
             doc=doc or _documented(symbols),
             defined=_defined(symbols),
-            opening="\n".join(texts)[:_OPENING],
+            opening="".join(f"{text}\n" for text in texts)[:_OPENING],
             left_out=left_out,
             width=self._options.line_width,
             most=self._options.most,
@@ -267,8 +273,10 @@ class _Maker:
         self._nodes[node.key] = node
 
     def _node(self, *, asked: Asked, parts: tuple[str, ...], **fields: Any) -> Node:
+        # What changes answers without being in `Asked` comes first.
+        model = digest_of(self._models.of(asked.language))
         decides = (
-            self._settings,
+            (PROMPT_VERSION, model, self._options.seed, self._room.tokens),
             asked,
             [self._nodes[part].address for part in parts],
         )

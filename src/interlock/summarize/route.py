@@ -16,6 +16,7 @@ from interlock.kernel.route import Route, RouteStep
 from interlock.summarize import extractive
 from interlock.summarize.asked import Asked, Spent, Summary, SummaryModel, messages
 from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence, grounding_of
+from interlock.summarize.models import Models, as_models
 
 MODEL = "model"
 SECOND_SEED = "model-second-seed"
@@ -47,7 +48,7 @@ class ModelEngine:
     def answer(self, item: Asked, *, deadline: Deadline) -> Summary:
         """The summary; raises an EngineError where the model gives none."""
         if not item.shown.strip():
-            raise EngineUnavailableError("no part of it has a summary")
+            raise EngineUnavailableError("there is nothing to read")
         seed = item.seed if self._drawn else None
         written = self._model.write(messages(item), seed=seed, deadline=deadline)
         self._meter.add(Spent(1, written.input_tokens, written.output_tokens, written.seconds))
@@ -134,9 +135,15 @@ def build_only_part() -> Route[Asked, Summary]:
 class Summarizer:
     """Work for an executor: plain items in, one outcome each. Safe to share between threads."""
 
-    def __init__(self, model: SummaryModel | None, *, seconds: float | None = None) -> None:
+    def __init__(
+        self, model: SummaryModel | Models | None, *, seconds: float | None = None
+    ) -> None:
         self._meter = Meter()
-        self._route = build(model, seconds=seconds, meter=self._meter)
+        self._models = as_models(model)
+        self._extractive = build(None)
+        self._routes = {
+            each.digest: build(each, seconds=seconds, meter=self._meter) for each in self._models
+        }
         self._only_part = build_only_part()
 
     def __call__(self, items: Any) -> list[Outcome[Any]]:
@@ -144,7 +151,10 @@ class Summarizer:
         return [self._one(msgspec.convert(item, Asked)) for item in items]
 
     def _one(self, item: Asked) -> Outcome[Any]:
-        route = self._route if item.only is None else self._only_part
+        model = self._models.of(item.language)
+        route = self._extractive if model is None else self._routes[model.digest]
+        if item.only is not None:
+            route = self._only_part
         self._meter.spent = Spent()
         outcome = route.run(item, deadline=NO_DEADLINE)
         if outcome.value is None:

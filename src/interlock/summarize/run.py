@@ -23,7 +23,7 @@ from interlock.kernel.outcome import Outcome, Status, StepResult
 from interlock.kernel.progress import SILENT, Progress
 from interlock.kernel.task import Completed, Task
 from interlock.summarize.asked import PROMPT_VERSION, Summary
-from interlock.summarize.plan import Node, Plan, with_parts
+from interlock.summarize.plan import Node, Plan, digest_of, with_parts
 
 RUN_NAME = "summarize"
 
@@ -139,7 +139,8 @@ def _open(plan: Plan, journal: Journal) -> JournalRun:
 def _config(plan: Plan) -> dict[str, Any]:
     options = plan.options
     return {
-        "model": plan.model,
+        "model": digest_of(plan.models.default),
+        "models": {language: model.digest for language, model in plan.models.by_language.items()},
         "chunks": options.chunks,
         "chunk_lines": options.chunk_lines,
         "input": options.view,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from interlock.summarize.asked import SummaryModel
 from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.checkout import open_tree
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.models import Models
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Node, Plan, make_plan
 from interlock.summarize.run import RUN_NAME, Finished, pending_nodes, run, summary_of
@@ -79,7 +79,7 @@ def summarize(
     output: Path,
     options: Options,
     *,
-    model: SummaryModel | None,
+    model: SummaryModel | Models | None,
     executor: Executor | None = None,
     journal: Path | None = None,
     init_seconds: float | None = None,
@@ -92,7 +92,7 @@ def summarize(
 
     path      a directory, a file, or a Git repository on this disk (see `checkout.open_tree`)
     output    directory for the files, and for the journal where `journal` names no other file
-    model     None for extractive summaries alone
+    model     for everything, or several by language; None for extractive summaries alone
     executor  where summaries are made; by default threads that share `model`. The caller closes it
 
     Raises InputError where there is nothing to summarise, InterruptedRunError where it was
@@ -127,8 +127,7 @@ def summarize(
             init_seconds=init_seconds,
             efficiency=finished.efficiency,
         )
-        name = None if model is None else model.name
-        return Summarized(finished, measured, outputs.write(finished, measured, name, output))
+        return Summarized(finished, measured, outputs.write(finished, measured, output))
 
 
 def estimate(
@@ -136,13 +135,13 @@ def estimate(
     output: Path,
     options: Options,
     *,
-    model: SummaryModel | None,
+    model: SummaryModel | Models | None,
     journal: Path | None = None,
     with_model: bool = True,
 ) -> Estimate:
     """What `summarize` with the same arguments would do; writes nothing.
 
-    `with_model` is whether a model will be asked, though `model` is not there to count tokens.
+    with_model  whether a model will be asked, though `model` is not there to count tokens
     """
     with open_tree(str(path)) as root:
         plan = _plan(root, output, options, model)
@@ -158,7 +157,7 @@ def estimate(
         rates = READ_A_SECOND, WRITTEN_A_SECOND
     else:
         rate_from = "the last run"
-    asks = with_model or model is not None
+    asks = with_model
     cores = min(contracts.cores(), options.instances)
     return Estimate(
         files=len(plan.files),
@@ -170,12 +169,12 @@ def estimate(
         nodes=len(plan.nodes),
         reused=len(plan.nodes) - len(nodes),
         skipped=len(plan.tree.skipped),
-        counted=model is not None,
+        counted=plan.models.context is not None,
         rate_from=rate_from,
     )
 
 
-def _plan(root: Path, output: Path, options: Options, model: SummaryModel | None) -> Plan:
+def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Models | None) -> Plan:
     selection = replace(options.selection, outputs=(*options.selection.outputs, output))
     tree = read_tree(root, selection)
     if not tree.files:
@@ -223,10 +222,3 @@ def _measured_rates(journal: Journal) -> tuple[float, float] | None:
             speed = statistics.median(speeds)
             return READ_A_SECOND * speed, WRITTEN_A_SECOND * speed
     return None
-
-
-def timed(open_it: Callable[[], SummaryModel]) -> tuple[SummaryModel, float]:
-    """What a call opens, and the seconds that it took."""
-    started = time.perf_counter()
-    opened = open_it()
-    return opened, time.perf_counter() - started

@@ -3,54 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from interlock.kernel.errors import ConfigError
+from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError, MissingExtraError
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
+from interlock.summarize.models import Models
 from interlock.summarize.route import Summarizer
-
-ModelOpener = Callable[..., SummaryModel]
 
 
 def open_model(
-    name: str, *, instances: int = 1, cores: int = 1, memory_limit: int | None = None
+    name: str, *, instances: int = 1, cores: int = 1, providers: Sequence[str] = ()
 ) -> SummaryModel:
     """The model under `name`, or in the directory that it names, for so many summaries at a time.
 
-    Raises EngineUnavailableError where there is none, BundleError where its files are not what
-    they were, MissingExtraError without the extra `text`.
+    `providers` are execution providers of ONNX Runtime by name; none for the processor.
+
+    Raises ConfigError where there is no such model, BundleError where its files are not what they
+    were, EngineUnavailableError where a provider is absent, MissingExtraError without the extra
+    `text`.
     """
     from interlock.engines.generate import Generator, load_text_model
+    from interlock.engines.onnx import CPU
     from interlock.summarize.model import EngineModel
 
-    model = load_text_model(name)
-    generator = Generator(
-        model, workers=min(cores, instances), slots=instances, memory_limit=memory_limit
-    )
+    model = load_text_model(name, providers=tuple(providers) or (CPU,))
+    generator = Generator(model, workers=min(cores, instances), slots=instances)
     return EngineModel(name, model, generator)
 
 
+def describe_model(name: str) -> SummaryModel:
+    """What the model under `name`, or in the directory that it names, says of itself.
+
+    Raises ConfigError where there is no such model, BundleError where its files are none of one,
+    MissingExtraError without the extra `text`.
+    """
+    from interlock.engines.generate.store import stored
+    from interlock.summarize.model import UnopenedModel
+
+    directory = Path(name)
+    return UnopenedModel(name, directory if directory.is_dir() else stored(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Models by name: for everything, None for none, and for some languages.
+
+    providers  execution providers of ONNX Runtime by name; none for the processor
+    """
+
+    default: str | None = None
+    by_language: Mapping[str, str] = field(default_factory=dict)
+    providers: tuple[str, ...] = ()
+
+    def open(self, *, instances: int = 1, cores: int = 1) -> Models:
+        """Open each of them once; raises what `open_model` does."""
+        return self._each(
+            lambda name: open_model(
+                name, instances=instances, cores=cores, providers=self.providers
+            )
+        )
+
+    def describe(self) -> Models | None:
+        """What planning needs of them, without opening one; None where one is not to be found.
+
+        Raises BundleError for a directory that is no text model.
+        """
+        try:
+            return self._each(describe_model)
+        except (ConfigError, MissingExtraError):
+            return None
+
+    def _each(self, open_it: Callable[[str], SummaryModel]) -> Models:
+        names = (self.default, *self.by_language.values())
+        opened = {name: open_it(name) for name in dict.fromkeys(names) if name is not None}
+        return Models(
+            None if self.default is None else opened[self.default],
+            {language: opened[name] for language, name in self.by_language.items()},
+        )
+
+
 def make_work(
-    model: str | None, seconds: float | None, memory_limit: int | None = None
+    default: str | None = None,
+    by_language: Mapping[str, str] | None = None,
+    providers: Sequence[str] = (),
+    seconds: float | None = None,
+    memory_limit: int | None = None,
 ) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
-    """In a worker process: a model of its own, and the route to it."""
-    opened = None if model is None else open_model(model, memory_limit=memory_limit)
-    return Summarizer(opened, seconds=seconds)
+    """In a worker process: the models of these `Names`, and the route to them.
+
+    `memory_limit` is the process's own. Raises MemoryLimitError where the model does not fit.
+    """
+    names = Names(default, by_language or {}, tuple(providers))
+    try:
+        return Summarizer(names.open(), seconds=seconds)
+    except (MemoryError, RuntimeError, ImportError, OSError) as error:
+        # Under a limit, libraries fail to map themselves, to start threads and to allocate, each
+        # with an error of its own.
+        if memory_limit is None or isinstance(error, InterlockError):
+            raise
+        raise MemoryLimitError(
+            f"no model can be opened with {memory_limit / 1e6:,.0f} MB of memory",
+            hint="raise --memory-limit, or leave it out",
+        ) from error
 
 
 def open_executor(
-    model: SummaryModel | None,
+    model: SummaryModel | Models | None,
     *,
     instances: int,
     seconds: float | None,
-    isolate: str | None = None,
+    isolate: Names | None = None,
     memory_limit: int | None = None,
 ) -> LocalExecutor:
     """Workers for `run`.
 
-    isolate       name of the model that every worker process loads for itself; None for threads
+    isolate       names of the models that every worker process opens for itself; None for threads
                   that share `model`
     memory_limit  bytes that a worker process may use; needs `isolate`
 
@@ -62,7 +133,13 @@ def open_executor(
         return LocalExecutor(
             Summarizer(model, seconds=seconds), workers=instances, kind="threads", queued=0
         )
-    options: Mapping[str, Any] = {"model": isolate, "seconds": seconds}
+    options: Mapping[str, Any] = {
+        "default": isolate.default,
+        "by_language": dict(isolate.by_language),
+        "providers": list(isolate.providers),
+        "seconds": seconds,
+        "memory_limit": memory_limit,
+    }
     return LocalExecutor(
         "interlock.summarize.workers:make_work",
         workers=instances,

@@ -138,6 +138,11 @@ class Generator:
                     handle.cancel()
             raise
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the key-value caches and the shared prefixes can take at this moment."""
+        return self._prefixes.bytes + sum(loop.cache_bytes for loop in self._loops)
+
     def close(self) -> None:
         """Cancel what runs or waits, end the threads and release the caches."""
         with self._condition:
@@ -174,6 +179,11 @@ class _Loop:
         self._decoder = Decoder(owner.model.session, owner.model.spec, self._cache)
         self._writing: list[Row] = []
         self._reading: Row | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the cache can take."""
+        return self._cache.bytes
 
     def run(self) -> None:
         """Until the generator is closed."""

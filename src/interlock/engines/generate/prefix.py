@@ -20,7 +20,7 @@ class PrefixCache:
         self._most = most_bytes
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[int, ...], list[Floats]] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
 
     def get(self, tokens: tuple[int, ...]) -> list[Floats] | None:
         """The arrays (kv_heads, tokens, head_size) of each layer's keys and values, or None."""
@@ -43,13 +43,13 @@ class PrefixCache:
             if tokens in self._kept:
                 return
             self._kept[tokens] = parts
-            self._bytes += size
-            while self._bytes > self._most:
+            self.bytes += size
+            while self.bytes > self._most:
                 _, old = self._kept.popitem(last=False)
-                self._bytes -= sum(part.nbytes for part in old)
+                self.bytes -= sum(part.nbytes for part in old)
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._kept.clear()
-            self._bytes = 0
+            self.bytes = 0

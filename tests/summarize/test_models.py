@@ -1,0 +1,55 @@
+"""Another model for another language: asked for it, named by it, and part of its address."""
+
+from pathlib import Path
+
+import pytest
+from support.source_trees import small_tree
+from support.summary_models import NamingModel
+
+from interlock.errors import ConfigError
+from interlock.summarize import Models, Options, summarize
+
+OPTIONS = Options(view="full", chunk_lines=300)
+RUST = "chunk net/acceptor.rs:1-15"
+
+
+def test_a_language_goes_to_its_own_model_and_the_rest_to_the_default(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    default, own = NamingModel(), NamingModel(digest="sha256:" + "2" * 64, context=2048)
+    models = Models(default, {"rust": own})
+    done = summarize(tree, tmp_path / "out", OPTIONS, model=models)
+    assert [prompt for prompt in own.asked if "Acceptor" in prompt] == own.asked != []
+    assert any("count_words" in prompt for prompt in default.asked)
+    plan = done.finished.plan
+    assert plan.model_digest(plan.nodes[RUST]) == own.digest
+    assert plan.model_digest(plan.nodes["repository"]) == default.digest
+    assert plan.budget.tokens == 2048 - 80 - 160
+    evidence = {
+        piece.detail.get("digest") for piece in done.finished.outcomes[RUST].steps[-1].evidence
+    }
+    assert own.digest in evidence
+
+
+def test_exchanging_one_of_them_makes_anew_what_it_was_asked(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    first = Models(NamingModel(), {"rust": NamingModel(digest="sha256:" + "2" * 64)})
+    summarize(tree, tmp_path / "out", OPTIONS, model=first)
+    second = Models(NamingModel(), {"rust": NamingModel(digest="sha256:" + "3" * 64)})
+    done = summarize(tree, tmp_path / "out", OPTIONS, model=second)
+    anew = set(done.finished.plan.nodes) - done.finished.reused
+    assert anew == {RUST, "file net/acceptor.rs", "folder net", "repository"}
+
+
+def test_without_a_default_other_languages_are_extractive(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    done = summarize(tree, tmp_path / "out", OPTIONS, model=Models(None, {"rust": NamingModel()}))
+    origins = {
+        node.asked.language: done.finished.summary(node.key).origin  # type: ignore[union-attr]
+        for node in done.finished.plan.level("chunk")
+    }
+    assert origins == {"Rust": "model", "Python": "extractive", "Markdown": "extractive"}
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no language 'rusty'"):
+        Models(None, {"rusty": NamingModel()})
