@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict bench-generate parity-strict peer-tests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -50,6 +50,9 @@ train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
+bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
+	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
@@ -57,7 +60,7 @@ peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its
 	$(THREADS) $(BIN)/python tests/peers/run.py
 
 clean: ## remove the environment and everything that the commands above made
-	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-llama $(VENV)-genai demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A stamp, since an interrupted venv has a python already, but no pip.
 $(VENV)/.made:
@@ -93,6 +96,17 @@ $(VENV)/.torch: $(VENV)/.test
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
 	@$(PIP) -e '.[test,sign,numba,text,robot]'
+	@touch $@
+
+# The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
+$(VENV)-llama/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-llama
+	@$(VENV)-llama/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python==0.3.36
+	@touch $@
+
+$(VENV)-genai/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-genai
+	@$(VENV)-genai/bin/python -m pip install --quiet -c constraints.txt onnxruntime-genai==0.18.0
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
