@@ -70,6 +70,9 @@ bench-experiment: $(VENV)/.test ## experiments: ratios against inspect-ai, pacin
 bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole models
 	$(THREADS) $(BIN)/python bench/verified.py
 
+bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
+	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
@@ -87,7 +90,7 @@ bench-local: $(VENV)/.hf ## what batches buy local models, and that they change 
 	$(THREADS) $(BIN)/python bench/local_chat.py
 
 clean: ## remove the environment and everything that the commands above made
-	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-llama $(VENV)-genai demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A stamp, since an interrupted venv has a python already, but no pip.
 $(VENV)/.made:
@@ -128,6 +131,7 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
+
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
