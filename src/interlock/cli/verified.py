@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
+from interlock.cli.verified_proofs import prove, verify
 from interlock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -504,3 +505,7 @@ def deploy(model: Path, inputs: int, as_json: bool) -> int:
         )
         click.echo(f"\n{'ready' if not failed else f'{failed} checks failed: not ready'}")
     return 1 if failed else 0
+
+
+command.add_command(prove)
+command.add_command(verify)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import replace
@@ -41,6 +41,7 @@ from interlock.verified.proof_file import ProofFile, read_proof
 from interlock.verified.proof_system import (
     COMPILED,
     GRAPH,
+    PROVING_KEY,
     SETTINGS,
     VERIFYING_KEY,
     Backend,
@@ -91,6 +92,7 @@ class CircuitProver:
     memory_budget  bytes of all provers together; None for half of what the machine has
     resume         directory where proofs of pieces are kept, so that a proof of many pieces that
                    was interrupted goes on; None keeps none
+    on_piece       called after each piece that was proved, from any thread
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class CircuitProver:
         workers: int | None = None,
         memory_budget: int | None = None,
         resume: Path | None = None,
+        on_piece: Callable[[PieceProof], None] | None = None,
     ) -> None:
         self.cache = cache if cache is not None else default_cache()
         self.settings = settings if settings is not None else CircuitSettings()
@@ -115,6 +118,7 @@ class CircuitProver:
         self._workers = workers if workers is not None else self._cores
         self._budget = memory_budget if memory_budget is not None else _memory() // 2
         self._resume = resume
+        self._on_piece = on_piece
         self._lock = threading.Lock()
         self._idle: list[EzklBackend] = []
 
@@ -375,7 +379,7 @@ class CircuitProver:
             planned.plan,
             rows=largest.rows,
             logrows=largest.logrows,
-            key_bytes=max(about.sizes["pk.key"] for about in abouts),
+            key_bytes=max(about.sizes[PROVING_KEY] for about in abouts),
             circuit_bytes=sum(about.sizes[COMPILED] for about in abouts),
         )
 
@@ -466,13 +470,16 @@ class CircuitProver:
             proof = backend.prove(entry, srs.path, values, deadline=deadline)
             if kept is not None:
                 replace_file(kept, proof, parents=True)
-        return PieceProof(
+        done = PieceProof(
             piece=job.piece.name,
             circuit=job.circuit,
             proof=proof,
             seconds=time.perf_counter() - started,
-            key_bytes=about.sizes["pk.key"],
+            key_bytes=about.sizes[PROVING_KEY],
         )
+        if self._on_piece is not None:
+            self._on_piece(done)
+        return done
 
     def _kept_path(self, job: _Job) -> Path | None:
         """Where the proof of a piece is kept: named by all that it states."""

@@ -255,7 +255,7 @@ def _is_chain(model: onnx.ModelProto) -> bool:
         if any(name not in constant for name in node.input[1:]):
             return False
         before = node.output[0]
-    return before == model.graph.output[0].name
+    return bool(before == model.graph.output[0].name)
 
 
 def _conv_layer(
