@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm train-net \
+.PHONY: help demo demo-all test test-torch test-zk test-robot test-full lint format train-arm train-net \
 	train-doom bench-strict bench-verified parity-strict peer-tests clean
 
 help: ## this list
@@ -21,13 +21,16 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
 
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
-	@$(BIN)/interlock demo --output demo-output
+	@$(BIN)/interlock demo --output demo-output --prove
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not robot"
+	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
+
+test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
+	$(PYTEST) -m zk
 
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
 	$(PYTEST) -m robot -rP
@@ -86,18 +89,18 @@ $(VENV)/.core: $(VENV)/.made $(RECIPE)
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.core
-	@echo "installing the extras: sign, numba"
-	@$(PIP) -e '.[sign,numba]'
+	@echo "installing the extras: sign, numba, zk"
+	@$(PIP) -e '.[sign,numba,zk]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba]'
+	@$(PIP) -e '.[test,sign,numba,zk]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,torch]'
+	@$(PIP) -e '.[test,sign,numba,zk,torch]'
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.core
@@ -107,7 +110,7 @@ $(VENV)/.train: $(VENV)/.core
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,robot]'
+	@$(PIP) -e '.[test,sign,numba,zk,robot]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -50,11 +50,17 @@ ALLOWED = {
 # Packages that declare no licence in their metadata: read from the licence file that they carry.
 READ = {"cmeel-qhull": "Qhull", "sigstore-models": "MIT"}
 
+# Packages that carry no licence at all. Each is an extra that its user chooses.
+UNDECLARED = {"ezkl"}
+
 HEAD = """# Licences of dependencies
 
 Interlock itself is under the MIT licence. These are the packages of `constraints.txt`, core, extras
 and tools for tests alike, with the licence that each declares. `scripts/licences.py` writes this
 page and stops at a licence that it does not know; a test holds the page to `constraints.txt`.
+
+ezkl declares none: its wheel carries no licence file, nor does its repository since January 2024.
+It is an extra, `zk`, which only the tests and the demonstration with every step install unasked.
 
 | package | version | licence |
 | --- | --- | --- |
@@ -69,6 +75,8 @@ def pins() -> dict[str, str]:
 
 def licence(package: str) -> str:
     """The licence as an SPDX expression; raises SystemExit for one that nobody has decided on."""
+    if package in UNDECLARED:
+        return "none declared"
     fields = metadata.metadata(package).json
     expression = fields.get("license_expression")
     if isinstance(expression, str):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from interlock import errors
 from interlock.kernel.errors import (
+    ConnectionLostError,
     EngineError,
     InputError,
     InterlockError,
@@ -53,6 +54,13 @@ def test_a_wait_crosses_where_it_is_sane() -> None:
         got = crossed(TransientError("busy", wait_seconds=wait))
         assert isinstance(got, TransientError)
         assert got.wait_seconds == kept
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_whether_a_request_was_sent_crosses(sent: bool) -> None:
+    got = crossed(ConnectionLostError("cut", sent=sent))
+    assert isinstance(got, ConnectionLostError)
+    assert got.sent is sent
 
 
 def test_a_class_of_the_users_own_arrives_as_the_nearest_of_the_tree() -> None:

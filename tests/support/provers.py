@@ -61,6 +61,11 @@ class FixedPointProver:
         self.keys = (self.keys or set()) | {part.name}
         return self.plan(part, limits)
 
+    def compile(self, part: Slice) -> int:
+        """From now on the slice has a circuit."""
+        self.compiled.add(part.name)
+        return self.sizes.get(part.name, 1000)
+
     def unavailable(self, part: Slice) -> str | None:
         """No circuit, no key, or None."""
         if self.keys is None or part.name in self.keys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from support.kill import run_and_kill
 from support.networks import MODELS, dense
 
 from interlock.errors import BundleFormatError, BundleIntegrityError, InputError, StorageError
-from interlock.verified import VerifiedWarning
 from interlock.verified.directory import (
     Cuts,
     ModelDirectory,
@@ -37,13 +37,24 @@ def test_a_shipped_model_is_whole(name: str) -> None:
     assert shipped_models() == MODELS
 
 
+def test_the_wheel_carries_each_file_of_the_shipped_models() -> None:
+    project = tomllib.loads((MODELS.parent / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    kept = {
+        f"models/{path.relative_to(MODELS).as_posix()}"
+        for name in ("net", "doom")
+        for path in (MODELS / name).iterdir()
+        if not path.name.endswith("_Runner_Metadata.json")
+    }
+    assert included == {path: f"interlock/verified/{path}" for path in kept}
+
+
 @pytest.mark.parametrize("name", ["net", "doom"])
 def test_where_there_is_no_directory_the_shipped_model_is_copied(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(VerifiedWarning, match="the model that ships was copied there"):
-        directory = ModelDirectory.find(f"models/{name}")
+    directory = ModelDirectory.find(f"models/{name}")
     assert directory.path == tmp_path / "models" / name
     assert directory.read_model() == (MODELS / name / "model.onnx").read_bytes()
     assert not directory.metadata.exists()

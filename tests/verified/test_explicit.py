@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 from support.counts import count
@@ -47,8 +47,9 @@ def test_what_is_spelled_out_computes_the_same(
     given_: dict[str, Any] = {"auto_pad": automatic, "strides": [stride, stride]}
     if kind != "AveragePool" and automatic in ("NOTSET", "VALID"):
         given_["dilations"] = [dilation, dilation]
-    if (kernel - 1) * dilation + 1 > size:
-        return
+    assume((kernel - 1) * dilation + 1 <= size)
+    # ONNX Runtime itself fails where SAME would need negative pads.
+    assume(kernel >= stride or not automatic.startswith("SAME"))
     weights, inputs = [], ["x"]
     if kind == "Conv":
         weights = [constant("w", rng.normal(size=(3, 2, kernel, kernel)), np.float32)]

@@ -92,6 +92,14 @@ class TestModes:
         with pytest.raises(EngineUnavailableError, match="slice_3: size"):
             runner.infer("ezkl_only")
 
+    def test_ezkl_only_refuses_a_slice_that_an_edit_keeps_with_onnx(self, net: Path) -> None:
+        prover = FixedPointProver()
+        runner = Runner(net, prover=prover)
+        edit(net, verified_slices={**dict.fromkeys(NAMES, True), "slice_2": False})
+        with pytest.raises(EngineUnavailableError, match=r"1 of 5 .* slice_2: excluded"):
+            runner.infer("ezkl_only")
+        assert prover.asked == []
+
     def test_a_witness_is_unverified(self, net: Path) -> None:
         result = Runner(net, prover=FixedPointProver()).infer(circuits="witness")
         assert result["overall_security"] == 0

@@ -28,12 +28,14 @@ from interlock.errors import InputError, StorageError
     show_default=True,
     help="Seed of the requests.",
 )
+@click.option("--prove", is_flag=True, help="Prove a network's slices too; takes a minute.")
 @json_option
-def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
+def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
 
-    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite. Ends
-    with 1 where a promise does not hold, and says which.
+    Writes OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite; with
+    --prove also OUTPUT/net.html, the proofs and their keys. Ends with 1 where a promise does not
+    hold, and says which.
     """
     if requests < 1000:
         raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
@@ -42,7 +44,7 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
 
     _make(output)
     with journalled.alone(output / "journal.sqlite"):
-        found = _steps(output, requests, seed, lambda line: click.echo(line, err=as_json))
+        found = _steps(output, requests, seed, prove, lambda line: click.echo(line, err=as_json))
         report = write(page.build(found), output / "report.html")
     if as_json:
         print_json(_document(found, report))
@@ -51,7 +53,7 @@ def command(output: Path, requests: int, seed: int, as_json: bool) -> int:
     return 1 if found.broken() else 0
 
 
-def _steps(output: Path, requests: int, seed: int, say: Callable[[str], None]) -> Any:
+def _steps(output: Path, requests: int, seed: int, prove: bool, say: Callable[[str], None]) -> Any:
     from interlock.demo import arm, journalled, signing, tamper
     from interlock.demo.found import Demo
     from interlock.strict.arm.shipped import SHIPPED
@@ -68,7 +70,24 @@ def _steps(output: Path, requests: int, seed: int, say: Callable[[str], None]) -
         signed = signing.sign_and_verify(SHIPPED)
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
-    return Demo(served, refusal, resumed, signed)
+    return Demo(served, refusal, resumed, signed, _proved(output, seed, prove, say))
+
+
+def _proved(output: Path, seed: int, prove: bool, say: Callable[[str], None]) -> Any:
+    from importlib.util import find_spec
+
+    if not prove or find_spec("ezkl") is None:
+        say("skipped: proving a network's slices; `make demo-all` adds the extra `zk` and proves")
+        return None
+    from interlock.demo import proved
+    from interlock.report.page import write
+    from interlock.verified.report_page import build
+
+    say("proving a network's slices on a scanned digit, and tampering with a proof")
+    found = proved.prove_and_verify(output, seed, say)
+    page = build(found.result, found.metadata, plans=found.plans, trusted=found.verdict.trusted)
+    write(page, output / "net.html")
+    return found
 
 
 def _make(directory: Path) -> None:
@@ -97,6 +116,7 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
         "bundle": served.bundle.digest,
         "tampered": {"code": found.refusal.code, "message": found.refusal.message},
         "signed": None if found.signed is None else found.signed.verified,
+        "proved": None if found.proved is None else _proofs(found.proved),
         "journal": {
             "acknowledged": resumed.acknowledged,
             "lost": resumed.lost,
@@ -105,6 +125,16 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
         },
         "broken": found.broken(),
         "report": str(report.resolve()),
+    }
+
+
+def _proofs(proved: Any) -> dict[str, Any]:
+    return {
+        "slices": len(proved.result.execution_results),
+        "proved": proved.result.proved,
+        "overall_security": proved.result.overall_security,
+        "accepted": proved.verdict.accepted,
+        "tampered": [str(reason) for reason in proved.tampered.reasons],
     }
 
 
@@ -119,6 +149,13 @@ def _print(found: Any, report: Path) -> None:
         ("tampered bundle", "refused" if found.refusal.noticed else "NOT NOTICED", ""),
         ("killed half-way: lost, repeated", f"{resumed.lost}, {resumed.repeated}", ""),
     ]
+    if found.proved is not None:
+        result = found.proved.result
+        noticed = "NOT NOTICED" if found.proved.tampered.accepted else "refused"
+        rows += [
+            ("slices proved", f"{result.proved} of {len(result.execution_results)}", ""),
+            ("flipped bit in a proof", noticed, ""),
+        ]
     click.echo()
     print_table([f"{total:,} requests", "", "share"], rows)
     for sentence in found.broken():

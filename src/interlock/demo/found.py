@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from interlock.demo.arm import Served
 from interlock.demo.journalled import Resumed
+from interlock.demo.proved import Proved
 from interlock.demo.signing import Signed
 from interlock.demo.tamper import Refusal
 from interlock.kernel.outcome import Status
@@ -22,12 +23,13 @@ Answering zero throughout has a mean error of 1.
 
 @dataclass(frozen=True)
 class Demo:
-    """Everything that the demonstration found; `signed` is None where that step was skipped."""
+    """Everything that the demonstration found; `signed` and `proved` are None where skipped."""
 
     served: Served
     refusal: Refusal
     resumed: Resumed
     signed: Signed | None
+    proved: Proved | None = None
 
     def broken(self) -> list[str]:
         """What was promised and does not hold, a sentence each; written so that NaN breaks it."""
@@ -56,4 +58,21 @@ class Demo:
                 resumed.counts[Status.FAILED] == 0
             ),
         }
+        if self.proved is not None:
+            kept |= _kept_by(self.proved)
         return [sentence for sentence, held in kept.items() if not held]
+
+
+def _kept_by(proved: Proved) -> dict[str, bool]:
+    """What the proofs promise."""
+    result, verdict, tampered = proved.result, proved.verdict, proved.tampered
+    planned = sum(plan.decision != "fallback" for plan in proved.plans)
+    return {
+        f"{result.proved} slices were proved, {planned} were planned": result.proved == planned,
+        "no slice was proved": result.proved > 0,
+        f"the proofs do not verify: {'; '.join(map(str, verdict.reasons))}": verdict.accepted,
+        f"the verifier counts {verdict.proved} proofs, not {result.proved}": (
+            verdict.proved == result.proved
+        ),
+        f"a flipped bit in the proof of {proved.slice} was not noticed": not tampered.accepted,
+    }

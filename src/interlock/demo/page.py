@@ -13,6 +13,7 @@ import interlock
 from interlock.demo.arm import Served
 from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
+from interlock.demo.proved import Proved
 from interlock.kernel.intervals import wilson_interval
 from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
@@ -42,6 +43,7 @@ def build(demo: Demo) -> Page:
             _timings(demo.served),
             _bundle(demo),
             _journal(demo.resumed),
+            _proofs(demo.proved),
             _limits(),
         ],
         footer=(
@@ -322,6 +324,61 @@ def _journal(resumed: Resumed) -> Section:
                 f"{resumed.journal_bytes / resumed.items:,.0f} bytes a request."
             ),
         ],
+    )
+
+
+def _proofs(proved: Proved | None) -> Section:
+    if proved is None:
+        return Section(
+            "A model proved slice by slice",
+            "Not run: “make demo-all” installs the extra that it needs and proves.",
+            [],
+        )
+    result, verdict, tampered = proved.result, proved.verdict, proved.tampered
+    rows = [
+        [
+            entry.slice,
+            plan.decision,
+            entry.method,
+            len(_pieces(proved, entry.slice)) or "",
+            f"{plan.key_bytes / 1e6:,.1f} MB" if entry.verified else "",
+            f"{entry.time:.3g} s" if entry.time >= 1 else f"{1000 * entry.time:.3g} ms",
+            entry.reason or plan.reason,
+        ]
+        for plan, entry in zip(proved.plans, result.execution_results, strict=True)
+    ]
+    refused = "; ".join(map(str, tampered.reasons))
+    return Section(
+        "A model proved slice by slice",
+        f"A network reads a scanned digit as {result.predicted_class}. Zero-knowledge circuits "
+        f"prove {result.proved} of its {len(rows)} slices on that image; ONNX answers for the "
+        "rest, which the verifier runs again. The chain has a page of its own: net.html.",
+        [
+            blocks.table(
+                ["slice", "plan", "answered by", "proofs", "largest key", "time", "reason"], rows
+            ),
+            blocks.verdict(
+                "accepted" if verdict.accepted else "failed",
+                "A stranger accepts the proofs" if verdict.accepted else "The proofs are refused",
+                f"{verdict.proved} proved, {verdict.replayed} run again, in "
+                f"{verdict.seconds:.2g} s. Trusted: {'; '.join(verdict.trusted)}.",
+            ),
+            blocks.verdict(
+                "failed" if tampered.accepted else "accepted",
+                "A flipped bit was not noticed"
+                if tampered.accepted
+                else "A flipped bit in a proof is refused",
+                f"In the proof of {proved.slice}, every digest made to fit: {refused}",
+            ),
+        ],
+    )
+
+
+def _pieces(proved: Proved, name: str) -> tuple[object, ...]:
+    """The proofs of a slice."""
+    runs = () if proved.result.run is None else proved.result.run.slices
+    return next(
+        (run.proof.pieces for run in runs if run.part.name == name and run.proof is not None), ()
     )
 
 

@@ -13,6 +13,13 @@
     ├── EngineError                an engine gave no answer
     │   ├── EngineUnavailableError it cannot run here
     │   ├── TransientError         a later attempt may succeed (retryable)
+    │   │   ├── RateLimitError     the service asks for fewer requests or tokens
+    │   │   ├── ServiceError       the service is overloaded or broken
+    │   │   └── ConnectionLostError the connection failed or was cut
+    │   ├── AuthenticationError    the service does not accept the key
+    │   ├── RequestRejectedError   the service does not accept the request
+    │   ├── QuotaError             the account has nothing left to spend
+    │   ├── MalformedAnswerError   the answer cannot be read
     │   ├── DeadlineError          the time ran out
     │   ├── MemoryLimitError       the memory limit was reached
     │   └── EngineCrashError       the process that ran it died (retryable)
@@ -164,6 +171,68 @@ class TransientError(EngineError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.wait_seconds = wait_seconds
+
+
+class RateLimitError(TransientError):
+    """The service asks for fewer requests or tokens, after `wait_seconds` where it says so."""
+
+    code = "rate_limit"
+    default_hint = "lower the requests or tokens a minute"
+
+
+class ServiceError(TransientError):
+    """The service is overloaded or broken."""
+
+    code = "service"
+
+
+class ConnectionLostError(TransientError):
+    """The connection failed or was cut. `sent` says whether the service may have the request.
+
+    A request that was sent may be billed, though its answer never came.
+    """
+
+    code = "connection_lost"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        wait_seconds: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, wait_seconds=wait_seconds, hint=hint)
+        self.sent = sent
+
+
+class AuthenticationError(EngineError):
+    """The service does not accept the key."""
+
+    code = "authentication"
+    default_hint = "check the key's environment variable, and what the key may do"
+
+
+class RequestRejectedError(EngineError):
+    """The service does not accept the request, and would not accept it again."""
+
+    code = "request_rejected"
+
+
+class QuotaError(EngineError):
+    """The account has nothing left to spend; waiting does not help."""
+
+    code = "quota"
+    default_hint = "look at the account's billing page"
+
+
+class MalformedAnswerError(EngineError):
+    """The answer cannot be read: not JSON, cut short, empty, or not what the service documents.
+
+    It is not asked again by itself, since it may have been billed.
+    """
+
+    code = "malformed_answer"
 
 
 class DeadlineError(EngineError):

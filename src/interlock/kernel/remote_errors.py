@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from interlock.kernel.errors import (
+    ConnectionLostError,
     EngineError,
     InterlockError,
     MemoryLimitError,
@@ -15,7 +16,7 @@ from interlock.kernel.errors import (
     TransientError,
 )
 
-_CARRIED = ("wait_seconds", "extra", "changes")
+_CARRIED = ("wait_seconds", "extra", "changes", "sent")
 _LONGEST_TEXT = 2000
 _LONGEST_WAIT = 3600.0
 
@@ -57,6 +58,9 @@ def rebuild(codes: list[Any], message: str, hint: str, told: dict[Any, Any]) -> 
         wait = told.get("wait_seconds")
         allowed = isinstance(wait, int | float) and 0 <= wait <= _LONGEST_WAIT
         error.wait_seconds = wait if allowed else None
+        if isinstance(error, ConnectionLostError):
+            # Where it is not told, the request may have been sent.
+            error.sent = told.get("sent") is not False
     elif isinstance(error, MissingExtraError):
         error.extra = _printable(str(told.get("extra", "")))
     elif isinstance(error, RunChangedError):

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interlock.verified.chain import ChainRun, SliceChain, SliceRun
+    from interlock.verified.circuit_prover import CircuitProver
     from interlock.verified.directory import ModelDirectory, VerifiedWarning
     from interlock.verified.metadata import RunnerMetadata
+    from interlock.verified.proof_bundle import write_bundle
+    from interlock.verified.proof_verify import Against, BundleVerifier, Verdict, verify_bundle
     from interlock.verified.prover import CircuitPlan, Limits, NoProver, Prover, SliceProof
     from interlock.verified.result import InferenceResult, SliceResult
     from interlock.verified.runner import Runner
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
     from interlock.verified.steps import Policy
 
 _MODULES = {
+    "Against": "proof_verify",
+    "BundleVerifier": "proof_verify",
     "ChainRun": "chain",
     "CircuitPlan": "prover",
+    "CircuitProver": "circuit_prover",
     "InferenceResult": "result",
     "Limits": "prover",
     "ModelDirectory": "directory",
@@ -34,13 +40,19 @@ _MODULES = {
     "SliceResult": "result",
     "SliceRun": "chain",
     "SlicedModel": "slices",
+    "Verdict": "proof_verify",
     "VerifiedWarning": "directory",
     "slice_model": "slicing",
+    "verify_bundle": "proof_verify",
+    "write_bundle": "proof_bundle",
 }
 
 __all__ = [
+    "Against",
+    "BundleVerifier",
     "ChainRun",
     "CircuitPlan",
+    "CircuitProver",
     "InferenceResult",
     "Limits",
     "ModelDirectory",
@@ -55,8 +67,11 @@ __all__ = [
     "SliceResult",
     "SliceRun",
     "SlicedModel",
+    "Verdict",
     "VerifiedWarning",
     "slice_model",
+    "verify_bundle",
+    "write_bundle",
 ]
 
 

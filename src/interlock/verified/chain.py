@@ -192,7 +192,7 @@ class SliceChain:
         """Run the slices, asking the circuit of each that is not barred."""
         routes = self._routes(policy)
         if not policy.fallback:
-            self._require(routes, deadline)
+            self._require(routes, policy, deadline)
         done: list[SliceRun | _Stretch] = []
         at, total = 0, len(self.model.slices)
         while at < total:
@@ -226,9 +226,16 @@ class SliceChain:
             steps += (onnx_step(self.bound, part),)
         return Route(part.name, steps, "refuse")
 
-    def _require(self, routes: list[Route[Tensors, Any]], deadline: Deadline) -> None:
-        barred = [(route.name, route.gate(route.steps[0], {}, deadline)) for route in routes]
-        reasons = [f"{name}: {fallback_reason(*why)}" for name, why in barred if why is not None]
+    def _require(
+        self, routes: list[Route[Tensors, Any]], policy: Policy, deadline: Deadline
+    ) -> None:
+        """Raise EngineUnavailableError, naming every slice whose circuit is barred, and why."""
+        reasons = []
+        for route in routes:
+            steps = self._before_onnx(route, policy, deadline)
+            if steps is not None:
+                why = fallback_reason(steps[0].result, steps[0].reason)
+                reasons.append(f"{route.name}: {why}")
         if reasons:
             raise EngineUnavailableError(
                 f"{len(reasons)} of {len(routes)} slices cannot be proved: {'; '.join(reasons)}",
@@ -240,7 +247,7 @@ class SliceChain:
     ) -> tuple[Step, ...] | None:
         """The steps on record where ONNX answers without a circuit being asked; None where not."""
         excluded = policy.excluded.get(route.name)
-        if excluded is not None and policy.fallback:
+        if excluded is not None:
             return (Step(CIRCUIT, StepResult.UNAVAILABLE, excluded, attempts=0),)
         why = route.gate(route.steps[0], {}, deadline)
         return None if why is None else (Step(CIRCUIT, *why, attempts=0),)

@@ -10,10 +10,12 @@ import msgspec
 import numpy as np
 
 from interlock.kernel.batch import Array
+from interlock.kernel.errors import EngineError
+from interlock.kernel.outcome import Status
+from interlock.kernel.progress import SILENT, Progress
 from interlock.verified.inputs import read_inputs
 from interlock.verified.result import InferenceResult
 from interlock.verified.runner import Runner
-from interlock.verified.steps import Circuits
 
 TIMED_RUNS = 25
 
@@ -21,7 +23,7 @@ TIMED_RUNS = 25
 class MethodRow(msgspec.Struct, frozen=True):
     """One way to run the model on the example input.
 
-    seconds        median of `TIMED_RUNS` runs; of a single one where something was proved
+    seconds        median of `TIMED_RUNS` runs; of a single one where a circuit ran
     same_class     whether it predicts the whole model's class; None for the whole model itself
     overhead       percent of time beyond the whole model's
     security_gain  percentage points of `security` beyond the whole model's, which has none
@@ -50,7 +52,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Differences(msgspec.Struct, frozen=True):
-    """Circuits against ONNX on one input, over the elements of the output, in float64.
+    """Circuits, by their witness, against ONNX on one input: over the output, in float64.
 
     maximum, mean, total  of the absolute differences
     relative              Euclidean norm of the differences over that of ONNX's output
@@ -94,34 +96,52 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(
-    runner: Runner, inputs: Iterable[Array] | None = None, *, prove: bool = True
+    runner: Runner,
+    inputs: Iterable[Array] | None = None,
+    *,
+    prove: bool = True,
+    progress: Progress = SILENT,
 ) -> Comparison:
     """Run the model's example whole, in slices, and by its circuits, and compare the answers.
 
     inputs  further inputs, each of the model's shape, for the comparison of many
-    prove   prove what can be proved; otherwise the circuits' witnesses stand in the table
+    prove   prove what can be proved; otherwise no proof is made
+    progress
+            is told of each further input
 
-    A slice without a circuit is answered by ONNX throughout; the rows say how many.
+    Circuits that are missing are compiled, without keys, for their witness: it is what a proof
+    would show. A slice of which no circuit can be made is answered by ONNX throughout; the rows say
+    how many.
     """
-    circuits: Circuits = "prove" if prove else "witness"
     example = read_inputs(runner.directory.example, runner.inputs)
     seconds, whole = _timed(lambda: runner.infer("onnx_only", example))
     rows = [_row("Whole Model", whole, seconds, None)]
-    sliced = runner.sliced is not None and runner.metadata.Reconstruct
     differences = many = None
-    if sliced:
-        seconds, onnx = _timed(lambda: runner.infer("auto", example, circuits="none"))
-        rows.append(_row("Sliced ONNX", onnx, seconds, rows[0]))
-        started = time.perf_counter()
-        auto = runner.infer("auto", example, circuits=circuits)
-        seconds = time.perf_counter() - started
-        if auto.execution_method == "sliced_onnx":
-            seconds, _ = _timed(lambda: runner.infer("auto", example, circuits=circuits))
-        rows.append(_row("Sliced Auto", auto, seconds, rows[0]))
-        if auto.execution_method != "sliced_onnx":
-            differences = differ(whole.logits, auto)
-            many = None if inputs is None else over_many(runner, inputs)
+    if runner.sliced is not None and runner.metadata.Reconstruct:
+        seconds, found = _timed(lambda: runner.infer("auto", example, circuits="none"))
+        rows.append(_row("Sliced ONNX", found, seconds, rows[0]))
+        if compile_circuits(runner):
+            witness = runner.infer("auto", example, circuits="witness")
+            rows.append(_row("Sliced Witness", witness, witness.time, rows[0]))
+            differences = differ(whole.logits, witness)
+            many = None if inputs is None else over_many(runner, inputs, progress)
+        if prove:
+            auto = runner.infer("auto", example)
+            rows.append(_row("Sliced Auto", auto, auto.time, rows[0]))
     return Comparison(runner.name, runner.metadata.parameters, rows, differences, many)
+
+
+def compile_circuits(runner: Runner) -> int:
+    """Compile the circuits that are missing; returns how many slices have one."""
+    there = 0
+    for part in () if runner.sliced is None else runner.sliced.slices:
+        if runner.prover.circuit_bytes(part) is None:
+            try:
+                runner.prover.compile(part)
+            except EngineError:
+                continue
+        there += 1
+    return there
 
 
 def differ(onnx: Array, circuits: InferenceResult) -> Differences:
@@ -147,7 +167,7 @@ def differ(onnx: Array, circuits: InferenceResult) -> Differences:
     )
 
 
-def over_many(runner: Runner, inputs: Iterable[Array]) -> ManyInputs:
+def over_many(runner: Runner, inputs: Iterable[Array], progress: Progress = SILENT) -> ManyInputs:
     """The witnesses of the circuits against ONNX over several inputs."""
     worst, same, refused, total = 0.0, 0, 0, 0
     for given in inputs:
@@ -160,6 +180,7 @@ def over_many(runner: Runner, inputs: Iterable[Array]) -> ManyInputs:
         distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
         worst = max(worst, distance / largest if largest else distance)
         same += found.predicted_class == wanted.predicted_class
+        progress.advance({Status.ACCEPTED: 1})
     return ManyInputs(total, worst, same, refused)
 
 

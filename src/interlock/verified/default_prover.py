@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from interlock.kernel.errors import MissingExtraError
 from interlock.verified.prover import NoProver, Prover
 
-
-def default_prover() -> Prover:
-    """ezkl where the extra `zk` is installed, else a `NoProver` that names the extra."""
-    if importlib.util.find_spec("ezkl") is None:
-        return NoProver("no circuit: proving needs the extra 'zk' (pip install 'interlock[zk]')")
+if TYPE_CHECKING:
     from interlock.verified.circuit_prover import CircuitProver
 
-    return CircuitProver()
+
+def default_prover(
+    *, srs: Path | None = None, srs_sha256: str | None = None, cache: Path | None = None
+) -> Prover:
+    """ezkl where the extra `zk` is installed, else a `NoProver` that names the extra.
+
+    srs, srs_sha256, cache  see `CircuitProver`
+    """
+    if importlib.util.find_spec("ezkl") is None:
+        return NoProver("no circuit: proving needs the extra 'zk' (pip install 'interlock[zk]')")
+    return require_prover("proving", srs=srs, srs_sha256=srs_sha256, cache=cache)
+
+
+def require_prover(
+    feature: str,
+    *,
+    srs: Path | None = None,
+    srs_sha256: str | None = None,
+    cache: Path | None = None,
+    resume: Path | None = None,
+) -> CircuitProver:
+    """ezkl's prover; raises MissingExtraError, saying that `feature` needs it, where it is absent.
+
+    srs, srs_sha256, cache, resume  see `CircuitProver`
+    """
+    if importlib.util.find_spec("ezkl") is None:
+        raise MissingExtraError("zk", feature)
+    from interlock.verified.circuit_prover import CircuitProver
+
+    return CircuitProver(cache, srs=srs, srs_sha256=srs_sha256, resume=resume)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +57,7 @@ class ModelDirectory:
         """The directory at `path`.
 
         Where there is none, and the path is `models/net` or `models/doom`, the model that ships is
-        copied there, with a VerifiedWarning that says so. Raises InputError where there is none.
+        copied there. Raises InputError where there is none.
         """
         place = Path(path)
         if not place.exists() and place.name in SHIPPED_NAMES and place.parent.name == "models":
@@ -226,11 +225,6 @@ def _copy_shipped(place: Path) -> None:
             f"cannot copy the shipped model to {place}: {error.strerror or error}",
             hint="name a directory that can be written to",
         ) from None
-    warnings.warn(
-        f"{place} did not exist; the model that ships was copied there",
-        VerifiedWarning,
-        stacklevel=4,
-    )
 
 
 def _state(directory: str, names: list[str]) -> list[str]:

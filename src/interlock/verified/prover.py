@@ -118,6 +118,13 @@ class Prover(Protocol):
         """
         ...
 
+    def compile(self, part: Slice) -> int:
+        """Compile the slice's circuit without keys, for `witness`; returns its bytes.
+
+        Raises EngineUnavailableError for a slice that cannot be made a circuit of.
+        """
+        ...
+
     def unavailable(self, part: Slice) -> str | None:
         """Why the slice cannot be proved now: no extra, no circuit, no key; None where it can."""
         ...
@@ -160,6 +167,10 @@ class NoProver:
         return CircuitPlan(part.name, "fallback", self.reason)
 
     def setup(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
+        """Raise EngineUnavailableError."""
+        raise self._error()
+
+    def compile(self, part: Slice) -> int:
         """Raise EngineUnavailableError."""
         raise self._error()
 

@@ -132,7 +132,8 @@ class _ProofGuard:
             return Verdict(StepResult.REFUSED, "the proved output is not finite")
         detail = dict(answer.detail)
         detail |= {"pieces": len(answer.pieces), "slice_sha256": self._part.sha256}
-        evidence = Evidence(EvidenceKind.PROVED, "prover", detail)
+        by = str(answer.detail.get("backend", "prover"))
+        evidence = Evidence(EvidenceKind.PROVED, by, detail)
         return Verdict(evidence=(evidence,))
 
 
