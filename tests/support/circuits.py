@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,8 +20,6 @@ from interlock.verified.directory import Cuts, cut
 from interlock.verified.prover import Limits
 from interlock.verified.slices import SlicedModel
 from interlock.verified.steps import Policy
-
-needs_ezkl = [pytest.mark.zk]
 
 # Nine rows' bits in all circuits: the smallest that hold a table of 256.
 SMALL = Limits(key_bytes=2_200_000, memory_bytes=1_500_000_000)

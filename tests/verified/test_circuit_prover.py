@@ -190,9 +190,9 @@ def test_rows_that_were_predicted_wrong_are_refused_before_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The planner believes in half of the rows; ezkl's count decides."""
-    from interlock.verified import planner
+    from interlock.verified import cost, planner
 
-    real = planner.predict
+    real = cost.predict
 
     def optimist(model: onnx.ModelProto) -> object:
         return replace(real(model), rows=10, key_bytes=1, memory_bytes=1, logrows=9)

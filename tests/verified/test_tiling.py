@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,7 +81,7 @@ def layers(draw: st.DrawFn) -> Case:
         )
     ]
     for kind in draw(st.sampled_from([[], ["Relu"], ["MaxPool"], ["Relu", "MaxPool"]])):
-        given = {"kernel_shape": [2, 2], "strides": [draw(st.integers(1, 2)), 2]}
+        given: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [draw(st.integers(1, 2)), 2]}
         nodes.append(
             helper.make_node(
                 kind, [nodes[-1].output[0]], [kind], **(given if kind == "MaxPool" else {})
