@@ -12,7 +12,7 @@ THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
 .PHONY: help demo demo-all test test-torch test-zk test-robot test-full lint format train-arm train-net \
-	train-doom bench-strict bench-verified parity-strict peer-tests clean
+	train-doom bench-strict bench-verified prove-net parity-strict peer-tests clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -59,6 +59,13 @@ train-doom: $(VENV)/.train ## train the game's network again and replace models/
 
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
+
+prove-net: $(VENV)/.extras ## prove all slices of models/net, verify the bundle (takes minutes)
+	@rm -rf results/prove-net
+	@mkdir -p results
+	$(THREADS) $(BIN)/interlock verified prove models/net --output results/prove-net \
+		--key-bytes 300000000 --memory-bytes 1500000000
+	$(THREADS) $(BIN)/interlock verified verify results/prove-net
 
 bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole models
 	$(THREADS) $(BIN)/python bench/verified.py

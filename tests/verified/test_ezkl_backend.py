@@ -16,6 +16,7 @@ from interlock.errors import (
     EngineUnavailableError,
     MemoryLimitError,
     MissingExtraError,
+    StorageError,
 )
 from interlock.verified.ezkl_backend import EzklBackend
 from interlock.verified.proof_system import (
@@ -118,3 +119,12 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(importlib.metadata, "version", absent)
     with EzklBackend() as backend, pytest.raises(MissingExtraError, match="the extra 'zk'"):
         backend.measure(tmp_path)
+
+
+@pytest.mark.parametrize("name", [PROVING_KEY, VERIFYING_KEY])
+def test_no_space_for_a_key_is_told(backend: EzklBackend, circuit: Path, name: str) -> None:
+    srs = circuit / "srs"
+    backend.make_srs(srs, 9)
+    (circuit / name).symlink_to("/dev/full")
+    with pytest.raises(StorageError, match="no space is left for the setup files"):
+        backend.setup(circuit, srs)

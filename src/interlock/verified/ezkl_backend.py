@@ -162,6 +162,11 @@ class EzklBackend:
         self.name()
         self._worker.start()
 
+    @property
+    def rss(self) -> int:
+        """Resident bytes of the worker; 0 where none runs or the system does not tell."""
+        return self._worker.rss or 0
+
     def kill(self) -> None:
         """End the worker at once; a call under way raises EngineCrashError."""
         self._worker.kill()
