@@ -67,6 +67,13 @@ bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and b
 bench-experiment: $(VENV)/.test ## experiments: ratios against inspect-ai, pacing, memory at 100,000 prompts
 	$(THREADS) $(BIN)/python bench/experiment.py
 
+prove-net: $(VENV)/.extras ## prove all slices of models/net, verify the bundle (takes minutes)
+	@rm -rf results/prove-net
+	@mkdir -p results
+	$(THREADS) $(BIN)/interlock verified prove models/net --output results/prove-net \
+		--key-bytes 300000000 --memory-bytes 1500000000
+	$(THREADS) $(BIN)/interlock verified verify results/prove-net
+
 bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole models
 	$(THREADS) $(BIN)/python bench/verified.py
 

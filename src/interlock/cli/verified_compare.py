@@ -40,6 +40,7 @@ def compare(
     MODELS are models/doom and models/net where none is named. Everything is measured now. Circuits
     that are missing are compiled for their witness; only those with keys are proved.
     """
+    from interlock.kernel.progress import open_progress
     from interlock.verified.compare import compare as compare_model
     from interlock.verified.default_prover import default_prover
     from interlock.verified.examples import read_examples
@@ -51,7 +52,8 @@ def compare(
         for model in models or (Path("models/doom"), Path("models/net")):
             runner = Runner(model, prover=prover)
             examples = read_examples(runner)[0][:inputs] if inputs else None
-            found.append(compare_model(runner, examples, prove=prove))
+            with open_progress(f"compare {runner.name}", total=inputs or None) as progress:
+                found.append(compare_model(runner, examples, prove=prove, progress=progress))
     if as_json:
         print_json({"models": found})
         return 0

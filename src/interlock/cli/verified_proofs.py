@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
+from interlock.cli.verified_options import prover_options
 from interlock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--seconds", type=float, help="Longest time to prove one slice, as predicted.")
 @click.option("--deadline", type=float, help="Seconds for everything; stops with an error.")
 @click.option("--workers", type=click.IntRange(min=1), help="Provers at a time; one a core.")
-@click.option("--srs", type=_PATH, help="SRS file, or directory of kzg<logrows>.srs files.")
-@click.option("--srs-sha256", help="Digest that the SRS file must have.")
+@prover_options
 @json_option
 def prove(
     model: Path,
@@ -45,6 +45,7 @@ def prove(
     workers: int | None,
     srs: Path | None,
     srs_sha256: str | None,
+    cache: Path | None,
     as_json: bool,
 ) -> int:
     """Answer one input with proofs, and write them as a bundle that anyone can verify.
@@ -85,6 +86,7 @@ def prove(
     with (
         open_progress("prove") as progress,
         CircuitProver(
+            cache,
             srs=srs,
             srs_sha256=srs_sha256,
             workers=workers,
@@ -166,6 +168,7 @@ def _print_run(run: ChainRun, plans: list[CircuitPlan]) -> None:
 @click.argument("bundle", type=_PATH)
 @click.option("--model", type=_PATH, help="Model that the keys must belong to: makes them again.")
 @click.option("--srs", type=_PATH, help="SRS file or directory that the proofs must be under.")
+@click.option("--cache", type=_PATH, help="Cache with the development SRS, for --model.")
 @click.option("--digest", help="SHA-256 of the bundle's manifest.")
 @click.option(
     "--tolerance",
@@ -180,6 +183,7 @@ def verify(
     bundle: Path,
     model: Path | None,
     srs: Path | None,
+    cache: Path | None,
     digest: str | None,
     tolerance: float,
     deadline: float | None,
@@ -199,7 +203,7 @@ def verify(
         data = directory.read_model()
         found = read_slices(directory, data)
         sliced = cut(data, Cuts()) if found is None else found[0]
-    against = Against(digest=digest, model=sliced, srs=srs, tolerance=tolerance)
+    against = Against(digest, sliced, srs, cache, tolerance)
     verdict = verify_bundle(bundle, against, deadline=Deadline.after(deadline))
     if as_json:
         print_json(verdict)

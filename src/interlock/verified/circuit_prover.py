@@ -7,11 +7,9 @@ import math
 import os
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -35,17 +33,17 @@ from interlock.kernel.replace_file import replace_file
 from interlock.verified import cost
 from interlock.verified.ezkl_backend import CircuitSettings, EzklBackend
 from interlock.verified.field import dequantise, quantise
-from interlock.verified.key_store import DEFAULT_SIZE, About, KeyStore
+from interlock.verified.key_store import DEFAULT_SIZE, KeyStore
+from interlock.verified.piece_proofs import BackendPool, HeldCircuit, Job, PieceProver
 from interlock.verified.planner import Planned, Tiling, combined, plan_slice, tiling_of
 from interlock.verified.proof_file import ProofFile, read_proof
 from interlock.verified.proof_system import (
     COMPILED,
     GRAPH,
+    PROVING_KEY,
     SETTINGS,
-    VERIFYING_KEY,
     Backend,
     CircuitFacts,
-    Statement,
 )
 from interlock.verified.prover import (
     NO_LIMITS,
@@ -91,6 +89,7 @@ class CircuitProver:
     memory_budget  bytes of all provers together; None for half of what the machine has
     resume         directory where proofs of pieces are kept, so that a proof of many pieces that
                    was interrupted goes on; None keeps none
+    on_piece       called after each piece that was proved, from any thread
     """
 
     def __init__(
@@ -105,6 +104,7 @@ class CircuitProver:
         workers: int | None = None,
         memory_budget: int | None = None,
         resume: Path | None = None,
+        on_piece: Callable[[PieceProof], None] | None = None,
     ) -> None:
         self.cache = cache if cache is not None else default_cache()
         self.settings = settings if settings is not None else CircuitSettings()
@@ -114,9 +114,8 @@ class CircuitProver:
         self._cores = _cores()
         self._workers = workers if workers is not None else self._cores
         self._budget = memory_budget if memory_budget is not None else _memory() // 2
-        self._resume = resume
-        self._lock = threading.Lock()
-        self._idle: list[EzklBackend] = []
+        self._pool = BackendPool(self.settings, ceiling.memory_bytes)
+        self._pieces = PieceProver(self._pool, self.settings.scale, resume, on_piece)
 
     def plan(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
         """See `Prover.plan`."""
@@ -139,7 +138,7 @@ class CircuitProver:
                 return self._carried_out(planned, record)
         tiling, graphs = tiling_of(part, planned.tiling.size)
         with ExitStack() as stack:
-            backend = stack.enter_context(self._backend(setup=True))
+            backend = stack.enter_context(self._backend())
             measured = []
             for graph in graphs:
                 directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -238,31 +237,41 @@ class CircuitProver:
         circuits = dict(zip((p.channels for p in tiling.circuits), record.circuits, strict=True))
         started = time.perf_counter()
         with ExitStack() as stack:
-            held: dict[str, tuple[Path, About, Srs]] = {}
-            for digest in record.circuits:
-                entry, about = stack.enter_context(self.keys.use(digest)), self.keys.about(digest)
-                srs = None if about is None else self.srs.find(about.logrows)
-                if entry is None or about is None or srs is None:
-                    raise EngineUnavailableError(f"{part.name}: the keys are not in the cache")
-                held[digest] = (entry, about, srs)
+            held = {
+                digest: self._held(part, digest, stack) for digest in dict.fromkeys(record.circuits)
+            }
             jobs = [
-                _Job(piece, circuits[piece.channels], self._cut(tiling, piece, integers))
+                Job(
+                    piece,
+                    circuits[piece.channels],
+                    [input_cut(tiling.geometry, piece, value) for value in integers],
+                )
                 for piece in tiling.pieces
             ]
-            proofs = self._prove_all(jobs, held, deadline)
+            largest = max(circuit.about.logrows for circuit in held.values())
+            workers = self._parallel(len(jobs), largest)
+            proofs = self._pieces.prove(
+                jobs,
+                held,
+                workers=workers,
+                threads=max(1, self._cores // workers),
+                deadline=deadline,
+            )
             seconds = time.perf_counter() - started
-            verified = self._verify_all(proofs, held, deadline)
+            statements = [held[one.circuit].statement(one.proof) for one in proofs]
+            with self._backend() as backend:
+                reasons = backend.verify(statements, deadline=deadline)
         outputs = self._join(part, tiling, jobs, proofs)
         replace_file(self._seconds_path(part), f"{seconds:.6f}".encode(), parents=True)
         return SliceProof(
             outputs=outputs,
             pieces=tuple(proofs),
             seconds=seconds,
-            verified=verified,
+            verified=all(reason is None for reason in reasons),
             detail={
                 "backend": self.backend_name(),
                 "scale": self.settings.scale,
-                "logrows": max(about.logrows for _, about, _ in held.values()),
+                "logrows": largest,
                 "srs": self.srs.origin,
                 "srs_warning": DEVELOPMENT_WARNING if self.srs.origin == "development" else None,
             },
@@ -280,17 +289,14 @@ class CircuitProver:
 
     def rebuild(self, graph: onnx.ModelProto, logrows: int, srs: Srs, directory: Path) -> None:
         """Make the circuit of a lowered graph again in `directory`, keys included."""
-        with self._backend(setup=True) as backend:
+        with self._backend() as backend:
             self._measure(backend, graph, directory)
             backend.compile(directory, logrows)
             backend.setup(directory, srs.path)
 
     def close(self) -> None:
         """End all worker processes."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for backend in idle:
-            backend.close()
+        self._pool.close()
 
     def __enter__(self) -> Self:
         return self
@@ -375,7 +381,7 @@ class CircuitProver:
             planned.plan,
             rows=largest.rows,
             logrows=largest.logrows,
-            key_bytes=max(about.sizes["pk.key"] for about in abouts),
+            key_bytes=max(about.sizes[PROVING_KEY] for about in abouts),
             circuit_bytes=sum(about.sizes[COMPILED] for about in abouts),
         )
 
@@ -393,119 +399,21 @@ class CircuitProver:
             integers.append(quantise(value, self.settings.scale, spec.name))
         return integers
 
-    def _cut(self, tiling: Tiling, piece: Piece, integers: list[Array]) -> list[Array]:
-        return [input_cut(tiling.geometry, piece, value) for value in integers]
+    def _held(self, part: Slice, digest: str, stack: ExitStack) -> HeldCircuit:
+        """The circuit's keys, kept from removal as long as the stack."""
+        entry, about = stack.enter_context(self.keys.use(digest)), self.keys.about(digest)
+        srs = None if about is None else self.srs.find(about.logrows)
+        if entry is None or about is None or srs is None:
+            raise EngineUnavailableError(f"{part.name}: the keys are not in the cache")
+        return HeldCircuit(entry, about, srs)
 
     def _parallel(self, pieces: int, logrows: int) -> int:
         """Provers that run at the same time: one a piece and core, as many as memory holds."""
         each = cost.cost_of((1 << logrows) - cost.BLINDING).memory_bytes
         return max(1, min(self._workers, pieces, self._budget // each))
 
-    def _prove_all(
-        self,
-        jobs: list[_Job],
-        held: Mapping[str, tuple[Path, About, Srs]],
-        deadline: Deadline,
-    ) -> list[PieceProof]:
-        largest = max(about.logrows for _, about, _ in held.values())
-        count = self._parallel(len(jobs), largest)
-        with ExitStack() as stack:
-            backends = [
-                stack.enter_context(self._backend(threads=max(1, self._cores // count)))
-                for _ in range(count)
-            ]
-            free = list(backends)
-            turn = threading.Lock()
-
-            def run(job: _Job) -> PieceProof:
-                with turn:
-                    backend = free.pop()
-                try:
-                    return self._prove_one(backend, job, held, deadline)
-                finally:
-                    with turn:
-                        free.append(backend)
-
-            with ThreadPoolExecutor(count) as pool:
-                futures = [pool.submit(run, job) for job in jobs]
-                try:
-                    wait(futures, return_when=FIRST_EXCEPTION)
-                    return [future.result() for future in futures]
-                except BaseException:
-                    # Also Ctrl-C: nothing that still runs may hold the caller.
-                    for future in futures:
-                        future.cancel()
-                    for backend in backends:
-                        backend.kill()
-                    first = next(
-                        (
-                            f.exception()
-                            for f in futures
-                            if f.done() and not f.cancelled() and f.exception() is not None
-                        ),
-                        None,
-                    )
-                    if first is not None:
-                        raise first from None
-                    raise
-
-    def _prove_one(
-        self,
-        backend: EzklBackend,
-        job: _Job,
-        held: Mapping[str, tuple[Path, About, Srs]],
-        deadline: Deadline,
-    ) -> PieceProof:
-        deadline.check("proving")
-        entry, about, srs = held[job.circuit]
-        kept = self._kept_path(job)
-        started = time.perf_counter()
-        proof = kept.read_bytes() if kept is not None and kept.exists() else None
-        if proof is None:
-            values = [dequantise(value, self.settings.scale) for value in job.inputs]
-            proof = backend.prove(entry, srs.path, values, deadline=deadline)
-            if kept is not None:
-                replace_file(kept, proof, parents=True)
-        return PieceProof(
-            piece=job.piece.name,
-            circuit=job.circuit,
-            proof=proof,
-            seconds=time.perf_counter() - started,
-            key_bytes=about.sizes["pk.key"],
-        )
-
-    def _kept_path(self, job: _Job) -> Path | None:
-        """Where the proof of a piece is kept: named by all that it states."""
-        if self._resume is None:
-            return None
-        digest = hashlib.sha256(job.circuit.encode())
-        for value in job.inputs:
-            digest.update(value.astype("<i8").tobytes())
-        return self._resume / f"{digest.hexdigest()}.json"
-
-    def _verify_all(
-        self,
-        proofs: list[PieceProof],
-        held: Mapping[str, tuple[Path, About, Srs]],
-        deadline: Deadline,
-    ) -> bool:
-        statements = []
-        for one in proofs:
-            entry, _, srs = held[one.circuit]
-            statements.append(
-                Statement(
-                    one.proof,
-                    (entry / SETTINGS).read_bytes(),
-                    (entry / VERIFYING_KEY).read_bytes(),
-                    srs.of_verifier(),
-                )
-            )
-        with self._backend() as backend:
-            reasons = backend.verify(statements, deadline=deadline)
-        return all(reason is None for reason in reasons)
-
     def _join(
-        self, part: Slice, tiling: Tiling, jobs: list[_Job], proofs: list[PieceProof]
+        self, part: Slice, tiling: Tiling, jobs: list[Job], proofs: list[PieceProof]
     ) -> dict[str, Array]:
         """The slice's outputs from the instances of its pieces' proofs."""
         found: list[tuple[Piece, ProofFile]] = []
@@ -551,7 +459,7 @@ class CircuitProver:
             with tempfile.TemporaryDirectory(dir=final.parent, prefix=".") as staging:
                 directory = Path(staging) / "circuit"
                 directory.mkdir()
-                with self._backend(setup=True) as backend:
+                with self._backend() as backend:
                     facts = self._measure(backend, graphs[0], directory)
                     if set(facts.output_scales) != {self.settings.scale}:
                         raise EngineUnavailableError(f"{part.name}: its output scale changes")
@@ -562,20 +470,9 @@ class CircuitProver:
             raise StorageError(f"cannot write {final}: {error.strerror or error}") from None
         return final
 
-    def _backend(self, *, setup: bool = False, threads: int | None = None) -> _Lent:
-        """A worker from the idle ones, or another; goes back when the context ends."""
-        return _Lent(self, self._cores if threads is None else threads)
-
-    def _take(self, threads: int) -> EzklBackend:
-        with self._lock:
-            for place, backend in enumerate(self._idle):
-                if backend.threads == threads:
-                    return self._idle.pop(place)
-        return EzklBackend(self.settings, memory_limit=self.ceiling.memory_bytes, threads=threads)
-
-    def _give(self, backend: EzklBackend) -> None:
-        with self._lock:
-            self._idle.append(backend)
+    def _backend(self) -> AbstractContextManager[EzklBackend]:
+        """A worker that may use all cores."""
+        return self._pool.lend(self._cores)
 
     def _key(self, part: Slice) -> str:
         text = f"{self.settings.scale} {self.srs.origin} {part.sha256}"
@@ -597,30 +494,6 @@ class CircuitProver:
         except (OSError, msgspec.MsgspecError):
             return None
         return record if record.slice_sha256 == part.sha256 else None
-
-
-class _Job(msgspec.Struct, frozen=True):
-    """One piece to prove: its circuit and its inputs as flat integers."""
-
-    piece: Piece
-    circuit: str
-    inputs: list[Array]
-
-
-class _Lent:
-    """A context that lends a prover's worker out."""
-
-    def __init__(self, prover: CircuitProver, threads: int) -> None:
-        self._prover, self._threads = prover, threads
-        self._backend: EzklBackend | None = None
-
-    def __enter__(self) -> EzklBackend:
-        self._backend = self._prover._take(self._threads)
-        return self._backend
-
-    def __exit__(self, *ended: object) -> None:
-        assert self._backend is not None
-        self._prover._give(self._backend)
 
 
 def circuit_digest(

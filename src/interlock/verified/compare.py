@@ -11,6 +11,8 @@ import numpy as np
 
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import EngineError
+from interlock.kernel.outcome import Status
+from interlock.kernel.progress import SILENT, Progress
 from interlock.verified.inputs import read_inputs
 from interlock.verified.result import InferenceResult
 from interlock.verified.runner import Runner
@@ -94,12 +96,18 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(
-    runner: Runner, inputs: Iterable[Array] | None = None, *, prove: bool = True
+    runner: Runner,
+    inputs: Iterable[Array] | None = None,
+    *,
+    prove: bool = True,
+    progress: Progress = SILENT,
 ) -> Comparison:
     """Run the model's example whole, in slices, and by its circuits, and compare the answers.
 
     inputs  further inputs, each of the model's shape, for the comparison of many
     prove   prove what can be proved; otherwise no proof is made
+    progress
+            is told of each further input
 
     Circuits that are missing are compiled, without keys, for their witness: it is what a proof
     would show. A slice of which no circuit can be made is answered by ONNX throughout; the rows say
@@ -116,7 +124,7 @@ def compare(
             witness = runner.infer("auto", example, circuits="witness")
             rows.append(_row("Sliced Witness", witness, witness.time, rows[0]))
             differences = differ(whole.logits, witness)
-            many = None if inputs is None else over_many(runner, inputs)
+            many = None if inputs is None else over_many(runner, inputs, progress)
         if prove:
             auto = runner.infer("auto", example)
             rows.append(_row("Sliced Auto", auto, auto.time, rows[0]))
@@ -159,7 +167,7 @@ def differ(onnx: Array, circuits: InferenceResult) -> Differences:
     )
 
 
-def over_many(runner: Runner, inputs: Iterable[Array]) -> ManyInputs:
+def over_many(runner: Runner, inputs: Iterable[Array], progress: Progress = SILENT) -> ManyInputs:
     """The witnesses of the circuits against ONNX over several inputs."""
     worst, same, refused, total = 0.0, 0, 0, 0
     for given in inputs:
@@ -172,6 +180,7 @@ def over_many(runner: Runner, inputs: Iterable[Array]) -> ManyInputs:
         distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
         worst = max(worst, distance / largest if largest else distance)
         same += found.predicted_class == wanted.predicted_class
+        progress.advance({Status.ACCEPTED: 1})
     return ManyInputs(total, worst, same, refused)
 
 

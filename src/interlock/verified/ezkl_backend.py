@@ -162,6 +162,11 @@ class EzklBackend:
         self.name()
         self._worker.start()
 
+    @property
+    def rss(self) -> int:
+        """Resident bytes of the worker; 0 where none runs or the system does not tell."""
+        return self._worker.rss or 0
+
     def kill(self) -> None:
         """End the worker at once; a call under way raises EngineCrashError."""
         self._worker.kill()
@@ -332,7 +337,7 @@ class _Worker:
             if what == "witness" and "ynthesis error" in line:
                 raise InputError(
                     "an activation is outside the circuit's range",
-                    hint="the circuit's numbers are smaller than 2^31 before they are rescaled",
+                    hint=f"its numbers stay below 2^32, or ±{2**32 >> self._scale}, inside a slice",
                 ) from None
             if what in ("settings", "compilation"):
                 raise EngineUnavailableError(

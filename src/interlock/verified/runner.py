@@ -65,6 +65,8 @@ class Runner:
             None if self.sliced is None else SliceChain(self.sliced, self.prover, self.optimization)
         )
         self._model, self._digest = model, whole.sha256
+        self._metadata_path = self.directory.metadata
+        self._excluded = f"excluded: verified_slices says false in {self._metadata_path.name}"
         self._read_at: tuple[int, ...] | None = None
         self._metadata = self._analysed()
         self._warn()
@@ -127,14 +129,15 @@ class Runner:
         started = time.perf_counter()
         if mode == "onnx_only":
             return self._run_whole(given, None, deadline)
-        policy = self._policy(mode, circuits, record or replay)
-        if self._chain is None or not self.metadata.Reconstruct:
+        told = self.metadata
+        if self._chain is None or not told.Reconstruct:
             if mode == "ezkl_only":
                 raise EngineUnavailableError(
                     f"{self.name} is not sliced, so no slice of it can be proved",
                     hint=f"interlock verified slice {self.directory.path}",
                 )
             return self._run_whole(given, NOT_SLICED, deadline)
+        policy = self._policy(told, mode, circuits, record or replay)
         run = self._chain.run(given, policy, deadline=deadline)
         if replay:
             run = replaying.replay(run, optimization=self.optimization, deadline=deadline)
@@ -148,15 +151,13 @@ class Runner:
         result.require_finite(outputs)
         return result.of_whole(outputs, time.perf_counter() - started, fallback)
 
-    def _policy(self, mode: Mode, circuits: Circuits, record: bool) -> Policy:
-        told = self.metadata
-        why = f"excluded: verified_slices says false in {self.directory.metadata.name}"
+    def _policy(self, told: RunnerMetadata, mode: Mode, circuits: Circuits, record: bool) -> Policy:
         return Policy(
             circuits=circuits,
             fallback=mode == "auto",
             time_limit=_limit("time_limit", self.time_limit, told.time_limit),
             size_limit=_limit("size_limit", self.size_limit, told.size_limit),
-            excluded=dict.fromkeys(told.excluded, why),
+            excluded=dict.fromkeys(told.excluded, self._excluded),
             record=record,
         )
 
@@ -173,7 +174,7 @@ class Runner:
 
     def _stamp(self) -> tuple[int, ...] | None:
         try:
-            status = self.directory.metadata.stat()
+            status = self._metadata_path.stat()
         except OSError:
             return None
         return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -116,7 +116,9 @@ def problem_of(geometry: Geometry, pieces: list[Piece]) -> str | None:
     if geometry.kind == "whole":
         return None if pieces == [Piece()] else "a whole slice has one piece"
     rank = 4 if geometry.kind == "conv" else 2
-    if any(len(shape) != rank or min(shape) < 1 or math.prod(shape) > 1 << 28 for shape in shapes):
+    for shape in shapes:
+        if len(shape) == rank and shape[0] == 1 and min(shape) > 0 and math.prod(shape) <= 1 << 28:
+            continue
         return "the geometry has shapes that no layer has"
     if geometry.kind == "conv":
         height = geometry.in_shape[2] + geometry.pad_top + geometry.pad_bottom
@@ -125,7 +127,7 @@ def problem_of(geometry: Geometry, pieces: list[Piece]) -> str | None:
             return "the geometry has pads, a step or a span that no layer has"
         if (geometry.out_shape[2] - 1) * geometry.step + geometry.span > height:
             return "the geometry's output rows see rows beyond its input"
-    known = np.zeros(geometry.out_shape[1 : rank - 1], dtype=bool)
+    known = np.zeros(geometry.out_shape[1:3], dtype=bool)
     limits = (geometry.out_shape[1], geometry.out_shape[2] if rank == 4 else 0)
     for piece in pieces:
         for (start, stop), limit in zip((piece.channels, piece.rows), limits, strict=True):
@@ -255,7 +257,7 @@ def _is_chain(model: onnx.ModelProto) -> bool:
         if any(name not in constant for name in node.input[1:]):
             return False
         before = node.output[0]
-    return before == model.graph.output[0].name
+    return bool(before == model.graph.output[0].name)
 
 
 def _conv_layer(
