@@ -27,6 +27,7 @@ from support.proof_bundles import Manifest, edit_json, edited, element, seal
 
 from interlock.verified.chain import ChainRun
 from interlock.verified.circuit_prover import CircuitProver
+from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.field import quantise
 from interlock.verified.proof_bundle import write_bundle
 from interlock.verified.proof_verify import Against, BundleVerifier, Verdict
@@ -34,7 +35,7 @@ from interlock.verified.srs import SrsSource
 
 pytestmark = pytest.mark.zk
 
-SCALE = 12
+SCALE = CircuitSettings().scale
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +144,11 @@ def an_instance_and_the_tensors(directory: Path, manifest: Manifest) -> None:
     tensor = next(t for t in manifest["tensors"] if t["name"] == "e")
     values = np.frombuffer((directory / tensor["file"]).read_bytes(), "<f4").copy()
     integers = quantise(values, SCALE) + 1
-    (directory / tensor["file"]).write_bytes((integers / 4096).astype("<f4").tobytes())
+    (directory / tensor["file"]).write_bytes((integers / (1 << SCALE)).astype("<f4").tobytes())
     count = len(integers)
     document["instances"][0][-count:] = [element(int(i)) for i in integers]
     shown["outputs"][0] = ["0x" + bytes.fromhex(element(int(i)))[::-1].hex() for i in integers]
-    shown["rescaled_outputs"][0] = [str(i / 4096) for i in integers]
+    shown["rescaled_outputs"][0] = [str(i / (1 << SCALE)) for i in integers]
     path.write_text(json.dumps(document))
 
 

@@ -260,7 +260,7 @@ def _read_listed(directory: int, name: str, size: int) -> bytes:
     except VanishedFileError:
         raise
     except BundleError:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)  # noqa: PTH116
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size > size:
             return b"" if size else b"more"
         raise
