@@ -8,7 +8,7 @@ import onnx
 import pytest
 from support.networks import residual, shipped
 
-from interlock.verified.cost import rows_of
+from interlock.verified.cost import MARGIN, rows_of
 from interlock.verified.directory import Cuts, cut
 from interlock.verified.ezkl_backend import EzklBackend
 from interlock.verified.lowering import lower
@@ -27,7 +27,7 @@ def counted(graph: onnx.ModelProto, directory: Path) -> int:
 
 
 def within(predicted: int, rows: int) -> bool:
-    return abs(predicted - rows) <= 0.02 * rows + 8
+    return predicted <= 1.02 * rows + 8 and rows <= MARGIN * predicted + 8
 
 
 @pytest.mark.parametrize("name", ["net", "doom"])
@@ -37,7 +37,9 @@ def test_rows_of_the_shipped_models_are_predicted(name: str, tmp_path: Path) -> 
         assert within(rows_of(graph), counted(graph, tmp_path / part.name))
 
 
-@pytest.mark.parametrize(("name", "index", "size"), [("net", 0, (6, 2)), ("doom", 3, (37, 1))])
+@pytest.mark.parametrize(
+    ("name", "index", "size"), [("net", 0, (6, 2)), ("doom", 1, (32, 1)), ("doom", 3, (37, 1))]
+)
 def test_rows_of_pieces_are_predicted(
     name: str, index: int, size: tuple[int, int], tmp_path: Path
 ) -> None:

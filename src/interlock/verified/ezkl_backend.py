@@ -337,7 +337,7 @@ class _Worker:
             if what == "witness" and "ynthesis error" in line:
                 raise InputError(
                     "an activation is outside the circuit's range",
-                    hint="the circuit's numbers are smaller than 2^31 before they are rescaled",
+                    hint=f"its numbers stay below 2^32, or ±{2**32 >> self._scale}, inside a slice",
                 ) from None
             if what in ("settings", "compilation"):
                 raise EngineUnavailableError(

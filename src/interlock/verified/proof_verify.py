@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from interlock.bundle.read import open_directory, read_file
+from interlock.bundle.read import VanishedFileError, open_directory, read_file
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import BundleError, EngineError, MissingExtraError
 from interlock.verified.ezkl_backend import EzklBackend
@@ -247,9 +248,22 @@ def _read(directory: Path) -> tuple[str, dict[str, bytes], ProofManifest]:
             name = min(unlisted)[:80]
             raise _Refusal(Finding("unlisted_file", name, f"the manifest does not list {name!r}"))
         files = {
-            entry.name: read_file(opened, entry.name, limit=entry.size) for entry in manifest.files
+            entry.name: _read_listed(opened, entry.name, entry.size) for entry in manifest.files
         }
     return digest, files, manifest
+
+
+def _read_listed(directory: int, name: str, size: int) -> bytes:
+    """The file's bytes; of a regular file that is larger than listed, some that cannot fit."""
+    try:
+        return read_file(directory, name, limit=size)
+    except VanishedFileError:
+        raise
+    except BundleError:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)  # noqa: PTH116
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size > size:
+            return b"" if size else b"more"
+        raise
 
 
 def _check_srs(checked: CheckedBundle, against: Against) -> None:

@@ -1,0 +1,110 @@
+"""`interlock verified prove` and `verify`, with real proofs of a tiny network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.circuits import image, shared_cache, tiny
+
+from interlock.cli.app import run
+
+pytestmark = pytest.mark.zk
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def verified(capsys: pytest.CaptureFixture[str]) -> Call:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(["verified", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = tmp_path / "tiny"
+    directory.mkdir()
+    (directory / "model.onnx").write_bytes(tiny().model)
+    data = {"input_data": [image()["x"].reshape(-1).tolist()]}
+    (directory / "input.json").write_text(json.dumps(data))
+    return directory
+
+
+def prove(verified: Call, model: Path, *more: object) -> tuple[int, Any]:
+    bundle = model.parent / "bundle"
+    code, out, err = verified(
+        *("prove", model, "--output", bundle, "--cache", shared_cache(), "--json", *more)
+    )
+    return code, json.loads(out) if out else err
+
+
+def test_a_model_is_proved_and_verified(verified: Call, model: Path) -> None:
+    code, document = prove(verified, model)
+    assert code == 0
+    assert [entry["method"] for entry in document["slices"]] == ["circuit"] * 3
+    assert document["verdict"]["accepted"] is True
+    assert document["verdict"]["overall_security"] == 100
+    bundle = document["bundle"]
+    code, out, _ = verified("verify", bundle, "--model", model, "--cache", shared_cache())
+    assert code == 0
+    assert "accepted: 3 of 3 slices proved (100%)" in out
+    assert "development SRS: not sound against whoever made it" in out
+    assert not list(model.parent.glob(".bundle*"))
+
+
+def test_what_is_not_proved_makes_the_exit_code_1(verified: Call, model: Path) -> None:
+    code, document = prove(verified, model, "--slice", "slice_2")
+    assert code == 1
+    assert [entry["method"] for entry in document["slices"]] == ["onnx", "onnx", "circuit"]
+    verdict = document["verdict"]
+    assert (verdict["accepted"], verdict["proved"], verdict["replayed"]) == (True, 1, 2)
+
+
+def test_a_limit_that_nothing_fits_is_told_slice_by_slice(verified: Call, model: Path) -> None:
+    code, document = prove(verified, model, "--key-bytes", 1000)
+    assert code == 1
+    assert document["verdict"]["proved"] == 0
+    assert all("proving key" in entry["reason"] for entry in document["slices"])
+
+
+def test_an_edited_bundle_is_refused(verified: Call, model: Path) -> None:
+    _, document = prove(verified, model, "--slice", "slice_2")
+    bundle = Path(document["bundle"])
+    path = bundle / "slice_2-0.proof.json"
+    path.write_bytes(
+        path.read_bytes().replace(b'"rescaled_outputs":[["', b'"rescaled_outputs":[["9')
+    )
+    code, out, _ = verified("verify", bundle)
+    assert code == 1
+    assert "REFUSED" in out
+    assert "proof_changed" in out
+    code, out, _ = verified("verify", bundle, "--json")
+    assert code == 1
+    assert json.loads(out)["reasons"][0]["code"] == "proof_changed"
+
+
+def test_mistakes_are_told_before_work_starts(verified: Call, model: Path) -> None:
+    code, _, err = verified("prove", model, "--output", model)
+    assert code == 2
+    assert "exists" in err
+    code, _, err = verified("prove", model, "--output", model / "b", "--slice", "slice_9")
+    assert code == 2
+    assert "slice_9" in err
+    code, _, err = verified(
+        *("prove", model, "--output", model / "b", "--srs", model / "input.json")
+    )
+    assert code == 2
+    assert "no SRS file" in err
+
+
+def test_what_is_no_bundle_is_refused(verified: Call, tmp_path: Path) -> None:
+    code, out, _ = verified("verify", tmp_path / "nothing")
+    assert code == 1
+    assert "malformed" in out
