@@ -431,6 +431,47 @@ def test_bytes_of_a_verifying_key_that_ezkl_ignores_are_found_with_the_model(
     assert codes(verdict) == {"foreign_key"}
 
 
+def test_weaker_constraints_under_the_right_key_are_refused_with_the_model(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """ezkl builds the constraints from the settings, so they must be the model's too."""
+
+    def weaken(directory: Path, manifest: Manifest) -> None:
+        def change(settings: Any) -> None:
+            settings["required_range_checks"] = settings["required_range_checks"][:1]
+
+        edit_json(directory / manifest["circuits"][0]["settings"], change)
+
+    verdict = verifier.verify(
+        edited(bundle, tmp_path, weaken), Against(model=tiny(), cache=shared_cache())
+    )
+    assert "foreign_settings" in codes(verdict)
+
+
+def test_a_fixed_point_too_coarse_is_refused(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    def change(directory: Path, manifest: Manifest) -> None:
+        manifest["layout"]["scale"] = 2
+
+    assert codes(verifier.verify(edited(bundle, tmp_path, change))) == {"layout"}
+
+
+def test_without_ezkl_a_bundle_of_proofs_names_the_extra(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    from interlock.errors import MissingExtraError
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with BundleVerifier() as verifier, pytest.raises(MissingExtraError, match="extra 'zk'"):
+        verifier.verify(bundle)
+
+
 def test_a_bundle_of_another_model_is_refused_with_the_model(
     verifier: BundleVerifier, bundle: Path
 ) -> None:
