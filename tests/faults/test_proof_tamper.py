@@ -27,6 +27,7 @@ from support.proof_bundles import Manifest, edit_json, edited, element, seal
 
 from interlock.verified.chain import ChainRun
 from interlock.verified.circuit_prover import CircuitProver
+from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.field import quantise
 from interlock.verified.proof_bundle import write_bundle
 from interlock.verified.proof_verify import Against, BundleVerifier, Verdict
@@ -34,7 +35,7 @@ from interlock.verified.srs import SrsSource
 
 pytestmark = pytest.mark.zk
 
-SCALE = 12
+SCALE = CircuitSettings().scale
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +144,11 @@ def an_instance_and_the_tensors(directory: Path, manifest: Manifest) -> None:
     tensor = next(t for t in manifest["tensors"] if t["name"] == "e")
     values = np.frombuffer((directory / tensor["file"]).read_bytes(), "<f4").copy()
     integers = quantise(values, SCALE) + 1
-    (directory / tensor["file"]).write_bytes((integers / 4096).astype("<f4").tobytes())
+    (directory / tensor["file"]).write_bytes((integers / (1 << SCALE)).astype("<f4").tobytes())
     count = len(integers)
     document["instances"][0][-count:] = [element(int(i)) for i in integers]
     shown["outputs"][0] = ["0x" + bytes.fromhex(element(int(i)))[::-1].hex() for i in integers]
-    shown["rescaled_outputs"][0] = [str(i / 4096) for i in integers]
+    shown["rescaled_outputs"][0] = [str(i / (1 << SCALE)) for i in integers]
     path.write_text(json.dumps(document))
 
 
@@ -428,6 +429,47 @@ def test_bytes_of_a_verifying_key_that_ezkl_ignores_are_found_with_the_model(
     assert verifier.verify(copy).accepted
     verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
     assert codes(verdict) == {"foreign_key"}
+
+
+def test_weaker_constraints_under_the_right_key_are_refused_with_the_model(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """ezkl builds the constraints from the settings, so they must be the model's too."""
+
+    def weaken(directory: Path, manifest: Manifest) -> None:
+        def change(settings: Any) -> None:
+            settings["required_range_checks"] = settings["required_range_checks"][:1]
+
+        edit_json(directory / manifest["circuits"][0]["settings"], change)
+
+    verdict = verifier.verify(
+        edited(bundle, tmp_path, weaken), Against(model=tiny(), cache=shared_cache())
+    )
+    assert "foreign_settings" in codes(verdict)
+
+
+def test_a_fixed_point_too_coarse_is_refused(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    def change(directory: Path, manifest: Manifest) -> None:
+        manifest["layout"]["scale"] = 2
+
+    assert codes(verifier.verify(edited(bundle, tmp_path, change))) == {"layout"}
+
+
+def test_without_ezkl_a_bundle_of_proofs_names_the_extra(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    from interlock.errors import MissingExtraError
+
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with BundleVerifier() as verifier, pytest.raises(MissingExtraError, match="extra 'zk'"):
+        verifier.verify(bundle)
 
 
 def test_a_bundle_of_another_model_is_refused_with_the_model(

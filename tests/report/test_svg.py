@@ -16,6 +16,7 @@ from interlock.report.svg import (
     curves,
     document,
     figure,
+    image,
     legend,
     nested,
     scatter,
@@ -147,3 +148,17 @@ def test_a_picture_in_a_picture_is_one_document() -> None:
     root = ElementTree.fromstring(document(figure(parts, 100, 80, caption="both")))
     assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == 1
     assert "a < b" in [element.text for element in root.iter() if element.text]
+
+
+def test_an_image_is_runs_of_equal_pixels() -> None:
+    pixels = np.array([[0.0, 0.0, 2.0], [1.0, 1.0, 1.0]])
+    text = str(image(pixels, scale=2, caption="two <rows>"))
+    assert text.count("<rect") == 3
+    assert '<rect x="0" y="0" width="4" height="2" style="fill:rgb(0,0,0)"/>' in text
+    assert '<rect x="4" y="0" width="2" height="2" style="fill:rgb(255,255,255)"/>' in text
+    assert '<rect x="0" y="2" width="6" height="2" style="fill:rgb(128,128,128)"/>' in text
+    assert "two &lt;rows&gt;" in text
+
+
+def test_an_image_of_one_value_is_black() -> None:
+    assert "rgb(0,0,0)" in str(image(np.full((1, 2), 7.0)))

@@ -92,6 +92,26 @@ def logarithm() -> bytes:
     )
 
 
+def scaled_convolution() -> bytes:
+    """x (1, 3, 6, 6) through a Conv and a Mul, which ONNX Runtime folds into its weights."""
+    rng = np.random.default_rng(3)
+    return build(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
+            helper.make_node("Mul", ["c", "s"], ["m"]),
+            helper.make_node("Flatten", ["m"], ["flat"], axis=1),
+            helper.make_node("Gemm", ["flat", "v"], ["y"]),
+        ],
+        [tensor("x", FLOAT, [1, 3, 6, 6])],
+        [tensor("y", FLOAT, [1, 2])],
+        [
+            constant("w", rng.normal(size=(4, 3, 3, 3)), np.float32),
+            constant("s", rng.normal(size=(4, 1, 1)), np.float32),
+            constant("v", rng.normal(size=(64, 2)), np.float32),
+        ],
+    )
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> bytes:
     """Any graph of layers and elementwise operators on (1, 6): shared tensors, several outputs."""

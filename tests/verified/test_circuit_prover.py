@@ -28,7 +28,7 @@ from interlock.kernel.clock import Deadline
 from interlock.verified import circuit_prover
 from interlock.verified.circuit_prover import CircuitProver
 from interlock.verified.directory import Cuts, cut
-from interlock.verified.ezkl_backend import EzklBackend
+from interlock.verified.ezkl_backend import CircuitSettings, EzklBackend
 from interlock.verified.field import dequantise
 from interlock.verified.proof_system import COMPILED, GRAPH
 from interlock.verified.prover import Limits
@@ -83,7 +83,7 @@ def as_it_is(part: Slice, inputs: dict[str, Array]) -> Array:
         backend.measure(directory)
         backend.compile(directory, 12)
         (output,) = backend.witness(directory, list(inputs.values()))
-    return dequantise(output, 12)
+    return dequantise(output, CircuitSettings().scale)
 
 
 def test_the_record_says_what_was_proved(prover: CircuitProver) -> None:
@@ -94,7 +94,7 @@ def test_the_record_says_what_was_proved(prover: CircuitProver) -> None:
     assert proof.pieces[0].piece == "whole"
     assert proof.pieces[0].key_bytes > 1_000_000
     assert proof.detail["srs_warning"] == DEVELOPMENT_WARNING
-    assert proof.detail["scale"] == 12
+    assert proof.detail["scale"] == CircuitSettings().scale
 
 
 def test_setup_that_is_done_costs_nothing(prover: CircuitProver) -> None:
@@ -168,7 +168,7 @@ def test_an_activation_out_of_range_inside_the_circuit_is_told(tmp_path: Path) -
     """The inputs fit; a sum of products does not."""
     part = cut(dense([64, 2]), Cuts()).slices[0]
     with CircuitProver(tmp_path) as prover:
-        value = {"x": np.full((1, 64), 4000, np.float32)}
+        value = {"x": np.full((1, 64), 2000, np.float32)}
         model = onnx.load_from_string(part.model)
         for tensor_ in model.graph.initializer:
             if len(tensor_.dims) == 2:

@@ -3,32 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import helper
-from support.models import FLOAT, build, constant, tensor
-from support.networks import examples, logarithm, shipped
+from support.networks import examples, logarithm, scaled_convolution, shipped
 
 from interlock.verified import slice_model
 from interlock.verified.equality import fastest_equal, random_inputs, same_bits
-
-
-def scaled_convolution() -> bytes:
-    """x (1, 3, 6, 6) through a Conv and a Mul, which ONNX Runtime folds into its weights."""
-    rng = np.random.default_rng(3)
-    return build(
-        [
-            helper.make_node("Conv", ["x", "w"], ["c"], kernel_shape=[3, 3]),
-            helper.make_node("Mul", ["c", "s"], ["m"]),
-            helper.make_node("Flatten", ["m"], ["flat"], axis=1),
-            helper.make_node("Gemm", ["flat", "v"], ["y"]),
-        ],
-        [tensor("x", FLOAT, [1, 3, 6, 6])],
-        [tensor("y", FLOAT, [1, 2])],
-        [
-            constant("w", rng.normal(size=(4, 3, 3, 3)), np.float32),
-            constant("s", rng.normal(size=(4, 1, 1)), np.float32),
-            constant("v", rng.normal(size=(64, 2)), np.float32),
-        ],
-    )
 
 
 def test_a_cut_through_a_rewrite_is_noticed_and_the_level_lowered() -> None:

@@ -72,7 +72,7 @@ def test_settings_are_the_layouts(circuit: Path) -> None:
     settings = json.loads((circuit / SETTINGS).read_bytes())["run_args"]
     assert (settings["decomp_base"], settings["decomp_legs"]) == (256, 4)
     assert (settings["num_inner_cols"], settings["scale_rebase_multiplier"]) == (2, 1)
-    assert (settings["input_scale"], settings["logrows"]) == (12, 9)
+    assert (settings["input_scale"], settings["logrows"]) == (13, 9)
     assert settings["input_visibility"] == settings["output_visibility"] == "Public"
     assert settings["param_visibility"] == "Fixed"
 

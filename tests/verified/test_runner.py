@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 from support.models import FLOAT, build, tensor
-from support.networks import MODELS, dense, examples
+from support.networks import MODELS, dense, examples, scaled_convolution
 from support.provers import FixedPointProver
 
 from interlock.engines.onnx import OnnxSession
@@ -24,7 +24,14 @@ from interlock.errors import (
     EngineUnavailableError,
     InputError,
 )
-from interlock.verified import NoProver, Runner, RunnerMetadata, VerifiedWarning
+from interlock.verified import (
+    ModelDirectory,
+    NoProver,
+    Runner,
+    RunnerMetadata,
+    VerifiedWarning,
+)
+from interlock.verified.directory import Cuts, cut, write_slices
 
 NONE = NoProver("no circuit: none here")
 NAMES = [f"slice_{k}" for k in range(5)]
@@ -119,6 +126,25 @@ class TestModes:
     ) -> None:
         with pytest.raises(ConfigError, match=message):
             Runner(net, prover=NONE).infer(**arguments)
+
+
+class TestBits:
+    def test_a_level_at_which_the_bits_differ_here_is_not_used(self, tmp_path: Path) -> None:
+        """As where `slices.json` was written on a machine with other kernels."""
+        (tmp_path / "model.onnx").write_bytes(scaled_convolution())
+        directory = ModelDirectory.find(tmp_path)
+        cuts = Cuts(at=[["c"]])
+        write_slices(directory, cut(directory.read_model(), cuts), cuts, "all", 16)
+        runner = Runner(tmp_path, prover=NONE)
+        assert runner.optimization == "none"
+        rng = np.random.default_rng(8)
+        for _ in range(5):
+            given = rng.normal(size=(1, 3, 6, 6)).astype(np.float32)
+            sliced, whole = runner.infer("auto", given), runner.infer("onnx_only", given)
+            assert sliced.logits.tobytes() == whole.logits.tobytes()
+
+    def test_the_shipped_models_keep_the_fast_level(self, net: Path) -> None:
+        assert Runner(net, prover=NONE).optimization == "all"
 
 
 class TestResult:

@@ -5,6 +5,7 @@ Colours come from the page's style sheet through the tones of `interlock.report.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -199,6 +200,29 @@ def stacked_bar(
         'aria-label="{}">{}</svg>'
     ).format(width, caption, Markup("").join(parts))
     return _figure(_key(named), picture, caption)
+
+
+def image(pixels: npt.NDArray[Any], *, scale: int = 4, caption: str = "") -> Markup:
+    """Grey values (height, width) as a picture, the smallest black and the largest white."""
+    low, high = float(pixels.min()), float(pixels.max())
+    grey = np.rint(255 * (pixels - low) / (high - low or 1.0)).astype(int)
+    parts = []
+    for y, row in enumerate(grey.tolist()):
+        x = 0
+        for value, run in itertools.groupby(row):
+            length = len(list(run))
+            parts.append(
+                Markup(
+                    '<rect x="{}" y="{}" width="{}" height="{}" style="fill:rgb({},{},{})"/>'
+                ).format(x * scale, y * scale, length * scale, scale, value, value, value)
+            )
+            x += length
+    height, width = grey.shape
+    picture = Markup(
+        '<svg style="width:{0}px" viewBox="0 0 {0} {1}" role="img" aria-label="{2}" '
+        'shape-rendering="crispEdges">{3}</svg>'
+    ).format(width * scale, height * scale, caption, Markup("").join(parts))
+    return _figure(Markup(""), picture, caption)
 
 
 def side_by_side(figures: Iterable[Markup]) -> Markup:

@@ -33,6 +33,9 @@ from interlock.verified.tiling import input_cut, output_cut, problem_of
 _DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
 _MAX_ELEMENTS = 1 << 26
 
+LEAST_SCALE = 8
+"""Fewer fractional bits would make a fixed point that is the model in name only."""
+
 
 @dataclass
 class CheckedBundle:
@@ -140,7 +143,7 @@ def check_circuits(checked: CheckedBundle) -> None:
     if len(known) != len(manifest.circuits):
         checked.refuse("circuit", "a circuit is listed twice")
     scale = manifest.layout.get("scale", 0)
-    if not 1 <= scale <= 20 or manifest.layout != CircuitSettings(scale).told():
+    if not LEAST_SCALE <= scale <= 20 or manifest.layout != CircuitSettings(scale).told():
         checked.refuse(
             "layout", f"the circuits' layout {manifest.layout} is none of this release's"
         )

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import onnx
 
 from interlock.kernel.errors import InterlockError
@@ -15,7 +17,7 @@ from interlock.verified.circuit_prover import CircuitProver, default_cache
 from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.lowering import lower
 from interlock.verified.proof_manifest import Circuit, ProofManifest, ProvedSlice
-from interlock.verified.proof_system import GRAPH, VERIFYING_KEY
+from interlock.verified.proof_system import GRAPH, SETTINGS, VERIFYING_KEY
 from interlock.verified.slices import Slice, SlicedModel
 from interlock.verified.srs import Srs
 from interlock.verified.tiling import WHOLE, Piece, layer_of
@@ -111,6 +113,18 @@ def _circuits(
     return findings
 
 
+def _same(one: bytes, other: bytes) -> bool:
+    """Whether two settings files say the same.
+
+    ezkl builds the constraints from them, so weaker ones under the right key must not pass. Its
+    count of constants differs from run to run; a wrong one only changes how the key is read.
+    """
+    plain = [msgspec.json.decode(data, type=dict[str, Any]) for data in (one, other)]
+    for settings in plain:
+        settings.pop("total_const_size", None)
+    return plain[0] == plain[1]
+
+
 def _rebuilt(
     files: Mapping[str, bytes],
     circuit: Circuit,
@@ -135,4 +149,6 @@ def _rebuilt(
         assert (directory / GRAPH).exists()
         if (directory / VERIFYING_KEY).read_bytes() != files[circuit.verifying_key]:
             return Finding("foreign_key", name, "its verifying key is not the model's")
+        if not _same((directory / SETTINGS).read_bytes(), files[circuit.settings]):
+            return Finding("foreign_settings", name, "its settings are not the model's")
     return None

@@ -300,8 +300,8 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
         )
     if against.model is None:
         trusted.append(
-            f"that keys and slices belong to the model sha256:{manifest.model_sha256}: attested "
-            "by whoever made the bundle; --model settles it"
+            f"that keys, settings and slices belong to the model sha256:{manifest.model_sha256}: "
+            "attested by whoever made the bundle; --model settles it"
         )
     if replayed:
         trusted.append("ONNX Runtime on this machine, for the slices that it ran again")

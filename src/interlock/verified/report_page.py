@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from interlock.report import blocks
+from interlock.report import blocks, svg
 from interlock.report.blocks import Tone
 from interlock.report.page import Page, Section
 from interlock.verified.chain import SliceRun
@@ -14,6 +14,8 @@ from interlock.verified.compare import Comparison
 from interlock.verified.metadata import RunnerMetadata
 from interlock.verified.prover import CircuitPlan
 from interlock.verified.result import InferenceResult
+
+LARGEST_IMAGE, MOST_CHANNELS = 64, 4
 
 TRUSTED_ALWAYS = (
     "ONNX Runtime and this program, for every slice that ONNX answered.",
@@ -54,7 +56,7 @@ def build(
             f"{result.unverified} unverified: {result.overall_security:.4g}% of the slices are "
             "backed by a proof of this very inference."
         ),
-        opening=[_tiles(result)],
+        opening=[_tiles(result), *_pictures(result)],
         sections=[section for section in sections if section is not None],
         footer=f"Model {metadata.model_sha256}. Times are of one run on one machine.",
     )
@@ -79,6 +81,21 @@ def _tiles(result: InferenceResult) -> Markup:
             blocks.Tile("time", f"{result.time:.3g} s", result.execution_method),
         ]
     )
+
+
+def _pictures(result: InferenceResult) -> list[Markup]:
+    """The inputs that are images, channel by channel; equal channels once."""
+    shown: list[Markup] = []
+    for name, array in {} if result.run is None else result.run.inputs.items():
+        if array.ndim != 4 or array.dtype.kind != "f" or max(array.shape[2:]) > LARGEST_IMAGE:
+            continue
+        channels = array[0, :MOST_CHANNELS]
+        if (channels == channels[:1]).all():
+            channels = channels[:1]
+        for place, pixels in enumerate(channels):
+            which = f"{name}, channel {place}" if len(channels) > 1 else name
+            shown.append(svg.image(pixels, caption=which))
+    return [svg.side_by_side(shown)] if shown else []
 
 
 def _chain(result: InferenceResult) -> Section:

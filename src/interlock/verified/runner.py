@@ -17,6 +17,7 @@ from interlock.verified import result
 from interlock.verified.chain import SliceChain
 from interlock.verified.default_prover import default_prover
 from interlock.verified.directory import Cuts, ModelDirectory, VerifiedWarning, cut, read_slices
+from interlock.verified.equality import agreement, random_inputs
 from interlock.verified.inputs import read_inputs
 from interlock.verified.metadata import COMPILED, RunnerMetadata
 from interlock.verified.prover import Prover
@@ -26,6 +27,9 @@ from interlock.verified.steps import Circuits, Policy
 
 Mode = Literal["auto", "onnx_only", "ezkl_only"]
 MODES: tuple[Mode, ...] = ("auto", "onnx_only", "ezkl_only")
+
+COMPARED = 4
+"""Random inputs on which opening a runner compares the bits of slices and whole model."""
 
 NOT_SLICED = "not sliced: the model ran whole"
 
@@ -45,6 +49,9 @@ class Runner:
 
         prover  the proof system; None for ezkl, where the extra `zk` is installed
 
+        Compares the bits of slices and whole model on a few random inputs, and runs both without
+        rewrites of their graphs where they differ on this machine.
+
         Writes the metadata where there are none of this model. Warns (VerifiedWarning) where the
         model is not sliced, and where circuits are compiled that nothing has proved yet. Raises
         InputError, ConfigError or BundleError for files that cannot be used.
@@ -60,16 +67,31 @@ class Runner:
         whole = cut(model, Cuts(at=[])) if self.sliced is None else self.sliced
         self.inputs = whole.inputs
         self._outputs = whole.outputs
-        self._whole = OnnxSession(model, SessionConfig(optimization=self.optimization))
-        self._chain = (
-            None if self.sliced is None else SliceChain(self.sliced, self.prover, self.optimization)
-        )
+        self._open(model)
+        if self.optimization == "all" and not self._agrees():
+            # `slices.json` says what was measured on another machine, whose kernels may differ.
+            self.optimization = "none"
+            self._open(model)
         self._model, self._digest = model, whole.sha256
         self._metadata_path = self.directory.metadata
         self._excluded = f"excluded: verified_slices says false in {self._metadata_path.name}"
         self._read_at: tuple[int, ...] | None = None
         self._metadata = self._analysed()
         self._warn()
+
+    def _open(self, model: bytes) -> None:
+        """Open the sessions of the whole model and of its slices."""
+        level = self.optimization
+        self._whole = OnnxSession(model, SessionConfig(optimization=level))
+        self._chain = None if self.sliced is None else SliceChain(self.sliced, self.prover, level)
+
+    def _agrees(self) -> bool:
+        """Whether the slices give the whole model's bits here, on a few random inputs."""
+        if self.sliced is None or self._chain is None:
+            return True
+        drawn = random_inputs(self.sliced, COMPARED)
+        equal, total = agreement(self.sliced, self._whole, self._chain.bound, drawn)
+        return equal == total
 
     @property
     def name(self) -> str:
