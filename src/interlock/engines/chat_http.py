@@ -16,6 +16,7 @@ import math
 import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -69,6 +70,17 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"{type(self).__name__}(base_url={self.base_url!r})"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Key:
+    """A key that no debugger or log shows by accident."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return "Key(hidden)"
+
+
 def require(package: str, extra: str, feature: str) -> None:
     """Raise MissingExtraError where `package` is not installed. Imports nothing of it."""
     try:
@@ -79,7 +91,7 @@ def require(package: str, extra: str, feature: str) -> None:
         raise MissingExtraError(extra, feature)
 
 
-def checked_key(provider: str, key: str | None, variable: str) -> str:
+def checked_key(provider: str, key: str | None, variable: str) -> Key:
     """`key` without white space at its ends; raises ConfigError where there is none to send."""
     key = (key or "").strip()
     if not key or key.startswith("${"):
@@ -89,7 +101,7 @@ def checked_key(provider: str, key: str | None, variable: str) -> str:
         )
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{provider}: api_key holds characters that no header can carry")
-    return key
+    return Key(key)
 
 
 def checked_url(provider: str, url: str | None) -> str | None:
@@ -148,6 +160,60 @@ def http_client() -> Any:
         event_hooks={"response": [mark]},
         follow_redirects=False,
     )
+
+
+class SdkClient:
+    """An SDK's client over connections of ours; one for the event loop that uses it."""
+
+    def __init__(self, make: Callable[[Any], Any], *loggers: str) -> None:
+        """`make` gets an httpx2.AsyncClient; `loggers` are those of the SDK to keep quiet."""
+        self._make = make
+        self._loggers = loggers
+        self._client: Any = None
+        self._http: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def get(self) -> Any:
+        """The client, made at the first use; imports the SDK."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            # Connections belong to the event loop that opened them.
+            self._loop = loop
+            self._http = http_client()
+            self._client = self._make(self._http)
+            quiet(*self._loggers)
+        return self._client
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._http is not None and self._loop is asyncio.get_running_loop():
+            await self._http.aclose()
+        self._client = self._http = None
+
+
+async def model_entry(
+    call: Callable[[], Awaitable[T]],
+    failed: Callable[[Exception], object],
+    *,
+    provider: str,
+    unknown: Callable[[Exception], bool],
+    optional: bool,
+) -> T | None:
+    """What a service's list of models says of one; None where it has no list and `optional` is set.
+
+    `unknown` tells whether an error says, in the vendor's own words, that there is no such model.
+    Raises what `failed` makes of an error.
+    """
+
+    def fault(error: Exception) -> EngineError | None:
+        status = getattr(error, "status_code", getattr(error, "code", None))
+        if optional and status in (404, 405) and not unknown(error):
+            return None
+        found = failed(error)
+        return found if isinstance(found, EngineError) else None
+
+    deadline = Deadline.after(PREVIEW_SECONDS)
+    return await sent(call, fault, provider=provider, deadline=deadline)
 
 
 async def sent(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,14 @@ import msgspec
 
 from interlock.engines.chat import Capabilities, ChatAnswer, ChatRequest, StopReason, Usage
 from interlock.engines.chat_http import (
-    PREVIEW_SECONDS,
     HttpOptions,
+    SdkClient,
     asked_wait,
     checked_key,
     checked_url,
     connection_fault,
     decoded,
-    http_client,
-    quiet,
+    model_entry,
     require,
     sent,
     status_fault,
@@ -82,8 +81,7 @@ class ClaudeProvider:
         self._key = checked_key("claude", options.api_key, "ANTHROPIC_API_KEY")
         self._options = options
         self._learned = Unsupported()
-        self._client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = SdkClient(self._make, "anthropic")
 
     async def capabilities(self, model: str) -> Capabilities:
         """As `ChatProvider.capabilities`; asks for the model's entry, which is free.
@@ -92,20 +90,13 @@ class ClaudeProvider:
         """
         import httpx2
 
-        client = self._connected()
-
-        def failed(error: Exception) -> EngineError | None:
-            known = getattr(error, "type", None) == "not_found_error"
-            if getattr(error, "status_code", None) in (404, 405) and not known and self._base_url:
-                return None
-            found = self._failed(error, model)
-            return found if isinstance(found, EngineError) else None
-
-        response = await sent(
+        client = self._client.get()
+        response = await model_entry(
             lambda: client.get(f"/v1/models/{model}", cast_to=httpx2.Response),
-            failed,
+            lambda error: self._failed(error, model),
             provider="claude",
-            deadline=Deadline.after(PREVIEW_SECONDS),
+            unknown=lambda error: getattr(error, "type", None) == "not_found_error",
+            optional=self._base_url is not None,
         )
         if response is not None:
             entry = decoded(response.content, _Model, "claude")
@@ -132,7 +123,7 @@ class ClaudeProvider:
                 f"claude: temperature is {sampling.temperature}; the service takes 0 … 1"
             )
         body = self._body(request, applied)
-        client = self._connected()
+        client = self._client.get()
         response = await sent(
             lambda: client.post("/v1/messages", cast_to=httpx2.Response, body=body),
             lambda error: self._failed(error, request.model),
@@ -145,26 +136,18 @@ class ClaudeProvider:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None and self._loop is asyncio.get_running_loop():
-            await self._client.close()
-        self._client = None
+        await self._client.close()
 
-    def _connected(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            import anthropic
+    def _make(self, http: Any) -> Any:
+        import anthropic
 
-            quiet("anthropic")
-            # Connections belong to the event loop that opened them.
-            self._loop = loop
-            self._client = anthropic.AsyncAnthropic(
-                api_key=self._key,
-                base_url=self._base_url,
-                max_retries=0,
-                timeout=None,
-                http_client=http_client(),
-            )
-        return self._client
+        return anthropic.AsyncAnthropic(
+            api_key=self._key.text,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=http,
+        )
 
     def _unsupported(self, model: str) -> dict[str, str]:
         found = dict(NEVER)
@@ -217,11 +200,29 @@ class ClaudeProvider:
             error.status_code,
             error.type,
             error.error_code,
-            wait=asked_wait(error.response.headers),
+            wait=_wait(error.response.headers),
             quota=error.type == "billing_error"
             or told.startswith(UNPAID)
             or bool(SPENT.fullmatch(error.error_code or "")),
         )
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers ask to wait; those of the limits where Retry-After is missing."""
+    wait = asked_wait(headers)
+    if wait is not None:
+        return wait
+    resets = [
+        headers.get(f"anthropic-ratelimit-{name}-reset")
+        for name in ("requests", "tokens", "input-tokens", "output-tokens")
+        if headers.get(f"anthropic-ratelimit-{name}-remaining") == "0"
+    ]
+    try:
+        moments = [datetime.fromisoformat(reset) for reset in resets if reset is not None]
+        waits = [(each - datetime.now(UTC)).total_seconds() for each in moments]
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, *waits) if waits else None
 
 
 class _Model(msgspec.Struct):

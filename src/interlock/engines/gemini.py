@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,15 +18,14 @@ from interlock.engines.chat import (
     Usage,
 )
 from interlock.engines.chat_http import (
-    PREVIEW_SECONDS,
     HttpOptions,
+    SdkClient,
     asked_wait,
     checked_key,
     checked_url,
     connection_fault,
     decoded,
-    http_client,
-    quiet,
+    model_entry,
     require,
     sent,
     status_fault,
@@ -93,28 +91,20 @@ class GeminiProvider:
         self._key = checked_key("gemini", options.api_key, "GOOGLE_API_KEY")
         self._options = options
         self._learned = Unsupported()
-        self._client: Any = None
-        self._http: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = SdkClient(self._make, "google_genai", "google.auth")
 
     async def capabilities(self, model: str) -> Capabilities:
         """As `ChatProvider.capabilities`; asks for the model's entry, which is free.
 
         At another base_url, a server without a list of models is taken at its word.
         """
-        client = self._connected()
-
-        def failed(error: Exception) -> EngineError | None:
-            known = getattr(error, "status", None) == "NOT_FOUND"
-            if getattr(error, "code", None) in (404, 405) and not known and self._base_url:
-                return None
-            return self._failed(error, model)
-
-        entry = await sent(
+        client = self._client.get()
+        entry = await model_entry(
             lambda: client.models.get(model=model),
-            failed,
+            lambda error: self._failed(error, model),
             provider="gemini",
-            deadline=Deadline.after(PREVIEW_SECONDS),
+            unknown=lambda error: getattr(error, "status", None) == "NOT_FOUND",
+            optional=self._base_url is not None,
         )
         if entry is not None:
             actions = entry.supported_actions
@@ -134,7 +124,7 @@ class GeminiProvider:
             provider="gemini",
             refuse=self._options.unsupported == "refuse",
         )
-        client = self._connected()
+        client = self._client.get()
         contents, config = self._body(request, applied, left_out)
         response = await sent(
             lambda: client.models.generate_content(
@@ -148,28 +138,19 @@ class GeminiProvider:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._http is not None and self._loop is asyncio.get_running_loop():
-            await self._http.aclose()
-        self._client = self._http = None
+        await self._client.close()
 
-    def _connected(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            from google import genai
-            from google.genai import types
+    def _make(self, http: Any) -> Any:
+        from google import genai
+        from google.genai import types
 
-            quiet("google_genai", "google.auth")
-            # Connections belong to the event loop that opened them. A client of our own keeps the
-            # SDK from aiohttp, which it would use with a retry of its own.
-            self._loop = loop
-            self._http = http_client()
-            options = types.HttpOptions(
-                base_url=self._base_url,
-                httpx_async_client=self._http,
-                extra_body=self._options.extra_body or None,
-            )
-            self._client = genai.Client(vertexai=False, api_key=self._key, http_options=options).aio
-        return self._client
+        # With a client of our own the SDK keeps from aiohttp, which it would use with a retry.
+        options = types.HttpOptions(
+            base_url=self._base_url,
+            httpx_async_client=http,
+            extra_body=self._options.extra_body or None,
+        )
+        return genai.Client(vertexai=False, api_key=self._key.text, http_options=options).aio
 
     def _unsupported(self, model: str) -> dict[str, str]:
         found = dict(NEVER)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from interlock.engines.huggingface_load import Loaded
 
 MOST_LOGPROBS = 100
+# Any text does, to see whether a model's batches are to be trusted.
+PROBE = "Does the identifier exist?"
 
 
 class LocalOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,7 +146,7 @@ class LocalProvider:
             from interlock.engines.huggingface_load import load
 
             options = self._options
-            self._loaded = load(
+            loaded = load(
                 options.model_path,
                 base=self._base,
                 gguf_file=options.gguf_file,
@@ -152,13 +154,15 @@ class LocalProvider:
                 dtype=options.dtype,
                 allow_pickle=options.allow_pickle,
             )
-            ends = self._loaded.ends
-            pad = self._loaded.tokenizer.pad_token_id
-            self._decoder = Decoder(
-                self._loaded.model,
-                pad=pad if pad is not None else min(ends, default=0),
+            pad = loaded.tokenizer.pad_token_id
+            decoder = Decoder(
+                loaded.model,
+                pad=pad if pad is not None else min(loaded.ends, default=0),
                 stopped=lambda row: _first_stop(self._text(row), row.sampling.stop) is not None,
             )
+            text = loaded.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+            decoder.check([*text, *range(1, 9)])
+            self._loaded, self._decoder = loaded, decoder
         return self._loaded
 
     def _row(self, request: ChatRequest) -> Row:

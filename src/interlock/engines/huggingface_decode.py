@@ -18,10 +18,19 @@ import torch
 from interlock.engines.chat import Sampling, StopReason
 from interlock.engines.huggingface_draw import draw, noise, token_logprob
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import DeadlineError, EngineError, InterlockError
+from interlock.kernel.errors import (
+    DeadlineError,
+    EngineError,
+    EngineUnavailableError,
+    InterlockError,
+)
 
 # Above what batching does to logits in float32 (5e-5 measured), below what separates candidates.
 TOLERANCE = 1e-3
+# How far logits may lie apart for an architecture to count as fit for batches, in float32 and in
+# 16 bits. One that is not differs by whole units.
+AGREEMENT = 1e-2
+AGREEMENT_16 = 1.0
 
 
 @dataclass(slots=True)
@@ -64,11 +73,57 @@ class Decoder:
         self.pad = pad
         self._stopped = stopped
         parameters = inspect.signature(model.forward).parameters
-        # Named `past_key_values` before transformers 5.
-        self._cache = "cache" if "cache" in parameters else "past_key_values"
+        names = [name for name in ("cache", "past_key_values") if name in parameters]
+        if not names:
+            raise EngineUnavailableError(
+                f"local: {type(model).__name__} keeps its state in a way that is not known here",
+                hint="models with a key-value cache work",
+            )
+        self._cache = names[0]
         self._keep = "logits_to_keep" in parameters
         exact = next(model.parameters()).dtype == torch.float32
         self._tolerance = TOLERANCE if exact else 0.0
+        self._agreement = AGREEMENT if exact else AGREEMENT_16
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raise EngineUnavailableError where batches change what the model says.
+
+        A padded batch of two and a step with the cache must give the logits of each row alone.
+        Architectures that ignore the mask or keep state elsewhere do not. `ids` is a text of eight
+        tokens or more.
+        """
+        rows = [list(ids), list(ids[:3])]
+        with torch.inference_mode():
+            padded, mask, positions = self._padded(rows)
+            logits, cache = self._forward(padded, mask, positions, None)
+            largest = self._disagreement(rows, logits)
+            step = torch.tensor([[ids[1]]] * 2)
+            mask = torch.cat([mask, torch.ones((2, 1), dtype=torch.long)], 1)
+            if cache is not None:
+                logits, _ = self._forward(step, mask, positions[:, -1:] + 1, cache)
+                largest = max(largest, self._disagreement([[*r, ids[1]] for r in rows], logits))
+        if cache is None or not largest <= self._agreement:
+            raise EngineUnavailableError(
+                f"local: {type(self.model).__name__} answers otherwise in a batch than alone "
+                f"(logits differ by {largest:.2g})",
+                hint="its architecture does not fit batches with padding and a cache",
+            )
+
+    def _disagreement(self, rows: Sequence[Sequence[int]], logits: torch.Tensor) -> float:
+        alone = torch.stack([self._alone(row) for row in rows])
+        return float((alone - logits).abs().max())
+
+    def _padded(
+        self, rows: Sequence[Sequence[int]]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Token ids, filled up on the left, mask and positions, each (rows, longest)."""
+        longest = max(len(row) for row in rows)
+        ids = torch.full((len(rows), longest), self.pad)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, longest - len(row) :] = torch.tensor(row)
+            mask[index, longest - len(row) :] = 1
+        return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
     def run(self, rows: Sequence[Row], deadline: Deadline) -> None:
         """Draw until every row is done, or the deadline comes; fills in the rows.
@@ -82,13 +137,7 @@ class Decoder:
         if not active:
             return
         generators = {id(row): torch.Generator().manual_seed(row.seed) for row in active}
-        longest = max(len(row.prompt) for row in active)
-        ids = torch.full((len(active), longest), self.pad)
-        mask = torch.zeros((len(active), longest), dtype=torch.long)
-        for index, row in enumerate(active):
-            ids[index, longest - len(row.prompt) :] = torch.tensor(row.prompt)
-            mask[index, longest - len(row.prompt) :] = 1
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        ids, mask, positions = self._padded([row.prompt for row in active])
         cache: Any = None
         while True:
             if deadline.expired:
@@ -128,9 +177,9 @@ class Decoder:
         found = self.model(**given)
         return found.logits[:, -1].float().cpu(), getattr(found, self._cache, None)
 
-    def _alone(self, row: Row) -> torch.Tensor:
-        """The row's logits (vocabulary,), computed from its tokens and nothing else."""
-        ids = torch.tensor([row.prompt + row.drawn])
+    def _alone(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits (vocabulary,) after `tokens`, computed from them and nothing else."""
+        ids = torch.tensor([tokens])
         return self._forward(ids, None, torch.arange(ids.shape[1])[None], None)[0][0]
 
     def _take(self, row: Row, logits: torch.Tensor, generator: torch.Generator) -> None:
@@ -152,7 +201,7 @@ class Decoder:
         found = draw(logits, sampling, seen=seen, gumbel=gumbel, tolerance=tolerance)
         if found.close and tolerance:
             row.checked += 1
-            logits = self._alone(row)
+            logits = self._alone(row.prompt + row.drawn)
             found = draw(logits, sampling, seen=seen, gumbel=gumbel, tolerance=0.0)
         most = sampling.logprob_tokens
         if sampling.logprobs is not None and (most is None or len(row.logprobs) < most):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,15 +19,14 @@ from interlock.engines.chat import (
     Usage,
 )
 from interlock.engines.chat_http import (
-    PREVIEW_SECONDS,
     HttpOptions,
+    SdkClient,
     asked_wait,
     checked_key,
     checked_url,
     connection_fault,
     decoded,
-    http_client,
-    quiet,
+    model_entry,
     require,
     sent,
     status_fault,
@@ -89,8 +87,7 @@ class OpenAIProvider:
         self._key = checked_key("openai", key, "OPENAI_API_KEY")
         self._options = options
         self._learned = Unsupported()
-        self._client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = SdkClient(self._make, "openai")
 
     async def capabilities(self, model: str) -> Capabilities:
         """As `ChatProvider.capabilities`; asks for the model's entry, which is free.
@@ -99,20 +96,13 @@ class OpenAIProvider:
         """
         import httpx2
 
-        client = self._connected()
-
-        def failed(error: Exception) -> EngineError | None:
-            known = getattr(error, "code", None) == "model_not_found"
-            if getattr(error, "status_code", None) in (404, 405) and not known and self._base_url:
-                return None
-            found = self._failed(error, model)
-            return found if isinstance(found, EngineError) else None
-
-        await sent(
+        client = self._client.get()
+        await model_entry(
             lambda: client.get(f"/models/{model}", cast_to=httpx2.Response),
-            failed,
+            lambda error: self._failed(error, model),
             provider="openai",
-            deadline=Deadline.after(PREVIEW_SECONDS),
+            unknown=lambda error: getattr(error, "code", None) == "model_not_found",
+            optional=self._base_url is not None,
         )
         unsupported = self._unsupported(model)
         return Capabilities(
@@ -131,7 +121,7 @@ class OpenAIProvider:
             refuse=self._options.unsupported == "refuse",
         )
         body = self._body(request, applied, left_out)
-        client = self._connected()
+        client = self._client.get()
         options = {}
         if request.key.isascii() and request.key.isprintable() and 0 < len(request.key) <= 512:
             options["headers"] = {"X-Client-Request-Id": request.key}
@@ -149,26 +139,18 @@ class OpenAIProvider:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None and self._loop is asyncio.get_running_loop():
-            await self._client.close()
-        self._client = None
+        await self._client.close()
 
-    def _connected(self) -> Any:
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            import openai as sdk
+    def _make(self, http: Any) -> Any:
+        import openai as sdk
 
-            quiet("openai")
-            # Connections belong to the event loop that opened them.
-            self._loop = loop
-            self._client = sdk.AsyncOpenAI(
-                api_key=self._key,
-                base_url=self._base_url,
-                max_retries=0,
-                timeout=None,
-                http_client=http_client(),
-            )
-        return self._client
+        return sdk.AsyncOpenAI(
+            api_key=self._key.text,
+            base_url=self._base_url,
+            max_retries=0,
+            timeout=None,
+            http_client=http,
+        )
 
     def _unsupported(self, model: str) -> dict[str, str]:
         options = self._options

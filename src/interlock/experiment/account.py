@@ -29,8 +29,9 @@ class Account:
         self.name = name
         self.pacer = Pacer(limits, clock)
         self.clock = clock
-        self.waiting = 0
         self.begun = 0
+        self.passed = 0
+        """Calls that had their first turn, or ended without one."""
         self.ended = 0
         self.hopeless: InterlockError | None = None
         self._in_a_row = 0
@@ -44,7 +45,8 @@ class Account:
         spacing = self.pacer.spacing
         if spacing > 0:
             # Calls that wait for their turn must be few: a crash lists them as perhaps billed.
-            free = min(free, max(1, int(AHEAD / spacing)) - self.waiting - promised)
+            waiting = self.begun - self.passed
+            free = min(free, max(1, int(AHEAD / spacing)) - waiting - promised)
         return max(0, free)
 
     async def turn(self, expected: Callable[[], float]) -> tuple[float, float]:
@@ -53,15 +55,11 @@ class Account:
         `expected` gives the tokens that it will take. It is asked anew at each look, since what
         answers take is learnt meanwhile.
         """
-        self.waiting += 1
-        try:
-            # The lock is fair, so turns come in order.
-            async with self._turn:
-                while (wait := self.pacer.delay(tokens := expected())) > 0:
-                    await asyncio.sleep(min(wait, POLL))
-                self.pacer.take(tokens)
-        finally:
-            self.waiting -= 1
+        # The lock is fair, so turns come in order.
+        async with self._turn:
+            while (wait := self.pacer.delay(tokens := expected())) > 0:
+                await asyncio.sleep(min(wait, POLL))
+            self.pacer.take(tokens)
         return self.clock.monotonic(), tokens
 
     def answered(self) -> None:

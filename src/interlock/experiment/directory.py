@@ -31,17 +31,21 @@ from interlock.experiment.plan import (
     Plan,
     asked,
     describe,
+    differences,
     items,
     read_plan,
     write_plan,
 )
 from interlock.experiment.recorded import timestamp
 from interlock.experiment.records import JOURNAL_NAME
-from interlock.kernel.errors import RunLockedError, StorageError, UsageError
+from interlock.kernel.errors import RunChangedError, RunLockedError, StorageError, UsageError
 from interlock.kernel.journal import Journal, JournalRun, RunInfo
 from interlock.kernel.journal_lock import FileHold
 
 HOLD = "directory"
+
+LISTED = 8
+"""Changed samples that a message lists."""
 
 
 @contextmanager
@@ -193,6 +197,9 @@ def resume(
                 items=items(config, new),
                 accept_changes=accept_changes,
             )
+        except RunChangedError as error:
+            following.unlink(missing_ok=True)
+            raise _changed(error, differences(asked(old), asked(config))) from None
         except BaseException:
             following.unlink(missing_ok=True)
             raise
@@ -213,3 +220,16 @@ def resume(
     except BaseException:
         run.close()
         raise
+
+
+def _changed(error: RunChangedError, asked_anew: list[str]) -> RunChangedError:
+    """The journal's refusal in the words of the configuration, where that is what differs."""
+    # Items that differ follow from a changed question; alone, they are changed prompts.
+    changes = asked_anew or list(error.changes)
+    more = [f"and {len(changes) - LISTED} more"] if len(changes) > LISTED else []
+    return RunChangedError(
+        f"the run was asked for something else: {'; '.join(changes[:LISTED] + more)}",
+        changes=tuple(changes),
+        hint="go on with --accept-changes, which asks what changed anew, or give another "
+        "directory with --output",
+    )

@@ -28,6 +28,10 @@ class Lane(Protocol):
         """Take on a task of one `Sample`; does not wait for it."""
         ...
 
+    def give_back(self) -> None:
+        """Hand back what was not sent yet: the run is stopping."""
+        ...
+
     def cancel(self) -> None:
         """Drop what waits and, where that can be done, what runs."""
         ...
@@ -103,6 +107,8 @@ class ChatExecutor:
         self._in_flight = 0
         self._promised = dict.fromkeys(lanes, 0)
         self._given_back: dict[str, str] = {}
+        self.unsent: set[str] = set()
+        """Keys that were begun, came back unsent, and were not submitted again."""
         self._cancelled = False
 
     @property
@@ -134,6 +140,7 @@ class ChatExecutor:
         label = sample.variant.label
         if self._given_back.pop(task.keys[0], None) is None:
             self._promised[label] -= 1
+        self.unsent.discard(task.keys[0])
         self._in_flight += 1
         self.lanes[label].submit(task)
 
@@ -148,7 +155,14 @@ class ChatExecutor:
         for done in found:
             if done.lost is not None:
                 self._given_back[done.task.keys[0]] = done.task.items[0].variant.label
+                if isinstance(done.lost, NotAsked) and not done.lost.sent:
+                    self.unsent.add(done.task.keys[0])
         return found
+
+    def give_back(self) -> None:
+        """Let the lanes hand back what was not sent yet; see `interlock.kernel.drive.drive`."""
+        for lane in self.lanes.values():
+            lane.give_back()
 
     def cancel(self) -> None:
         """Drop what waits and what runs on the loop; a batch that a model computes runs on."""
@@ -181,6 +195,14 @@ def deal(executor: ChatExecutor, sources: Mapping[str, Iterator[str]]) -> Iterat
         yield key
 
 
-def given_back(task: Task) -> Completed:
-    """A task that was not asked: its sample stays pending, for this start or a later one."""
-    return Completed(task, lost=TransientError("not asked"))
+class NotAsked(TransientError):
+    """Why a task came back without a result: it stays pending, for this start or a later one."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("not asked")
+        self.sent = sent
+
+
+def given_back(task: Task, *, sent: bool) -> Completed:
+    """A task that was not answered; `sent` says whether it was on the wire at some time."""
+    return Completed(task, lost=NotAsked(sent=sent))

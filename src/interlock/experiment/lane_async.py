@@ -62,6 +62,12 @@ class LoopThread:
         self.loop.close()
 
 
+def _current() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
+
+
 class AsyncLane:
     """One variant of a model behind a `ChatProvider`. Satisfies `Lane`."""
 
@@ -96,7 +102,13 @@ class AsyncLane:
         self._output: float = variant.sampling.max_tokens
         self._ratio = 1 / BYTES_A_TOKEN
         self._known = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._calls: set[asyncio.Task[None]] = set()
+        """Those of the tasks that took their first step: only they can notice a cancellation."""
+        self._on_wire: set[asyncio.Task[None]] = set()
+        self._sent: set[asyncio.Task[None]] = set()
+        """Those of the calls that were on the wire at some time."""
+        self._stopping = False
 
     def room(self, promised: int) -> int:
         """See `Lane.room`. No more than the budget has room for."""
@@ -110,15 +122,26 @@ class AsyncLane:
         """Put the sample's worst case at stake, and start the call on the loop."""
         worst = self._price.worst(task.items[0].request) if self._price is not None else 0.0
         if not self._ledger.reserve(worst):
-            self._mailbox.done(given_back(task))
+            self._mailbox.done(given_back(task, sent=False))
             return
         self.account.begun += 1
         self._loop.loop.call_soon_threadsafe(self._start, task, worst)
+
+    def give_back(self) -> None:
+        """Cancel the calls that wait for their turn or for a retry; what is on the wire ends."""
+
+        def cancel() -> None:
+            self._stopping = True
+            for call in self._calls - self._on_wire:
+                call.cancel()
+
+        self._loop.loop.call_soon_threadsafe(cancel)
 
     def cancel(self) -> None:
         """Cancel all calls."""
 
         def cancel() -> None:
+            self._stopping = True
             for call in self._calls:
                 call.cancel()
 
@@ -130,17 +153,26 @@ class AsyncLane:
     def _start(self, task: Task, worst: float) -> None:
         call = self._loop.loop.create_task(self._run(task, worst))
         # The loop keeps weak references alone.
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
+        self._tasks.add(call)
+        call.add_done_callback(self._tasks.discard)
 
     async def _run(self, task: Task, worst: float) -> None:
         sample: Sample = task.items[0]
+        call = _current()
+        self._calls.add(call)
         try:
+            if self._stopping:
+                self.account.passed += 1
+                self._ledger.release(worst)
+                raise asyncio.CancelledError
             done = Completed(task, (outcome_of(await self._ask(sample, worst)),))
         except asyncio.CancelledError:
-            done = given_back(task)
+            done = given_back(task, sent=call in self._sent)
         except Exception as error:  # noqa: BLE001 - a call that vanished would be waited for
             done = Completed(task, error=reason_of(error))
+        finally:
+            self._calls.discard(call)
+            self._sent.discard(call)
         self.account.ended += 1
         self._mailbox.done(done)
 
@@ -150,10 +182,15 @@ class AsyncLane:
         uncertain = 0.0
         while True:
             try:
-                sent_at, tokens = await self._turn(sample)
+                sent_at, tokens = await self.account.turn(lambda: self._expected(sample))
             except asyncio.CancelledError:
                 self._ledger.release(worst)
                 raise
+            finally:
+                self.account.passed += retry == 0
+            if self.account.pacer.spacing > 0:
+                # Another call may get in line now.
+                self._mailbox.wake()
             try:
                 answer = await self._call(sample)
             except InterlockError as error:
@@ -184,26 +221,26 @@ class AsyncLane:
                 f"Retry {retry}/{self._retry.retries} after {wait:.0f}s: {words(failure)}"
             )
             try:
+                if self._stopping:
+                    raise asyncio.CancelledError
                 await asyncio.sleep(wait)
             except asyncio.CancelledError:
                 self._ledger.release(worst)
                 raise
 
-    async def _turn(self, sample: Sample) -> tuple[float, float]:
-        turn = await self.account.turn(lambda: self._expected(sample))
-        if self.account.pacer.spacing > 0:
-            # Another call may wait for its turn now.
-            self._mailbox.wake()
-        return turn
-
     async def _call(self, sample: Sample) -> ChatAnswer:
         seconds = self._variant.model.timeout or DEFAULT_TIMEOUT
         deadline = Deadline.after(seconds)
+        call = _current()
+        self._on_wire.add(call)
+        self._sent.add(call)
         try:
             async with asyncio.timeout(seconds + BACKSTOP):
                 return await self._provider.answer(sample.request, deadline=deadline)
         except TimeoutError:
             raise DeadlineError(f"no answer within {seconds:g} s") from None
+        finally:
+            self._on_wire.discard(call)
 
     def _answered(
         self,

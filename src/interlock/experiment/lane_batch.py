@@ -46,7 +46,7 @@ class BatchLane:
         # Each counter has one thread that changes it: the driver's, and this lane's.
         self._begun = 0
         self._ended = 0
-        self._cancelled = False
+        self._stopping = self._cancelled = False
         # A daemon, since a model that hangs must not keep the interpreter alive.
         self._thread = threading.Thread(
             target=self._serve, name=f"interlock-model-{variant.label}", daemon=True
@@ -62,9 +62,13 @@ class BatchLane:
         self._begun += 1
         self._inbox.put(task)
 
+    def give_back(self) -> None:
+        """Give back what waits for the next batch."""
+        self._stopping = True
+
     def cancel(self) -> None:
         """Give back what waits; the batch at work runs on, and is not waited for."""
-        self._cancelled = True
+        self._stopping = self._cancelled = True
 
     def close(self) -> None:
         """End the thread; the provider, which other variants share, is the run's to close."""
@@ -73,8 +77,8 @@ class BatchLane:
 
     def _serve(self) -> None:
         while (batch := self._next_batch()) is not None:
-            if self._cancelled:
-                results: Sequence[Completed] = [given_back(task) for task in batch]
+            if self._stopping:
+                results: Sequence[Completed] = [given_back(task, sent=False) for task in batch]
             else:
                 with self._turn:
                     results = self._answer(batch)
@@ -156,7 +160,7 @@ class RunnerLane:
         self._workers = workers
         self._in_flight = 0
         self._lock = threading.Lock()
-        self._cancelled = False
+        self._stopping = self._cancelled = False
         self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._serve, name="interlock-runner", daemon=True)
@@ -175,9 +179,13 @@ class RunnerLane:
             self._in_flight += 1
         self._inbox.put(task)
 
+    def give_back(self) -> None:
+        """Give back what waits."""
+        self._stopping = True
+
     def cancel(self) -> None:
         """Give back what waits; what runs runs on."""
-        self._cancelled = True
+        self._stopping = self._cancelled = True
 
     def close(self) -> None:
         """End the threads; those that hang after a cancellation are left."""
@@ -188,8 +196,8 @@ class RunnerLane:
 
     def _serve(self) -> None:
         while (task := self._inbox.get()) is not None:
-            if self._cancelled:
-                done = given_back(task)
+            if self._stopping:
+                done = given_back(task, sent=False)
             else:
                 try:
                     done = Completed(task, (outcome_of(self._ask(task.items[0])),))

@@ -195,6 +195,29 @@ def read_plan(directory: Path, run_id: str) -> Plan:
     return plan
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """How two results of `asked` differ, a line a field; what may be prompt text is not shown."""
+    lines = _differ(old, new, "")
+    before, after = old["models"], new["models"]
+    lines += [f"model '{label}' removed" for label in before if label not in after]
+    lines += [f"model '{label}' added" for label in after if label not in before]
+    for label in before:
+        if label in after:
+            lines += _differ(before[label], after[label], f"model '{label}': ")
+    return lines
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    lines = []
+    for name in dict.fromkeys([*old, *new]):
+        before, after = old.get(name), new.get(name)
+        if before == after or name == "models":
+            continue
+        hidden = name in ("system", "stop")
+        lines.append(f"{where}{name} " + ("differs" if hidden else f"{before} → {after}"))
+    return lines
+
+
 def describe(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """What differs between the plan's configuration and `config` and changes no question."""
     old, new = _unasked(plan.config), _unasked(config)

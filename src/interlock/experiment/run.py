@@ -15,18 +15,20 @@ from interlock.experiment.config import ExperimentConfig, expand, parse_config
 from interlock.experiment.estimate import Estimate, SoFar, estimate, so_far
 from interlock.experiment.executor import ChatExecutor, Lane, Mailbox, deal
 from interlock.experiment.export import export_run
-from interlock.experiment.lane_async import AsyncLane, LoopThread
+from interlock.experiment.lane_async import AsyncLane
 from interlock.experiment.lane_batch import RunnerLane
-from interlock.experiment.lanes import Found, Lanes, build, check_prices, look
+from interlock.experiment.lanes import Lanes, build
 from interlock.experiment.ledger import Ledger
-from interlock.experiment.plan import Variant, request, split_key, variants
-from interlock.experiment.prices import FREE, Price, PriceTable
+from interlock.experiment.plan import Variant, request, split_key
+from interlock.experiment.prices import PriceTable
 from interlock.experiment.progress import Display, Quiet, open_display
-from interlock.experiment.records import PromptResult
+from interlock.experiment.start import AS_GIVEN, Runner, RunOptions, Start
 from interlock.kernel.drive import drive
 from interlock.kernel.errors import BudgetError, ConfigError, InterlockError, InterruptedRunError
-from interlock.kernel.journal import Journal, JournalRun
+from interlock.kernel.journal import JournalRun
 from interlock.kernel.outcome import Outcome, Status
+
+__all__ = ["DEFAULT_OUTPUT", "RunOptions", "RunReport", "Runner", "run_experiment"]
 
 DEFAULT_OUTPUT = "results/pilot"
 GRACE = 30.0
@@ -34,28 +36,6 @@ GRACE = 30.0
 
 # A sample that was given back unasked is no crash, however often it happens.
 _NEVER = 1 << 60
-
-Runner = Callable[[Sample], PromptResult]
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How a run is started; what it asks is the configuration's.
-
-    resume                go on with the directory's unfinished run
-    accept_changes        go on even where the configuration or the prompts differ
-    retry_failed          on resuming, ask failed samples again
-    prices                a price table of the user's own
-    allow_unknown_prices  with a budget, leave models whose price is not known uncounted
-    export                write the result files at the end
-    """
-
-    resume: bool = False
-    accept_changes: bool = False
-    retry_failed: bool = False
-    prices: Path | None = None
-    allow_unknown_prices: bool = False
-    export: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +74,7 @@ class RunReport:
 def run_experiment(
     raw: Mapping[str, Any],
     *,
-    options: RunOptions = RunOptions(),
+    options: RunOptions = AS_GIVEN,
     display: Callable[..., Display] | None = open_display,
     stop: threading.Event | None = None,
     runners: Callable[[Variant], Runner | None] = lambda variant: None,
@@ -121,7 +101,7 @@ def run_experiment(
     prices = PriceTable(_prices_path(config, options, base))
     with ExitStack() as stack:
         journal = stack.enter_context(directory.held(where))
-        start = _Start(journal, where, config, dict(raw), source, options, prices, runners, base)
+        start = Start(journal, where, config, dict(raw), source, options, prices, runners, base)
         taken = start.take(stack)
         stack.callback(taken.run.close)
         stack.callback(taken.prompts.close)
@@ -137,101 +117,10 @@ def _prices_path(config: ExperimentConfig, options: RunOptions, base: Path) -> P
     return base / expand(config.prices_file, "prices_file")
 
 
-class _Start:
-    """What a start is given, and the models that it found."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        where: Path,
-        config: ExperimentConfig,
-        raw: dict[str, Any],
-        source: Path,
-        options: RunOptions,
-        prices: PriceTable,
-        runners: Callable[[Variant], Runner | None],
-        base: Path,
-    ) -> None:
-        self.journal = journal
-        self.where = where
-        self.config = config
-        self.raw = raw
-        self.source = source
-        self.options = options
-        self.prices = prices
-        self.base = base
-        self.variants = variants(config)
-        own = {variant.label: runners(variant) for variant in self.variants}
-        self.runners = {label: runner for label, runner in own.items() if runner is not None}
-        self.loop: LoopThread | None = None
-        self.found: list[Found] = []
-        self.notes: list[str] = []
-
-    def take(self, stack: ExitStack) -> directory.Taken:
-        """The run, fresh or resumed, held; models are looked at before a fresh one is entered."""
-        if self.options.resume:
-            last, note = directory.to_resume(self.journal, self.where)
-            if note:
-                self.notes.append(note)
-            if last is not None:
-                return directory.resume(
-                    self.journal,
-                    self.where,
-                    self.config,
-                    self.raw,
-                    self.source,
-                    last.run_id,
-                    accept_changes=self.options.accept_changes,
-                )
-        else:
-            directory.refuse_unfinished(self.journal, self.where)
-        prepared = directory.prepare(self.where, self.config, self.raw, self.source)
-        try:
-            self.look(stack)
-            return directory.begin(self.journal, self.config, prepared)
-        except BaseException:
-            if prepared.plan.run_id not in {run.run_id for run in self.journal.runs()}:
-                prepared.discard()
-            raise
-
-    def look(self, stack: ExitStack) -> None:
-        """Find out what the models can do, once."""
-        if self.loop is not None:
-            return
-        self.loop = LoopThread()
-        stack.callback(self.loop.close)
-        asked = [m for m in self.config.models if not self._runs_itself(m.label)]
-        config = _with_models(self.config, asked)
-        self.found = look(config, self.prices, self.loop, base=self.base)
-        check_prices(self.found, self.config, allow_unknown=self.options.allow_unknown_prices)
-        for each in self.found:
-            for name in each.not_applied:
-                self.notes.append(
-                    f"model '{each.model.label}' takes no {name}: recorded as not applied"
-                )
-            if each.price is None:
-                self.notes.append(f"the price of '{each.model.label}' is not known: cost is null")
-
-    def _runs_itself(self, label: str) -> bool:
-        return any(v.model.label == label and v.label in self.runners for v in self.variants)
-
-    def price(self, variant: Variant) -> Price | None:
-        """The price of a variant's tokens."""
-        if variant.label in self.runners:
-            return FREE
-        return next(each.price for each in self.found if each.model.label == variant.model.label)
-
-
-def _with_models(config: ExperimentConfig, models: Sequence[Any]) -> ExperimentConfig:
-    from dataclasses import replace
-
-    return replace(config, models=tuple(models))
-
-
 class _Run:
     """One start of a run that is held."""
 
-    def __init__(self, start: _Start, taken: directory.Taken) -> None:
+    def __init__(self, start: Start, taken: directory.Taken) -> None:
         self.start = start
         self.taken = taken
         self.run = taken.run
@@ -354,7 +243,7 @@ class _Run:
 
         executor = ChatExecutor(lanes.by_label, mailbox, on_note=shown.note, on_starved=starved)
         sources = {label: self.run.pending(f"{label}|") for label in self.labels}
-        log = _Log(self.run, deal(executor, sources))
+        log = _Log(self.run, executor, deal(executor, sources))
         done = dict(before.done)
         completed = [label for label in self.labels if done[label] == self.totals[label]]
         # Also for a finished run that has more to ask: without it, --resume would start afresh.
@@ -437,9 +326,10 @@ class _Run:
 class _Log:
     """The run's record as the driver sees it: its pending keys come as lanes have room."""
 
-    def __init__(self, run: JournalRun, keys: Iterator[str]) -> None:
+    def __init__(self, run: JournalRun, executor: ChatExecutor, keys: Iterator[str]) -> None:
         self.run_id = run.run_id
         self._run = run
+        self._executor = executor
         self._keys = keys
 
     def pending(self) -> Iterator[str]:
@@ -452,4 +342,6 @@ class _Log:
         self._run.record(results)
 
     def finish(self, state: Literal["done", "interrupted"]) -> None:
+        # What never left is no attempt, and must not be listed as perhaps billed.
+        self._run.take_back(sorted(self._executor.unsent))
         self._run.finish(state)

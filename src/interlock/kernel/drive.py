@@ -102,6 +102,9 @@ def drive(
     on_result    called with each key and outcome after it was recorded, at most once; after an
                  interruption the log alone has those that were still held back to be in order
 
+    An executor with a method `give_back()` is told of a stop by it: tasks that it has not begun it
+    should hand back, as lost and retryable, and they stay pending without the grace.
+
     In the main thread SIGINT and SIGTERM stop the run, unless they are ignored: nothing more is
     sent, and what is in flight is recorded if it ends within `grace`. The second one stops at once.
     Either way the log is finished as "interrupted", InterruptedRunError is raised, and the run can
@@ -181,6 +184,9 @@ class _Drive:
 
     def wind_down(self, requests: _StopRequests, grace: float) -> None:
         """Collect what is in flight until it ended, the grace is over or a second request came."""
+        give_back = getattr(self._executor, "give_back", None)
+        if give_back is not None:
+            give_back()
         if self.dispatcher.in_flight:
             self._progress.note(
                 f"stopping: {self.dispatcher.in_flight} tasks in flight get {grace:g} s to end; "

@@ -98,6 +98,24 @@ class JournalRun:
                     (item, now),
                 )
 
+    def take_back(self, keys: Sequence[str]) -> None:
+        """Undo the last `begin` of each key, in one transaction: its work was never sent.
+
+        Raises JournalError for an unknown key or one that has an outcome; then nothing is undone.
+        """
+        if not keys:
+            return
+        with self._write() as connection:
+            for key in keys:
+                item = self._item(connection, key)
+                if connection.execute("SELECT 1 FROM outcomes WHERE item = ?", (item,)).fetchone():
+                    raise JournalError(f"item {key[:80]!r} of run {self.run_id} has an outcome")
+                connection.execute(
+                    "DELETE FROM attempts WHERE item = ?1 AND number ="
+                    " (SELECT max(number) FROM attempts WHERE item = ?1)",
+                    (item,),
+                )
+
     def record(self, results: Sequence[tuple[str, Outcome[Any]]]) -> None:
         """Write outcomes, in one transaction; they are acknowledged when this returns.
 
