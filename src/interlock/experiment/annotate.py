@@ -98,8 +98,9 @@ def export_annotation(
     number      answers to label; a part that keeps the proportions of variant, category and real
                 or synthetic. All of them without it
 
-    Failed requests and answers without text have nothing to label and are left out. Raises InputError where nothing is left
-    or where files of another export are in the directory, ConfigError for wrong names.
+    Failed requests and answers without text have nothing to label and are left out. Raises
+    InputError where nothing is left or where files of another export are in the directory,
+    ConfigError for wrong names.
     """
     if not annotators or len(set(annotators)) != len(annotators):
         raise ConfigError("annotators must have names, each its own")
