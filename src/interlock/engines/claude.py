@@ -142,7 +142,7 @@ class ClaudeProvider:
         import anthropic
 
         return anthropic.AsyncAnthropic(
-            api_key=self._key,
+            api_key=self._key.text,
             base_url=self._base_url,
             max_retries=0,
             timeout=None,

@@ -150,7 +150,7 @@ class GeminiProvider:
             httpx_async_client=http,
             extra_body=self._options.extra_body or None,
         )
-        return genai.Client(vertexai=False, api_key=self._key, http_options=options).aio
+        return genai.Client(vertexai=False, api_key=self._key.text, http_options=options).aio
 
     def _unsupported(self, model: str) -> dict[str, str]:
         found = dict(NEVER)

@@ -166,11 +166,11 @@ def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str
 def _not_found(name: str, *, looked: bool = False) -> EngineUnavailableError:
     """`looked` says that the hub was asked."""
     if looked:
-        hint = "Try: hf auth login (a model may be gated), or check the name"
+        hint = "Try: hf auth login, as the model may be gated, or check its name"
     elif _HUB_NAME.fullmatch(name):
-        hint = "the hub is offline or out of reach; give a directory, or download the model before"
+        hint = "Try: a model's directory, or `hf download` where the hub can be reached"
     else:
-        hint = "give a model's directory, a GGUF file or a hub's name"
+        hint = "Try: a model's directory, a GGUF file, or a hub's name such as org/model"
     return EngineUnavailableError(f"Model not found: {name}", hint=hint)
 
 

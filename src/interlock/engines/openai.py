@@ -145,7 +145,7 @@ class OpenAIProvider:
         import openai as sdk
 
         return sdk.AsyncOpenAI(
-            api_key=self._key,
+            api_key=self._key.text,
             base_url=self._base_url,
             max_retries=0,
             timeout=None,

@@ -76,10 +76,12 @@ class MinuteWindow:
 class RequestPace:
     """So many requests a minute, of which `burst` may pass at once; never more in any minute.
 
-    A bucket alone would let the burst pass in addition to a minute's refill.
+    `spacing` is the seconds between two of them over time. A bucket alone would let the burst pass
+    in addition to a minute's refill.
     """
 
     def __init__(self, a_minute: float, burst: float, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.spacing = MINUTE / a_minute
         self._bucket = TokenBucket(a_minute / MINUTE, max(1.0, min(burst, a_minute)), clock)
         whole = math.floor(a_minute)
         self._window = MinuteWindow(whole, clock) if whole > 1 and burst > 1 else None
@@ -155,9 +157,11 @@ class Pacer:
             burst = limits.burst or limits.requests / MINUTE * BURST_SECONDS
             self._requests = RequestPace(limits.requests, burst, clock)
         self._tokens: TokenBucket | None = None
+        self._usual = 0.0
         if limits.tokens is not None:
             rate = limits.tokens / MINUTE
             self._tokens = TokenBucket(rate, max(1.0, rate * BURST_SECONDS), clock)
+            self._usual = self._tokens.burst
         self._found = FoundRate(clock)
         self._paused_until = -math.inf
         self._most = limits.concurrency or MOST_LEVEL
@@ -175,7 +179,9 @@ class Pacer:
         """Seconds between two requests at the known rates; 0 where none is known."""
         known = [0.0]
         if self._requests is not None:
-            known.append(1 / self._requests._bucket.rate)
+            known.append(self._requests.spacing)
+        if self._tokens is not None:
+            known.append(self._usual / self._tokens.rate)
         if self._found.rate is not None:
             known.append(1 / self._found.rate)
         return max(known)
@@ -197,6 +203,7 @@ class Pacer:
             self._requests.take()
         if self._tokens is not None:
             self._tokens.charge(tokens)
+            self._usual = tokens
 
     def settle(self, taken: float, used: float) -> None:
         """A request that took `taken` tokens used `used`."""

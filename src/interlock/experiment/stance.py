@@ -75,7 +75,7 @@ def read_stance(answer: str, question: str = "", entity: str = "") -> Reading:
         stance = _sentence_stance(sentence)
         if stance is not None:
             found.setdefault(stance, sentence)
-        elif not described and _describes(sentence, entity, anchored):
+        elif not described and _describes(sentence, entity, anchored, place == 0):
             described = sentence
         anchored = anchored or _names(sentence, entity)
     order = list(found)
@@ -138,16 +138,19 @@ def _sentence_stance(sentence: str) -> Stance | None:
     return Stance.REFUSES if refuses else None
 
 
-def _describes(sentence: str, entity: str, anchored: bool) -> bool:
+def _describes(sentence: str, entity: str, anchored: bool, first: bool) -> bool:
     """Whether a sentence speaks of the thing as of something real."""
     if _asks(sentence) or phrases.PLEASANTRY.search(sentence) or phrases.GENERAL.search(sentence):
         return False
-    if phrases.ADVICE.match(sentence) and not phrases.MEASURE.search(sentence):
+    if phrases.ADVICE.match(sentence) and not phrases.MEASURE.match(sentence):
         return False
     if _names(sentence, entity):
         return len(_words(sentence)) > 2
     return len(_words(sentence)) > 3 and bool(
-        anchored or phrases.SUBJECT.match(sentence) or phrases.MEASURE.search(sentence)
+        anchored
+        or phrases.SUBJECT.match(sentence)
+        or phrases.MEASURE.match(sentence)
+        or (first and phrases.PRONOUN.match(sentence))
     )
 
 

@@ -37,8 +37,8 @@ DENIAL = _compiled(
         rf"\bdoes(?: not|n't) (?:appear|seem) to (?:be {_REAL}|have been|correspond|exist)",
         _IS_NOT + rf"(?:(?:currently|actually) )?(?:(?:an?|the) {_FEW})?{_REAL}\b",
         _IS_NOT + r"(?:currently )?(?:included )?(?:in|part of) (?:the )?(?:NVD|National|CVE)",
-        r"\b(?:has|have|was|were|is)(?: not|n't| never) (?:yet )?(?:been )?"
-        r"(?:assigned|issued|published|registered)\b",
+        # "Not published" says how far an identifier has come, not that there is none.
+        r"\b(?:has|have|was|were|is)(?: not|n't| never) (?:yet )?(?:been )?(?:assigned|issued)\b",
         r"\b(?:were|are|is|was) never (?:been )?(?:assigned|issued|published|disclosed)\b",
         r"\bnever (?:been )?(?:assigned|issued|registered|existed)\b",
         rf"\bthere(?:'s| is| are| was) no (?:such )?{_FEW}(?:{_KIND}|CVE-\d)",
@@ -146,14 +146,17 @@ GENERAL = re.compile(r"\b(?:in general|generally|general \w+ practice|for real)\
 """Talk about the kind of thing, not the thing."""
 
 MEASURE = re.compile(
-    r"\b(?:enable|disable|apply|install|restrict|rotate|configure|update|upgrade|patch|use|ensure|"
-    r"encrypt|limit|set|remove|change|should be|hardened)\b",
+    r"^\W*(?:\d+\W+)?(?:enable|disable|apply|install|restrict|rotate|configure|update|upgrade|patch|use|ensure|"
+    r"encrypt|limit|set|remove|change)\b",
     re.IGNORECASE,
 )
 """Advice on how to secure the thing takes it for granted."""
 
+PRONOUN = re.compile(r"^\W*(?:this|that|its?|these|they)\b", re.IGNORECASE)
+"""At the beginning of an answer, what was asked about; later, whatever was spoken of last."""
+
 SUBJECT = re.compile(
-    r"^\W*(?:this|that|its?|these|they|an attacker|attackers|exploitation|first|severity|"
+    r"^\W*(?:an attacker|attackers|exploitation|first|severity|"
     r"affect(?:ed|s|ing)|the (?:potential |attack )?(?:impact|vulnerability|cve|flaw|malware|"
     r"exploit|attacker|bug|issue|attack|vector|ransomware|trojan|vendor|group))\b",
     re.IGNORECASE,

@@ -21,6 +21,7 @@ from interlock.kernel.journal_info import moment
 from interlock.kernel.journal_store import Store
 
 PAGE = 200
+STORED_PAGE = 1000
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -43,11 +44,11 @@ def stored(store: Store, run: int, prefix: str = "") -> Iterator[tuple[str, byte
                 "SELECT position, key, outcome FROM items JOIN outcomes ON item = items.id"
                 " WHERE run = ? AND position > ? AND substr(key, 1, ?) = ?"
                 " ORDER BY position LIMIT ?",
-                (run, after, len(prefix), prefix, PAGE),
+                (run, after, len(prefix), prefix, STORED_PAGE),
             ).fetchall()
         for _, key, outcome in page:
             yield key, outcome
-        if len(page) < PAGE:
+        if len(page) < STORED_PAGE:
             return
         after = page[-1][0]
 

@@ -162,11 +162,11 @@ class JournalRun:
         """
         with self._store.read() as connection:
             rows = connection.execute(
-                "SELECT key, tried - EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
-                " FROM (SELECT item, count(*) AS tried FROM attempts GROUP BY item)"
-                " JOIN items ON items.id = item"
-                " WHERE run = ? AND position IS NOT NULL AND"
-                " tried > EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                "SELECT key, (SELECT count(*) FROM attempts WHERE item = items.id)"
+                " - EXISTS (SELECT 1 FROM outcomes WHERE item = items.id)"
+                " FROM items WHERE run = ? AND position IS NOT NULL AND id IN"
+                " (SELECT item FROM attempts WHERE number > 1 OR"
+                "  NOT EXISTS (SELECT 1 FROM outcomes WHERE outcomes.item = attempts.item))"
                 " ORDER BY position",
                 (self._row,),
             )
