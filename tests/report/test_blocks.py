@@ -8,6 +8,8 @@ def test_table_aligns_numbers_and_escapes_the_rest() -> None:
     assert html.count('<td class="number">') == 2
     assert "<td>model &lt;x&gt;</td>" in html
     assert "<caption>Steps</caption>" in html
+    sentence = blocks.table(["finding"], [["159 prompts name something that is not in their list"]])
+    assert 'class="number"' not in sentence
 
 
 def test_tiles_carry_their_tone() -> None:

@@ -110,7 +110,10 @@ def analyse(
             calibration = _calibration(scorer, name, rows, seed, resamples)
             if calibration is not None:
                 calibrations.append(CalibrationRow(scorer.name, name, calibration))
-            shown += _examples(scorer, name, rows, examples)
+            met = {(example.variant, example.prompt_id) for example in shown}
+            shown += _examples(
+                scorer, name, [r for r in rows if (name, r.prompt.id) not in met], examples
+            )
         if scorer.good is not None:
             # Each further comparison costs the others power.
             comparisons += _comparisons(scorer, answers.variants, by, seed, resamples, confidence)

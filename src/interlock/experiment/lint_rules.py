@@ -165,7 +165,7 @@ def conflicts(prompts: Sequence[Prompt]) -> Iterator[Finding]:
         yield Finding(
             "labels-conflict",
             "error",
-            f"{len(torn)} things are labelled both ways: {', '.join(sorted(torn)[:10])}",
+            f"labelled both ways: {', '.join(sorted(torn)[:10])}{', …' if len(torn) > 10 else ''}",
             len(torn),
             ids_of(found),
         )

@@ -51,7 +51,7 @@ def build(found: Analysis, written: str) -> Page:
         title=f"Experiment report: {found.run.name}",
         lead=(
             f"{_names(sorted(models))} on {found.prompts:,} prompts, {found.synthetic:,} of them "
-            "synthetic probes about things that do not exist. Every share carries its interval and "
+            "synthetic probes. Every share carries its interval and "
             "its n; what failed or could not be decided is counted, not dropped."
         ),
         opening=[_tiles(found)],
@@ -105,7 +105,7 @@ def _tiles(found: Analysis) -> Markup:
     tiles.append(
         blocks.Tile("cost", f"${sum(costs):,.2f}", "by the price table")
         if costs and sum(costs)
-        else blocks.Tile("cost", "none" if costs else "unknown", "no paid request was recorded")
+        else blocks.Tile("cost", "none", "no paid request was recorded")
     )
     return blocks.tiles(tiles)
 

@@ -127,6 +127,7 @@ def _branch(branch: Branch, depth: int) -> Markup:
 
 def _cell(cell: object) -> Markup:
     text = str(escape(cell))
-    numeric = bool(text) and text[0] in "+-−.0123456789"
+    # A sentence may begin with a number; it must still wrap.
+    numeric = bool(text) and text[0] in "+-−.0123456789" and len(text) <= 40
     kind = Markup(' class="number"') if numeric else Markup("")
     return Markup("<td{}>{}</td>").format(kind, cell)
