@@ -140,6 +140,7 @@ def test_codes_are_unique_and_stable() -> None:
         "RequestRejectedError": "request_rejected",
         "QuotaError": "quota",
         "MalformedAnswerError": "malformed_answer",
+        "CancelledRequestError": "cancelled",
         "DeadlineError": "deadline",
         "MemoryLimitError": "memory_limit",
         "EngineCrashError": "engine_crash",
