@@ -84,6 +84,7 @@ def test_the_public_names_are_pinned() -> None:
         "BundleError",
         "BundleFormatError",
         "BundleIntegrityError",
+        "CancelledRequestError",
         "ConfigError",
         "ConnectionLostError",
         "DeadlineError",
