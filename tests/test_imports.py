@@ -190,6 +190,9 @@ def test_the_command_line_starts_without_what_a_verb_may_need() -> None:
 
 # What needs an extra at import; nothing imports these before the extra is asked for.
 NEEDS = {
+    "interlock.engines.huggingface_decode": "torch",
+    "interlock.engines.huggingface_draw": "torch",
+    "interlock.engines.huggingface_load": "torch",
     "interlock.strict.decode_numba": "numba",
     "interlock.strict.decode_torch": "torch",
     "interlock.strict.export_torch": "torch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.text_models import save_directory
@@ -33,7 +34,7 @@ def provider(directory: Path) -> Iterator[OnnxChatProvider]:
     made.close()
 
 
-def asked(text: str, **sampling: int) -> ChatRequest:
+def asked(text: str, **sampling: Any) -> ChatRequest:
     """A question."""
     settings = Sampling(max_tokens=10, **sampling)
     return ChatRequest("tiny", (Message("user", text),), settings, key=text)

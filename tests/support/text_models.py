@@ -129,6 +129,13 @@ def tiny_model(kind: Weights = "int8", seed: int = 0) -> TextModel:
 def spoiled(kind: str, token: int) -> TextModel:
     """The tiny model, which fails, hangs or gives NaN wherever `token` is among its input."""
     bundle = tiny_bundle()
+    return open_text_model(
+        replace(bundle, model=spoiled_graph(bundle, kind, token).SerializeToString())
+    )
+
+
+def spoiled_graph(bundle: Bundle, kind: str, token: int) -> onnx.ModelProto:
+    """The graph of `spoiled`: kind is "fail", "hang" or "nan"."""
     model = onnx.ModelProto()
     model.ParseFromString(bundle.model)
     graph = model.graph
@@ -190,7 +197,7 @@ def spoiled(kind: str, token: int) -> TextModel:
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*rest[:first], *nodes, *rest[first:]])
-    return open_text_model(replace(bundle, model=model.SerializeToString()))
+    return model
 
 
 def spec_dict(bundle: Bundle) -> dict[str, Any]:

@@ -116,12 +116,16 @@ def http_client() -> Any:
     import httpx2
 
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    # Reading the certificates takes longer than a request; the pools share them.
+    context = httpx2.create_ssl_context()
 
     class Spread(httpx2.AsyncBaseTransport):  # type: ignore[misc]
         """Deals requests out to several pools in turn."""
 
         def __init__(self) -> None:
-            self._pools = [httpx2.AsyncHTTPTransport(limits=limits) for _ in range(POOLS)]
+            self._pools = [
+                httpx2.AsyncHTTPTransport(limits=limits, verify=context) for _ in range(POOLS)
+            ]
             self._turn = itertools.cycle(self._pools)
 
         async def handle_async_request(self, request: Any) -> Any:
@@ -138,6 +142,7 @@ def http_client() -> Any:
     proxied = any(urllib.request.getproxies().get(name) for name in ("http", "https", "all"))
     return httpx2.AsyncClient(
         transport=None if proxied else Spread(),
+        verify=context,
         limits=limits,
         timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
         event_hooks={"response": [mark]},

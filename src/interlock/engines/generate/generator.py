@@ -263,14 +263,14 @@ class _Loop:
     def _make_room(self, handle: RequestHandle) -> None:
         rows, capacity = self._room(handle)
         cache = self._cache
-        kept = max(capacity, cache.capacity), max(rows, cache.rows)
-        size = kept[0] * kept[1] * cache.spec.token_bytes
-        if self._writing or (self.limit is not None and size > self.limit):
-            # The shape that is needed, unless the one that is there is enough and allowed.
-            if self.limit is None or size <= self.limit:
-                capacity, rows = kept
+        if self.limit is None:
+            # Rows that nothing was written to take no memory, and need no copying later.
+            rows, capacity = self._slots, max(capacity, cache.capacity)
         else:
-            capacity, rows = kept
+            most = self.limit // cache.spec.token_bytes
+            if rows * cache.capacity <= most:
+                capacity = max(capacity, cache.capacity)
+            rows = max(rows, min(self._slots, most // capacity))
         try:
             cache.resize(rows, capacity)
         except MemoryLimitError:

