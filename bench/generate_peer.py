@@ -3,7 +3,7 @@
     python generate_peer.py llama|genai MODEL THREADS [plain]
 
 Reads one JSON line a round, {"jobs": [[token, …], …], "tokens": n}, writes greedily that many
-tokens after each job, and answers {"seconds": s, "texts": [[token, …], …]}. `plain` switches
+tokens after each job, and answers {"cpu": s, "texts": [[token, …], …]}. `plain` switches
 llama.cpp's own weight layouts off, among them those for AMX, which some virtual machines announce
 and refuse.
 """
@@ -82,9 +82,9 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        start = time.perf_counter()
+        start = time.process_time()
         texts = [write(job, asked["tokens"]) for job in asked["jobs"]]
-        print(json.dumps({"seconds": time.perf_counter() - start, "texts": texts}), flush=True)
+        print(json.dumps({"cpu": time.process_time() - start, "texts": texts}), flush=True)
 
 
 main()

@@ -68,7 +68,9 @@ def add(
         with fetched(PACKAGES[source]) as file:
             bundle = _converted(file, name or source, options)
     elif path.exists():
-        bundle = _converted(path, name or path.resolve().stem.lower(), options)
+        whole = path.resolve()
+        own = whole.name if path.is_dir() else whole.stem
+        bundle = _converted(path, name or own.lower(), options)
     else:
         raise ConfigError(
             f"there is nothing at {source!r}",

@@ -55,6 +55,13 @@ def test_a_model_is_added_listed_checked_and_removed(
     assert list(store.iterdir()) == []
 
 
+def test_a_directory_gives_its_whole_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_directory(tmp_path / "Tiny2.5-Coder")
+    assert called(capsys, "add", str(source))[1]["name"] == "tiny2.5-coder"
+
+
 def test_a_person_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_gguf(tmp_path / "Tiny.gguf", "Q8_0")
     assert run(["models", "add", str(path), "--weights", "exact"]) == 0
