@@ -30,8 +30,11 @@ def test_the_error_stays_below_a_thousandth_of_the_largest_logit(name: str, inpu
     assert np.array_equal(found.argmax(axis=1), exact.argmax(axis=1))
 
 
+FULL = pytest.mark.skipif(count(0, 1) == 0, reason="takes half a minute: `make test-full`")
+
+
 @pytest.mark.zk
-@pytest.mark.parametrize("name", ["net", "doom"])
+@pytest.mark.parametrize("name", ["net", pytest.param("doom", marks=FULL)])
 def test_circuits_give_these_integers(name: str, tmp_path: Path) -> None:
     """Witnesses of the lowered circuits against the oracle, slice after slice."""
     images = examples(name, count(1, 20))
