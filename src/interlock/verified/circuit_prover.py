@@ -418,7 +418,11 @@ class CircuitProver:
         """The slice's outputs from the instances of its pieces' proofs."""
         found: list[tuple[Piece, ProofFile]] = []
         for job, one in zip(jobs, proofs, strict=True):
-            proof = read_proof(one.proof)
+            try:
+                proof = read_proof(one.proof)
+            except InputError as error:
+                # What ezkl wrote, not what the caller gave.
+                raise EngineError(f"{part.name}: {error.message}") from None
             given = np.concatenate(job.inputs)
             if len(proof.instances) <= len(given) or not np.array_equal(
                 proof.instances[: len(given)], given

@@ -103,7 +103,7 @@ class BundleVerifier:
     """
 
     def __init__(self) -> None:
-        self._backend = EzklBackend(memory_limit=MEMORY_LIMIT, threads=os.cpu_count() or 1)
+        self._backend = EzklBackend(memory_limit=MEMORY_LIMIT)
 
     def start(self) -> None:
         """Start the worker now; raises MissingExtraError where ezkl is not installed."""
