@@ -111,7 +111,7 @@ class CircuitProver:
         self.ceiling = ceiling
         self.srs = SrsSource(self.cache / "srs", files=srs, sha256=srs_sha256)
         self.keys = KeyStore(self.cache / "keys", size=keys_size)
-        self._cores = _cores()
+        self._cores = usable_cores()
         self._workers = workers if workers is not None else self._cores
         self._budget = memory_budget if memory_budget is not None else _memory() // 2
         self._pool = BackendPool(self.settings, ceiling.memory_bytes)
@@ -514,7 +514,8 @@ def circuit_digest(
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
