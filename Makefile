@@ -34,7 +34,7 @@ test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
 
 test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
-	$(PYTEST) -m zk
+	$(PYTEST) -n 2 -m zk
 
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
 	$(PYTEST) -m robot -rP

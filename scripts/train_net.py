@@ -27,7 +27,7 @@ NETWORK = cnn.Network(
         cnn.Dense(84),
         cnn.Dense(10),
     ),
-    # Chosen on images of the training part: the fixed point of scale 12 then costs half as much.
+    # Chosen on images of the training part: a circuit's fixed point then costs half as much.
     gains=(0.5, 2.0, 1.0, 1.0, 2.0),
 )
 FIT = cnn.Fit(seed=5, epochs=60, batch=64, learning_rate=2e-3, weight_decay=2e-2)

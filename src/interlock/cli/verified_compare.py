@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def compare(
     MODELS are models/doom and models/net where none is named. Everything is measured now. Circuits
     that are missing are compiled for their witness; only those with keys are proved.
     """
-    from interlock.kernel.progress import open_progress
+    from interlock.kernel.progress import SILENT, open_progress
     from interlock.verified.compare import compare as compare_model
     from interlock.verified.default_prover import default_prover
     from interlock.verified.examples import read_examples
@@ -52,7 +53,9 @@ def compare(
         for model in models or (Path("models/doom"), Path("models/net")):
             runner = Runner(model, prover=prover)
             examples = read_examples(runner)[0][:inputs] if inputs else None
-            with open_progress(f"compare {runner.name}", total=inputs or None) as progress:
+            label = f"compare {runner.name}"
+            shown = open_progress(label, total=inputs) if inputs else nullcontext(SILENT)
+            with shown as progress:
                 found.append(compare_model(runner, examples, prove=prove, progress=progress))
     if as_json:
         print_json({"models": found})

@@ -111,7 +111,7 @@ class CircuitProver:
         self.ceiling = ceiling
         self.srs = SrsSource(self.cache / "srs", files=srs, sha256=srs_sha256)
         self.keys = KeyStore(self.cache / "keys", size=keys_size)
-        self._cores = _cores()
+        self._cores = usable_cores()
         self._workers = workers if workers is not None else self._cores
         self._budget = memory_budget if memory_budget is not None else _memory() // 2
         self._pool = BackendPool(self.settings, ceiling.memory_bytes)
@@ -418,7 +418,11 @@ class CircuitProver:
         """The slice's outputs from the instances of its pieces' proofs."""
         found: list[tuple[Piece, ProofFile]] = []
         for job, one in zip(jobs, proofs, strict=True):
-            proof = read_proof(one.proof)
+            try:
+                proof = read_proof(one.proof)
+            except InputError as error:
+                # What ezkl wrote, not what the caller gave.
+                raise EngineError(f"{part.name}: {error.message}") from None
             given = np.concatenate(job.inputs)
             if len(proof.instances) <= len(given) or not np.array_equal(
                 proof.instances[: len(given)], given
@@ -510,7 +514,8 @@ def circuit_digest(
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:

@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import msgspec
 from interlock.bundle.read import VanishedFileError, open_directory, read_file
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import BundleError, EngineError, MissingExtraError
+from interlock.verified.circuit_prover import usable_cores
 from interlock.verified.ezkl_backend import EzklBackend
 from interlock.verified.proof_checks import (
     CheckedBundle,
@@ -97,21 +99,26 @@ NOTHING = Against()
 
 
 class BundleVerifier:
-    """Verifies bundles with one worker process, which starts with the first proof.
+    """Verifies bundles with worker processes, which start with the first proofs.
 
-    Safe across threads; checks of proofs run one bundle at a time.
+    workers  processes that check proofs at the same time; None for one a core
+
+    Safe across threads; each process checks one bundle at a time.
     """
 
-    def __init__(self) -> None:
-        self._backend = EzklBackend(memory_limit=MEMORY_LIMIT, threads=os.cpu_count() or 1)
+    def __init__(self, workers: int | None = None) -> None:
+        count = usable_cores() if workers is None else workers
+        self._backends = tuple(EzklBackend(memory_limit=MEMORY_LIMIT) for _ in range(count))
 
     def start(self) -> None:
-        """Start the worker now; raises MissingExtraError where ezkl is not installed."""
-        self._backend.start()
+        """Start the workers now; raises MissingExtraError where ezkl is not installed."""
+        for backend in self._backends:
+            backend.start()
 
     def close(self) -> None:
-        """End the worker."""
-        self._backend.close()
+        """End the workers."""
+        for backend in self._backends:
+            backend.close()
 
     def __enter__(self) -> BundleVerifier:
         return self
@@ -198,7 +205,7 @@ class BundleVerifier:
         if not statements:
             return
         try:
-            reasons = self._backend.verify(statements, deadline=deadline)
+            reasons = self._verify(statements, deadline)
         except MissingExtraError:
             raise
         except EngineError as error:
@@ -211,6 +218,19 @@ class BundleVerifier:
                 checked.refuse(
                     "proof_rejected", f"the proof of {piece} does not hold: {reason}", name
                 )
+
+    def _verify(self, statements: list[Statement], deadline: Deadline) -> list[str | None]:
+        """What ezkl says of each proof, the proofs dealt out to the workers in turn."""
+        count = min(len(self._backends), len(statements))
+        reasons: list[str | None] = [None] * len(statements)
+        with ThreadPoolExecutor(count) as pool:
+            shares = [
+                pool.submit(backend.verify, statements[place::count], deadline=deadline)
+                for place, backend in enumerate(self._backends[:count])
+            ]
+            for place, share in enumerate(shares):
+                reasons[place::count] = share.result()
+        return reasons
 
 
 def verify_bundle(
