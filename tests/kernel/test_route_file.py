@@ -166,7 +166,13 @@ def test_a_description_is_plain_and_holds_what_a_part_says_of_itself(tmp_path: P
     assert short["engine"]["value"] == "ok"
     assert short["engine"]["type"].endswith("Sized")
     assert (short["size_limit"], short["time_limit"]) == (4.0, 9.5)
-    assert short["retry"] == {"retries": 2, "first": 0.5, "factor": 2.0, "longest": 60.0}
+    assert short["retry"] == {
+        "retries": 2,
+        "first": 0.5,
+        "factor": 2.0,
+        "longest": 60.0,
+        "jitter": "full",
+    }
     assert short["evidence"] == [{"kind": "attested", "by": "test", "detail": {}}]
 
 
