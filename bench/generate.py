@@ -35,10 +35,10 @@ from interlock.engines.generate import (
     TextModel,
     load_text_model,
 )
-from interlock.engines.generate.convert.packages import PACKAGES, fetched
 from interlock.engines.generate.decoder import Cache, Decoder
 from interlock.engines.generate.generator import PROMPT_PIECE
 from interlock.engines.generate.store import stored
+from interlock.engines.model_packages import PACKAGES, fetched
 from interlock.kernel.clock import NO_DEADLINE
 
 CORES = 2

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from interlock.engines.weights import weights_directory
+from interlock.engines.model_packages import weights_directory
 from interlock.errors import InterlockError
 from interlock.experiment import PilotRunner
 

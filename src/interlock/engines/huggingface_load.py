@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from interlock.engines.weights import weights_directory
+from interlock.engines.model_packages import weights_directory
 from interlock.kernel.errors import EngineUnavailableError, InterlockError, MemoryLimitError
 
 # End-of-turn tokens that chat templates write, where a configuration forgets to name them as ends.

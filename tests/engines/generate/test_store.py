@@ -15,8 +15,8 @@ from support.text_models import save_directory
 
 from interlock.cli.app import run
 from interlock.engines.generate import load_text_model
-from interlock.engines.generate.convert.packages import PACKAGES, unpacked
 from interlock.engines.generate.store import list_models, remove, store_directory, stored
+from interlock.engines.model_packages import PACKAGES, unpacked
 from interlock.errors import BundleError, BundleIntegrityError, ConfigError
 
 

