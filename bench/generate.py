@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -272,14 +273,16 @@ def decode_figures(model: TextModel, rounds: int) -> None:
     print("  " + bar("batch-8 decode", figure, 2.0, at_least=True))
 
 
-def live(rows: int, length: int = 353) -> None:
-    """Hold so many texts of `length` tokens under way, on as many threads as cores at most."""
+def live(rows: int, length: int = 353) -> int:
+    """Resident bytes with so many texts of `length` tokens under way, on a thread a core."""
     model = load_text_model("smollm2")
     workers = min(rows, CORES)
     prompt = jobs_of(model, length, 1)[0]
+    caches: list[Cache] = []
 
     def work(own: int) -> None:
         cache = Cache(model.spec)
+        caches.append(cache)
         cache.resize(own, length + TOKENS)
         decoder = Decoder(model.session, model.spec, cache)
         for at in range(0, length, PROMPT_PIECE):
@@ -294,24 +297,26 @@ def live(rows: int, length: int = 353) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak_memory(rows: int) -> int:
-    """Peak resident bytes of a fresh process with so many texts under way."""
+def memory(rows: int) -> tuple[int, int]:
+    """Resident bytes of a fresh process with so many texts under way, and their peak."""
     code = (
         "import sys, resource; sys.path.insert(0, sys.argv[1]); import generate\n"
-        f"generate.live({rows})\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        f"print(generate.live({rows}))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )
     command = [sys.executable, "-c", code, str(PEER.parent)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) * 1024
+    now, peak = map(int, done.stdout.split()[-2:])
+    return now, peak
 
 
 def memory_figures() -> None:
-    """Peak memory of 20 logical instances over one."""
-    one, active, every = (peak_memory(rows) for rows in (1, CORES, 20))
-    print(f"  peak memory, one text under way: {one / 1e6:.0f} MB")
+    """Memory of 20 logical instances over one."""
+    (one, peak), (active, _), (every, _) = (memory(rows) for rows in (1, CORES, 20))
+    print(f"  one text under way: {one / 1e6:.0f} MB, {peak / 1e6:.0f} MB while loading")
     print("  " + bar("as many as cores / one", active / one, 1.25))
     print("  " + bar("20 live / one", every / one, 2.8))
 
