@@ -70,6 +70,7 @@ def main() -> None:
             for n, model in models.items():
                 rate, outcomes = timed(model, items[view], n)
                 rates[view, n].append(rate)
+                print(f"{view}, {n} at a time: {rate:.2f} chunks/s", flush=True)
                 if n == 1:
                     last[view] = outcomes
     for view in views:
