@@ -224,3 +224,25 @@ def steered() -> bytes:
             constant("zero", 0, np.float32),
         ],
     )
+
+
+def stub() -> bytes:
+    """y = 1 for any x (N, 3): no model at all."""
+    return build(
+        [helper.make_node("Add", ["one", "one"], ["y"])],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, [1])],
+        [constant("one", [0.5], np.float32)],
+    )
+
+
+def labelled() -> bytes:
+    """y (N, 2) = log x, NaN below zero, and label (N,) int64 = the larger one's place."""
+    return build(
+        [
+            helper.make_node("Log", ["x"], ["y"]),
+            helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        ],
+        [tensor("x", FLOAT, ["N", 2])],
+        [tensor("y", FLOAT, ["N", 2]), tensor("label", INT64, ["N"])],
+    )

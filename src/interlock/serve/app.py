@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import InterlockError, RequestRejectedError
+from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
 from interlock.serve import openapi
 from interlock.serve.health import worst
 from interlock.serve.hosting import Hosted, Hosting
@@ -83,7 +83,7 @@ class Endpoints:
             self._route("/openapi.json", self.openapi, "openapi"),
             self._route("/docs", self.docs, "docs"),
         ]
-        return Starlette(routes=routes, exception_handlers={404: _unknown, 405: _wrong_method})
+        return Starlette(routes=routes, exception_handlers=_HANDLERS)
 
     def _route(self, path: str, handler: Endpoint, name: str, method: str = "GET") -> Route:
         @functools.wraps(handler)
@@ -249,3 +249,28 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
     reply = error_reply(RequestRejectedError("the path does not take this method"))
     reply.status_code = 405
     return reply
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InterlockError)
+    request.scope["state"]["code"] = error.code
+    return error_reply(error)
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    request.scope["state"]["code"] = "client_gone"
+    return Response(status_code=499)  # nobody reads it; the log and the metrics have it
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    """The gate, which the error reaches next, logs its type."""
+    return error_reply(ServiceError("the server could not answer", wait_seconds=1.0))
+
+
+_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    404: _unknown,
+    405: _wrong_method,
+    InterlockError: _refused,
+    ConnectionError: _client_gone,
+    Exception: _internal,
+}

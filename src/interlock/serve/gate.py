@@ -147,8 +147,6 @@ class Gate:
             code = error.code
             if not status:
                 await error_reply(error)(scope, receive, answer)
-        except ConnectionError:
-            code = "client_gone"
         except Exception as error:  # noqa: BLE001 - its text may quote what the client sent
             code = "internal"
             self._log("internal_error", request_id=request_id, error=type(error).__name__)

@@ -63,10 +63,13 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
         app.router.lifespan_context = lifespan
         with _libraries_log(log):
             hosting.start()
-            server = _Server(_config(gate, settings), gate, endpoints, log)
             host, port = listening.getsockname()[:2]
-            on_start(host, port, hosting)
-            log("listening", host=host, port=port, tls=settings.tls_cert is not None)
+
+            def listens() -> None:
+                on_start(host, port, hosting)
+                log("listening", host=host, port=port, tls=settings.tls_cert is not None)
+
+            server = _Server(_config(gate, settings), gate, endpoints, log, listens)
             server.run(sockets=[listening])
             log("stopped")
             return hosting.ready
@@ -77,11 +80,24 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
 class _Server(uvicorn.Server):
     """Tells gate and endpoints of a signal at once, before connections are closed."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, endpoints: Endpoints, log: Log) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gate: Gate,
+        endpoints: Endpoints,
+        log: Log,
+        listens: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._gate = gate
         self._endpoints = endpoints
         self._log = log
+        self._listens = listens
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so when connections are accepted."""
+        await super().startup(sockets)
+        self._listens()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain: readiness goes red and further requests are refused."""

@@ -60,6 +60,8 @@ def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
         found = np.asarray(data)
     except (ValueError, OverflowError):
         raise InputError(f"input '{name}': data has lists of unequal length") from None
+    if dtype == "uint64" and found.dtype.kind in "fO":
+        found = _large_integers(data, found)
     if found.size != count:
         raise InputError(f"input '{name}': data has {found.size} elements; its shape has {count}")
     return _fit(name, datatype, np.dtype(dtype), found).reshape(shape)
@@ -127,6 +129,14 @@ def _fit(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array:
     if dtype.kind == "f" and not np.array_equal(np.isfinite(fitted), np.isfinite(found)):
         raise InputError(f"input '{name}': a number is out of the range of {datatype}")
     return fitted
+
+
+def _large_integers(data: list[Any], found: Array) -> Array:
+    """`data` as uint64 where it holds integers only: numpy makes floats of a mixture above 2^63."""
+    exact = np.array(data, dtype=object)
+    if not all(type(item) is int and 0 <= item < 1 << 64 for item in exact.ravel().tolist()):
+        return found
+    return exact.astype(np.uint64)
 
 
 def _texts(name: str, data: list[Any], shape: list[int], count: int) -> Array:
