@@ -25,7 +25,7 @@ demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output --prove
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
+	$(PYTEST) -n 2 -m "not torch and not robot and not zk and not oip"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
@@ -33,11 +33,14 @@ test-torch: $(VENV)/.torch ## the tests that need torch
 test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
 	$(PYTEST) -m zk
 
+test-oip: $(VENV)/.test $(VENV)/.oip ## the server asked by tritonclient and kserve (500 MB)
+	$(PYTEST) -m oip
+
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
 	$(PYTEST) -m robot -rP
 
 test-full: $(VENV)/.torch ## every suite at its full count, then parity with the peer
-	INTERLOCK_FULL=1 $(PYTEST) -n 2 -m "not robot"
+	INTERLOCK_FULL=1 $(PYTEST) -n 2 -m "not robot and not oip"
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 lint: $(VENV)/.lint ## ruff and mypy strict
@@ -121,6 +124,13 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
+	@echo "installing the clients, in an environment of their own"
+	@$(BIN)/python -m venv --clear $(VENV)/oip-clients
+	@$(VENV)/oip-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c tests/clients/constraints.txt 'tritonclient[http]' kserve
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -87,13 +87,12 @@ def test_every_value_can_be_set_by_a_variable(path: Path) -> None:
     assert told["port"] == (7001, "command line")
     assert told["anonymous"] == (True, "INTERLOCK_SERVE_ANONYMOUS")
     assert told["token"] == ("(set)", "INTERLOCK_SERVE_TOKEN")
-    settings = {key.upper().replace(".", "_").replace("-", "_") for key in told}
-    for key in settings:  # each of them has a variable, known by its name
-        with pytest.raises(ConfigError) as refused:
-            load(path, {f"INTERLOCK_SERVE_{key}": "\x00no"}, environment="development",
-                 arguments={"port": 1})  # fmt: skip
-            raise ConfigError("a text is fine")
-        assert "is no setting" not in refused.value.message
+    for key in told:  # each of them has a variable of its own
+        variable = "INTERLOCK_SERVE_" + key.upper().replace(".", "_").replace("-", "_")
+        try:
+            load(path, {variable: "\x00no"}, environment="development")
+        except ConfigError as error:
+            assert "is no setting" not in error.message
 
 
 def test_paths_start_at_the_file(path: Path) -> None:

@@ -20,7 +20,7 @@ from interlock.serve.served import Answer, Workers
 
 
 class Doubling:
-    """Served in this process: twice x, a crash where a row holds 13, held up until `open` is set."""
+    """Served in this process: twice x, a crash where a row holds 13; held up while not `open`."""
 
     name, version, platform = "doubling", "sha256:0", "test"
     inputs = outputs = (TensorSpec("x", "float64", ("n",)),)
