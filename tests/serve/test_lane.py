@@ -31,7 +31,7 @@ class Doubling:
         self.open = threading.Event()
         self.open.set()
         self.asked: list[list[float]] = []
-        self._route = Route("doubling", (RouteStep("twice", self),), "refuse")
+        self._route: Route[Any, Any] = Route("doubling", (RouteStep("twice", self),), "refuse")
 
     def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
         self.open.wait(30)
@@ -66,7 +66,8 @@ async def busy(lane: Lane) -> None:
 
 
 def test_waiting_requests_are_answered_together_each_with_its_own_rows() -> None:
-    served, ran = Doubling(), []
+    served = Doubling()
+    ran: list[Ran] = []
 
     async def main() -> list[Answer]:
         lane = Lane(served, threads=1, limit=10, batch_rows=8, on_run=ran.append)

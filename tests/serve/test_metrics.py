@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from interlock.kernel.outcome import Outcome, Status, Step, StepResult
@@ -35,7 +37,7 @@ def test_rows_are_counted_by_status_step_and_reason() -> None:
         def check_batch(self, inputs, answer):  # type: ignore[no-untyped-def]
             return BatchVerdict(refuse={"below 0": inputs["x"] < 0})
 
-    route = Route("r", (RouteStep("echo", Echo(), (Positive(),)),), "refuse")
+    route: Route[Any, Any] = Route("r", (RouteStep("echo", Echo(), (Positive(),)),), "refuse")
     outcome = route.run_batch({"x": np.array([1.0, -1.0, 2.0])})
     metrics = Metrics()
     metrics.answered("m", 3, Answer(outcome, {"x": outcome.value}))
