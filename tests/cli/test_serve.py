@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,17 @@ def test_it_ends_with_1_where_a_model_was_not(tmp_path: Path) -> None:
         assert health.json()["status"] == "unhealthy"
         assert health.json()["error"] == "config: there is no gone.onnx"
         assert running.stop() == 1
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
+def test_without_the_extra_it_says_which_one_is_missing(
+    module: str,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("interlock.serve.", module))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert run(["serve", str(config)]) == 2
+    assert "needs the extra 'serve'" in capsys.readouterr().err

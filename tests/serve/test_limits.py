@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import socket
 import ssl
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from serve.conftest import TOKEN
 from support import models
@@ -220,3 +222,41 @@ def test_a_reader_that_stops_reading_is_let_go(tmp_path: Path) -> None:
                 assert time.monotonic() < until, "the connection is held for ever"
                 time.sleep(0.05)
         assert running.get("/v2/health/live").status_code == 200
+
+
+def test_connections_beyond_the_limit_are_told_to_come_back(tmp_path: Path) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    with serving(tmp_path, {"affine": {"path": "affine.onnx"}}, connections=3) as running:
+        held = [connect(running) for _ in range(3)]
+        with connect(running) as connection:
+            told = told_until_closed(connection)
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: " in told
+        for connection in held:
+            connection.close()
+        until = time.monotonic() + 30
+        while True:  # the server notices the closed ones at its next turn
+            try:
+                assert running.get("/v2/health/live").status_code in (200, 503)
+                if running.get("/v2/health/live").status_code == 200:
+                    break
+            except httpx2.TransportError:
+                pass
+            assert time.monotonic() < until
+
+
+def test_another_digest_than_the_expected_one_is_not_served(tmp_path: Path) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    digest = f"sha256:{hashlib.sha256(models.affine()).hexdigest()}"
+    named = {
+        "right": {"path": "affine.onnx", "expected_digest": digest},
+        "wrong": {"path": "affine.onnx", "expected_digest": "sha256:" + "0" * 64},
+        "route": {"path": "route:arm", "expected_digest": "sha256:" + "0" * 64},
+    }
+    with serving(tmp_path, named) as running:
+        assert running.get("/v2/models/right/ready").status_code == 200
+        assert running.get("/v2/models/right").json()["versions"] == [digest]
+        told = {health["model"]: health for health in running.get("/health").json()["models"]}
+        for name in ("wrong", "route"):
+            assert told[name]["error"].startswith("bundle_integrity: ")
+            assert running.get(f"/v2/models/{name}/ready").status_code == 503

@@ -15,6 +15,7 @@ from interlock.engines.process_pool import ProcessPool
 from interlock.kernel.batch import Array, BatchOutcome
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
+    BundleIntegrityError,
     EngineCrashError,
     EngineError,
     InputError,
@@ -80,7 +81,7 @@ class ChildServed:
         except (KeyError, TypeError, ValueError):
             raise EngineCrashError(f"{self.name}: its process sent no valid description") from None
         if self.expected_digest not in (None, found.version):
-            raise EngineError(
+            raise BundleIntegrityError(
                 f"{self.name}: its digest is {found.version}, expected {self.expected_digest}"
             )
         self.version, self.inputs, self.outputs = found.version, found.inputs, found.outputs

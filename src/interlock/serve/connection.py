@@ -8,11 +8,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"
 _REST = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def limited_protocol(
-    *, head_bytes: int, head_seconds: float, send_seconds: float
+    *, head_bytes: int, head_seconds: float, send_seconds: float, connections: int
 ) -> type[HttpToolsProtocol]:
     """The protocol class with the limits of one server."""
 
@@ -26,6 +27,9 @@ def limited_protocol(
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > connections:
+                self._end(_FULL)
+                return
             self._arm_head_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:

@@ -62,7 +62,9 @@ class Hosting:
     def start(self) -> None:
         """Open, load and test all models at the same time."""
         threads = [
-            threading.Thread(target=self._start, args=(hosted,)) for hosted in self.models.values()
+            # A load that hangs must not keep the process from ending.
+            threading.Thread(target=self._start, args=(hosted,), daemon=True)
+            for hosted in self.models.values()
         ]
         for thread in threads:
             thread.start()

@@ -19,7 +19,7 @@ from interlock.engines.onnx import OnnxEngine, SessionConfig
 from interlock.engines.worker import WorkerPool
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import BundleContractError, EngineError
+from interlock.kernel.errors import BundleContractError, BundleIntegrityError, EngineError
 from interlock.kernel.outcome import Evidence, EvidenceKind
 from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep
 from interlock.serve.served import Answer, Workers, agrees, check_inputs
@@ -145,16 +145,25 @@ def bundle_served(name: str, settings: ModelSettings, path: Path) -> OnnxServed:
 
 
 def file_served(name: str, settings: ModelSettings, path: Path) -> OnnxServed:
-    """The ONNX file at `path`, its external tensors put in; raises BundleFormatError."""
+    """The ONNX file at `path`, its external tensors put in.
+
+    Raises BundleFormatError for a graph that a bundle could not hold either, and
+    BundleIntegrityError for another digest than the expected one.
+    """
     model = read_model(path, DEFAULT_LIMITS)
     parsed = parse_model(model, DEFAULT_LIMITS)
     check_structure(parsed, {}, DEFAULT_LIMITS)
     inputs, outputs = signature_of(parsed)
+    version = f"sha256:{hashlib.sha256(model).hexdigest()}"
+    if settings.expected_digest not in (None, version):
+        raise BundleIntegrityError(
+            f"the model's digest is {version}, expected {settings.expected_digest}"
+        )
     return _served(
         name,
         settings,
         model=model,
-        version=f"sha256:{hashlib.sha256(model).hexdigest()}",
+        version=version,
         platform="onnx_onnxv1",
         inputs=inputs,
         outputs=outputs,

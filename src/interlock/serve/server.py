@@ -116,6 +116,7 @@ def _config(gate: Gate, settings: Settings) -> uvicorn.Config:
             head_bytes=int(settings.header_kb * 1024),
             head_seconds=settings.header_seconds,
             send_seconds=settings.send_seconds,
+            connections=settings.connections,
         ),
         ws="none",
         lifespan="on",
@@ -123,7 +124,6 @@ def _config(gate: Gate, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.connections,
         timeout_keep_alive=settings.idle_seconds,  # type: ignore[arg-type]
         timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type]
         ssl_certfile=settings.tls_cert,
