@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ class Answer:
     outcome: BatchOutcome | Outcome[Any]
     outputs: Mapping[str, Array]
 
-    @property
+    @functools.cached_property
     def summary(self) -> Outcome[Any]:
         """The outcome as one, of a batch its summary."""
         outcome = self.outcome
