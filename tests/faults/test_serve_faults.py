@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -106,6 +107,31 @@ def test_a_request_that_eats_the_memory_is_refused_and_the_next_is_answered(
     assert reply.json()["code"] == "memory_limit"
     assert reply.json()["retryable"] is False
     assert server.infer("steered", [[0, 0, 1]]).status_code == 200
+
+
+def test_a_client_that_leaves_while_it_waits_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "steered.onnx").write_bytes(models.steered())
+    settings = {"path": "steered.onnx", "call_seconds": 8.0, "queue": 1}
+    with serving(tmp_path, {"steered": settings}) as server:
+        codes: list[int] = []
+        hanging = threading.Thread(
+            target=lambda: codes.append(server.infer("steered", [[HANG, 0, 0]]).status_code)
+        )
+        hanging.start()
+        until(lambda: 'running_requests{model="steered"} 1.0' in server.metrics())
+        body = (
+            b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[0,0,1]}],'
+            b'"parameters":{"timeout":7000000}}'
+        )
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            head = "POST /v2/models/steered/infer HTTP/1.1\r\nhost: x\r\n"
+            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: 'queue_requests{model="steered"} 1.0' in server.metrics())
+        until(lambda: any(event.get("code") == "client_gone" for event in list(server.log)))
+        assert 'queue_requests{model="steered"} 0.0' in server.metrics()
+        assert codes == []  # all this while the model hangs
+        hanging.join(60)
+        assert codes == [504]
 
 
 def test_sigterm_answers_what_is_under_way_and_takes_the_workers_along(server: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -166,7 +166,9 @@ class Endpoints:
         self._stage(hosted.name, "decode", began)
         deadline = Deadline.after(min(seconds, asked.seconds or seconds))
         state["rows"] = rows
-        answer = await lane.ask(asked.inputs, rows, deadline)
+        asking = lane.ask(asked.inputs, rows, deadline)
+        # Watching a connection costs more than a quick answer, so only a request that waits is.
+        answer = await (_while_connected(request, asking) if lane.busy else asking)
         summary = answer.summary
         state["outcome"] = str(summary.status)
         self._metrics.answered(hosted.name, rows, answer)
@@ -220,6 +222,20 @@ class Endpoints:
         except ClientDisconnect:
             raise ConnectionResetError from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _while_connected(request: Request, asking: Coroutine[Any, Any, T]) -> T:
+    """What `asking` comes to; raises ConnectionResetError, ending it, where the client leaves."""
+    answer = asyncio.ensure_future(asking)
+    left = asyncio.ensure_future(request.receive())  # the body is read, so this is its end
+    try:
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ConnectionResetError
+        return answer.result()
+    finally:
+        answer.cancel()
+        left.cancel()
 
 
 async def _offload(size: int, work: Callable[..., T], *arguments: Any) -> T:

@@ -120,7 +120,14 @@ class Lane:
             return await item.future
         except asyncio.CancelledError:
             item.cancelled = True
+            with self._changed, contextlib.suppress(ValueError):
+                self._queue.remove(item)
             raise
+
+    @property
+    def busy(self) -> bool:
+        """Whether a further request would wait."""
+        return len(self._queue) + self._running >= len(self._threads)
 
     def expected_wait(self) -> float:
         """Seconds that a request would wait now, by the mean of those answered of late."""
