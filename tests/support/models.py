@@ -246,3 +246,16 @@ def labelled() -> bytes:
         [tensor("x", FLOAT, ["N", 2])],
         [tensor("y", FLOAT, ["N", 2]), tensor("label", INT64, ["N"])],
     )
+
+
+def centred() -> bytes:
+    """y (N, 3) = x minus the mean over its rows, so that no row stands for itself."""
+    return build(
+        [
+            helper.make_node("ReduceMean", ["x", "rows"], ["mean"], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, ["N", 3])],
+        [constant("rows", [0])],
+    )

@@ -32,13 +32,16 @@ MEGABYTE = 1 << 20
 _STEP = "model"
 
 
-@dataclass(frozen=True)
+@dataclass
 class OnnxServed:
     """An ONNX model in killable processes, behind a route of one step.
 
     by_rows  the first axis of every tensor counts rows, and each row is judged by itself; else a
              request is one item. The other fields are as in `Served`
     smoke    vectors that the self-test and the canary must reproduce
+    told_to_merge
+             the settings ask for merging; a model whose rows then turn out to depend on one another
+             is refused, where it otherwise is only not merged
     """
 
     name: str
@@ -53,6 +56,7 @@ class OnnxServed:
     pool: WorkerPool
     model: bytes = field(repr=False)
     smoke: tuple[SmokeVector, ...] = ()
+    told_to_merge: bool = False
 
     def start(self, deadline: Deadline) -> None:
         """See `Served.start`; a graph whose outputs ignore its inputs is refused as a stub."""
@@ -63,6 +67,13 @@ class OnnxServed:
         self.pool.start(deadline)
         for index in range(max(1, len(self.smoke))):
             self._probe(index, deadline)
+        if self.mergeable and not self._rows_stand_alone(deadline):
+            if self.told_to_merge:
+                raise BundleContractError(
+                    f"{self.name}: merge is true, but its rows depend on the rows beside them",
+                    hint="merge = false",
+                )
+            self.mergeable = False
 
     def check(self, inputs: Mapping[str, Array]) -> int:
         """See `Served.check`."""
@@ -98,6 +109,20 @@ class OnnxServed:
     def close(self) -> None:
         """See `Served.close`."""
         self.pool.close()
+
+    def _rows_stand_alone(self, deadline: Deadline) -> bool:
+        """Whether some rows come out the same alone, and between others: a test, no proof."""
+        if self.smoke:
+            alone, rtol, atol = self.smoke[0].inputs, self.smoke[0].rtol, self.smoke[0].atol
+        else:
+            alone, rtol, atol = {spec.name: _varied(spec) for spec in self.inputs}, 1e-5, 1e-6
+        names = [spec.name for spec in self.outputs]
+        rows = next(iter(alone.values())).shape[0]
+        others = {n: (a[::-1] * 3 if a.dtype.kind == "f" else a[::-1]) for n, a in alone.items()}
+        between = {n: np.concatenate([others[n], a, others[n]]) for n, a in alone.items()}
+        first = self.pool.run(alone, outputs=names, deadline=deadline)
+        found = self.pool.run(between, outputs=names, deadline=deadline)
+        return all(agrees(found[name][rows : 2 * rows], first[name], rtol, atol) for name in names)
 
     def _probe(self, index: int, deadline: Deadline) -> None:
         if not self.smoke:
@@ -214,14 +239,15 @@ def _served(
         inputs=inputs,
         outputs=outputs,
         diagnostics=frozenset(OUTPUT_ORDER[1:]) if strict else frozenset(),
-        # A plain graph may mix its rows, which no declaration rules out; a strict one may as well,
-        # but its contract is by rows.
+        # A plain graph may mix its rows, which no declaration rules out; a strict bundle's contract
+        # is by rows. The self-test looks at both.
         mergeable=by_rows and (strict if settings.merge is None else settings.merge),
         by_rows=by_rows,
         route=Route(name=name, steps=(step,), otherwise="refuse"),
         pool=pool,
         model=model,
         smoke=smoke,
+        told_to_merge=settings.merge is True,
     )
 
 
@@ -261,3 +287,10 @@ def _zeros(spec: TensorSpec) -> Array:
     if spec.dtype == "string":
         return np.full(shape, "", dtype=object)
     return np.zeros(shape, dtype=spec.dtype)
+
+
+def _varied(spec: TensorSpec) -> Array:
+    """Two rows that differ: halves for floats, zeros and ones for the rest."""
+    shape = tuple(dim if isinstance(dim, int) else 2 for dim in spec.shape)
+    steps = np.arange(int(np.prod(shape))).reshape(shape)
+    return (steps % 5 / 2 if spec.dtype.startswith("float") else steps % 2).astype(spec.dtype)

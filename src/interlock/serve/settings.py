@@ -26,7 +26,8 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     batch_rows         rows that one inference may hold, where requests may be merged
     batch_wait_ms      how long the first request of a batch waits for further ones
     merge              answer rows of several requests together; by default for strict bundles,
-                       whose contract is by rows, and for no other model
+                       whose contract is by rows, and for no other model. The self-test looks
+                       whether rows depend on one another
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
