@@ -33,7 +33,7 @@ test-torch: $(VENV)/.torch ## the tests that need torch
 test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
 	$(PYTEST) -m zk
 
-test-oip: $(VENV)/.test $(VENV)/.oip ## the server asked by tritonclient and kserve (500 MB)
+test-oip: $(VENV)/.test $(VENV)/.oip ## the server asked by tritonclient, kserve and schemathesis (500 MB)
 	$(PYTEST) -m oip
 
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
@@ -130,7 +130,7 @@ $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
 	@echo "installing the clients, in an environment of their own"
 	@$(BIN)/python -m venv --clear $(VENV)/oip-clients
 	@$(VENV)/oip-clients/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c tests/clients/constraints.txt 'tritonclient[http]' kserve
+		-c tests/clients/constraints.txt 'tritonclient[http]' kserve schemathesis
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

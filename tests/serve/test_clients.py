@@ -1,4 +1,4 @@
-"""The public clients of the protocol work unchanged: tritonclient's and kserve's."""
+"""Public clients work unchanged, tritonclient's and kserve's; schemathesis finds no fault."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support import models
 from support.bundles import strict_bundle
+from support.counts import count
 from support.serving import Running, serving
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +73,31 @@ def test_kserve_client(server: Running) -> None:
     assert (found["live"], found["ready"], found["model_ready"]) == (True, True, True)
     for way in ("binary", "json"):
         assert found[way] == {"y": ANSWER, "status": "accepted", "id": "mine"}
+
+
+def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(
+    server: Running, tmp_path: Path
+) -> None:
+    """What the OpenAPI page says is what comes, whatever is sent."""
+    checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance",
+              "response_schema_conformance")  # fmt: skip
+    done = subprocess.run(
+        [
+            PYTHON.parent / "schemathesis",
+            "run",
+            f"{server.url}/openapi.json",
+            f"--checks={','.join(checks)}",
+            f"--max-examples={count(20, 150)}",
+            "--seed=1",
+        ],
+        cwd=tmp_path,  # it keeps a cache where it runs
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    codes = [event["status"] for event in list(server.log) if event["event"] == "request"]
+    assert len(codes) > 300
+    assert codes.count(200) > 100
+    assert {code for code in codes if code >= 500} <= {503}

@@ -145,7 +145,11 @@ class Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """The OpenAPI description."""
-        return json_reply(openapi.document())
+        models = {
+            name: "" if hosted.served is None else hosted.served.version
+            for name, hosted in self._hosting.models.items()
+        }
+        return json_reply(openapi.document(models))
 
     async def docs(self, request: Request) -> Response:
         """The same as a page that loads nothing else."""

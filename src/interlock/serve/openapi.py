@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import interlock
@@ -98,8 +99,9 @@ _ERRORS = {
 _ANY = ("401", "429", "503")
 
 
-def document() -> dict[str, Any]:
-    """The OpenAPI 3.1 description."""
+def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of a server with these models, name -> version."""
+    named = {"model": list(models), "version": [version for version in models.values() if version]}
     paths: dict[str, Any] = {
         "/v2/health/live": {"get": _operation("Is the process alive", _OBJECT, ())},
         "/v2/health/ready": {"get": _operation("Is every model ready", _OBJECT, ("503",))},
@@ -115,7 +117,7 @@ def document() -> dict[str, Any]:
         ("/v2/models/{model}/versions/{version}", ("model", "version")),
     ):
         given = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            {"name": name, "in": "path", "required": True, "schema": _one_of(named[name])}
             for name in names
         ]
         found = (*_ANY, "404")
@@ -171,6 +173,10 @@ def page() -> str:
         '<a href="openapi.json">openapi.json</a>.</p>'
         f"<table>{''.join(rows)}</table><h2>Errors</h2><table>{errors}</table></body></html>"
     )
+
+
+def _one_of(names: list[str]) -> dict[str, Any]:
+    return {"type": "string", "enum": names} if names else {"type": "string"}
 
 
 def _ref(name: str) -> dict[str, str]:
