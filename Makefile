@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,claude,gemini,openai,source,text,zk
+EXTRAS := sign,numba,detect,claude,gemini,openai,serve,source,text,zk
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
@@ -28,7 +28,7 @@ model: $(VENV)/.extras ## add the small text model that the demonstration summar
 	@$(BIN)/interlock models add smollm2
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
-	$(PYTEST) -n 2 -m "not torch and not robot and not zk"
+	$(PYTEST) -n 2 -m "not torch and not robot and not zk and not oip"
 
 test-torch: $(VENV)/.torch ## the tests that need torch
 	$(PYTEST) -m torch
@@ -36,11 +36,14 @@ test-torch: $(VENV)/.torch ## the tests that need torch
 test-zk: $(VENV)/.test ## circuits, proofs and the verifier, with real proofs
 	$(PYTEST) -n 2 -m zk
 
+test-oip: $(VENV)/.test $(VENV)/.oip ## the server asked by tritonclient, kserve and schemathesis (500 MB)
+	$(PYTEST) -m oip
+
 test-robot: $(VENV)/.robot ## judge the arm's joint rates with pinocchio and MuJoCo (450 MB)
 	$(PYTEST) -m robot -rP
 
 test-full: $(VENV)/.torch ## every suite at its full count, then parity with the peer
-	INTERLOCK_FULL=1 $(PYTEST) -n 2 -m "not robot"
+	INTERLOCK_FULL=1 $(PYTEST) -n 2 -m "not robot and not oip"
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
 lint: $(VENV)/.lint ## ruff and mypy strict
@@ -142,6 +145,13 @@ $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
 
+	@touch $@
+
+$(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
+	@echo "installing the clients, in an environment of their own"
+	@$(BIN)/python -m venv --clear $(VENV)/oip-clients
+	@$(VENV)/oip-clients/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c tests/clients/constraints.txt 'tritonclient[http]' kserve schemathesis
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -109,6 +109,15 @@ def test_a_killed_process_is_replaced_without_being_asked(pool: WorkerPool) -> N
     assert not before & set(pool.pids)
 
 
+def test_processes_that_end_in_a_call_are_counted() -> None:
+    with WorkerPool(models.endless_loop(), call_seconds=LATE) as pool:
+        pool.start()
+        assert (pool.replaced, pool.rss > 0) == (0, True)
+        with pytest.raises(DeadlineError):
+            pool.run({"x": np.ones(1, np.float32)})
+        assert pool.replaced == 1
+
+
 def test_calls_share_the_processes_and_wait_their_turn(pool: WorkerPool) -> None:
     wrong: list[int] = []
 

@@ -215,3 +215,50 @@ def test_rows_are_the_common_length_of_the_first_axes() -> None:
 def test_a_masked_input_is_refused_since_an_engine_may_not_see_the_mask() -> None:
     with pytest.raises(InputError, match="'x' is of type MaskedArray"):
         rows_of({"x": np.ma.masked_array([1.0, 2.0], mask=[False, True])})
+
+
+@settings(max_examples=count(50, 1000), deadline=None)
+@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=12), st.data())
+def test_a_part_is_what_its_rows_alone_would_have_come_to(
+    rows: list[float], data: st.DataObject
+) -> None:
+    """Counts, reasons and evidence of each step, not of the rows beside them."""
+    x = np.array(rows, dtype=np.float32)
+    start = data.draw(st.integers(0, len(rows) - 1))
+    stop = data.draw(st.integers(start + 1, len(rows)))
+    whole = _two_steps().run_batch({"x": x})
+    part, alone = whole.part(start, stop), _two_steps().run_batch({"x": x[start:stop]})
+    assert part.counts() == alone.counts()
+    assert part.status.tolist() == alone.status.tolist()
+    assert np.array_equal(part.value, alone.value, equal_nan=True)
+    for mine, theirs in zip(part.steps, alone.steps, strict=True):
+        assert (mine.rows, mine.counts, mine.reasons) == (
+            theirs.rows,
+            theirs.counts,
+            theirs.reasons,
+        )
+        assert mine.evidence == theirs.evidence
+    assert BatchOutcome.from_json(part.to_json()).summary().status == alone.summary().status
+
+
+def _two_steps() -> Route[Any, Any]:
+    """Roots of what is not negative, flagged below 1; then of the size, refused above 2."""
+
+    class Root:
+        def answer_batch(self, inputs: Any, *, deadline: Any) -> BatchAnswer:
+            with np.errstate(invalid="ignore"):
+                return BatchAnswer(np.sqrt(inputs["x"]))
+
+    class Size:
+        def answer_batch(self, inputs: Any, *, deadline: Any) -> BatchAnswer:
+            return BatchAnswer(np.sqrt(np.abs(inputs["x"])))
+
+    class Small:
+        def check_batch(self, inputs: Any, answer: BatchAnswer) -> BatchVerdict:
+            return BatchVerdict(
+                refuse={"above 2": np.abs(inputs["x"]) > 2}, flag={"below 1": inputs["x"] < 1}
+            )
+
+    evidence = (Evidence(EvidenceKind.CHECKED, "test"),)
+    steps = (RouteStep("root", Root(), (Small(),), evidence=evidence),)
+    return Route("roots", (*steps, RouteStep("size", Size(), (Small(),))), "refuse")

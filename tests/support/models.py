@@ -181,3 +181,81 @@ def with_external_data(location: str, kind: str) -> bytes:
         sparse = [onnx.SparseTensorProto(values=outside, indices=indices, dims=[4])]
         dense = []
     return build(nodes, [tensor("x", FLOAT, [4])], [tensor("y", FLOAT, [4])], dense, sparse)
+
+
+def steered() -> bytes:
+    """y = 2 x for x (N, 3), after a Loop of max(x[:, 0]) turns and a vector of max(x[:, 1]) floats.
+
+    So an input alone decides whether the model hangs or takes all memory.
+    """
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Mul", ["v", "v"], ["v_next"]),
+        ],
+        "body",
+        [tensor("turn", INT64, []), tensor("go", TensorProto.BOOL, []), tensor("v", FLOAT, [1])],
+        [tensor("go_on", TensorProto.BOOL, []), tensor("v_next", FLOAT, [1])],
+    )
+    return build(
+        [
+            helper.make_node("ReduceMax", ["x", "rows"], ["most"], keepdims=0),
+            helper.make_node("Cast", ["most"], ["orders"], to=INT64),
+            helper.make_node("Gather", ["orders", "first"], ["turns"]),
+            helper.make_node("Gather", ["orders", "second"], ["size"]),
+            helper.make_node("Loop", ["turns", "true", "one"], ["spun"], body=body),
+            helper.make_node("Add", ["size", "least"], ["length"]),
+            helper.make_node("Expand", ["one", "length"], ["large"]),
+            helper.make_node("ReduceMax", ["large"], ["peak"], keepdims=0),
+            helper.make_node("Add", ["spun", "peak"], ["both"]),
+            helper.make_node("Mul", ["both", "zero"], ["nothing"]),
+            helper.make_node("Add", ["x", "x"], ["doubled"]),
+            helper.make_node("Add", ["doubled", "nothing"], ["y"]),
+        ],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, ["N", 3])],
+        [
+            constant("rows", [0]),
+            constant("first", 0),
+            constant("second", [1]),
+            constant("least", [1]),
+            constant("true", True, np.bool_),
+            constant("one", [1], np.float32),
+            constant("zero", 0, np.float32),
+        ],
+    )
+
+
+def stub() -> bytes:
+    """y = 1 for any x (N, 3): no model at all."""
+    return build(
+        [helper.make_node("Add", ["one", "one"], ["y"])],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, [1])],
+        [constant("one", [0.5], np.float32)],
+    )
+
+
+def labelled() -> bytes:
+    """y (N, 2) = log x, NaN below zero, and label (N,) int64 = the larger one's place."""
+    return build(
+        [
+            helper.make_node("Log", ["x"], ["y"]),
+            helper.make_node("ArgMax", ["y"], ["label"], axis=1, keepdims=0),
+        ],
+        [tensor("x", FLOAT, ["N", 2])],
+        [tensor("y", FLOAT, ["N", 2]), tensor("label", INT64, ["N"])],
+    )
+
+
+def centred() -> bytes:
+    """y (N, 3) = x minus the mean over its rows, so that no row stands for itself."""
+    return build(
+        [
+            helper.make_node("ReduceMean", ["x", "rows"], ["mean"], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, ["N", 3])],
+        [constant("rows", [0])],
+    )

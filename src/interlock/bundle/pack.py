@@ -75,10 +75,10 @@ def _model_bytes(model: bytes | onnx.ModelProto | Path, limits: BundleLimits) ->
                 return bytes(model.SerializeToString())
             except Exception as error:  # noqa: BLE001 - protobuf's own error differs by backend
                 raise BundleFormatError(f"the model cannot be written: {error}") from None
-    return _read_model(Path(model), limits)
+    return read_model(Path(model), limits)
 
 
-def _read_model(path: Path, limits: BundleLimits) -> bytes:
+def read_model(path: Path, limits: BundleLimits) -> bytes:
     """The model at `path`, with the external tensors that lie beside it put in."""
     with open_directory(path.parent) as directory:
         # The caller named this file, link or not; what the model names in turn must be no link.

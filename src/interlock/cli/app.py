@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "models": ("interlock.cli.models", "Add, list, check and remove text models."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
+    "serve": ("interlock.cli.serve", "Serve models over HTTP."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
     "summarize": ("interlock.cli.summarize", "Summarise a source tree."),
     "verified": ("interlock.cli.verified", "Run models in slices, proved where they can be."),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -13,22 +10,15 @@ from typing import Any, Self
 import numpy as np
 
 from interlock.engines.onnx import OnnxEngine, SessionConfig
+from interlock.engines.process_pool import ProcessPool
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import (
-    ConfigError,
-    DeadlineError,
-    EngineCrashError,
-    EngineUnavailableError,
-    InterlockError,
-)
-from interlock.kernel.process import REPLY_LIMIT, WorkerProcess
+from interlock.kernel.errors import EngineCrashError
+from interlock.kernel.process import REPLY_LIMIT
 from interlock.kernel.route import BatchAnswer
 
 _TARGET = "interlock.engines.worker:load"
 _INPUTS = "inputs"
-# A replacement may take this many times what the first start took, and a floor for small models.
-_RESTART_FACTOR, _RESTART_FLOOR = 4.0, 5.0
 
 
 def load(options: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -47,7 +37,7 @@ def load(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return answer
 
 
-class WorkerPool:
+class WorkerPool(ProcessPool):
     """A model in `size` processes of its own, each killed at a call's deadline and then replaced.
 
     Loading and running both happen in the process, so a model that never ends, exhausts its
@@ -70,67 +60,24 @@ class WorkerPool:
         reply_limit: int = REPLY_LIMIT,
         name: str = "onnx worker",
     ) -> None:
-        if size < 1:
-            raise ConfigError(f"size is {size}; it must be 1 or more")
-        if call_seconds is not None and not call_seconds > 0:
-            raise ConfigError(f"call_seconds is {call_seconds}; it must be above 0")
-        self.name = name
-        self.size = size
-        self.call_seconds = call_seconds
-        settings = {
-            "model": model,
-            "config": asdict(config if config is not None else SessionConfig()),
-        }
-        self._processes = tuple(
-            WorkerProcess(
-                _TARGET,
-                options=settings,
-                memory_limit=memory_limit,
-                reply_limit=reply_limit,
-                name=name if size == 1 else f"{name} {number}",
-            )
-            for number in range(size)
+        super().__init__(
+            _TARGET,
+            options={
+                "model": model,
+                "config": asdict(config if config is not None else SessionConfig()),
+            },
+            size=size,
+            memory_limit=memory_limit,
+            call_seconds=call_seconds,
+            reply_limit=reply_limit,
+            name=name,
         )
-        # The process used last is the warmest, and the others start only when they are needed.
-        self._free: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()
-        for process in reversed(self._processes):
-            self._free.put(process)
         self._input_names: tuple[str, ...] | None = None
-        self._closed = False
-
-    @property
-    def alive(self) -> int:
-        """How many processes run."""
-        return sum(process.alive for process in self._processes)
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """The process ids of those that run."""
-        found = (process.pid for process in self._processes)
-        return tuple(pid for pid in found if pid is not None)
-
-    def start(self, deadline: Deadline = NO_DEADLINE) -> None:
-        """Start all processes at the same time and load the model in each.
-
-        They start with the first calls otherwise. Raises what loading raises.
-        """
-        self._check_open()
-        errors: list[InterlockError] = []
-
-        def start(process: WorkerProcess) -> None:
-            try:
-                process.start(deadline)
-            except InterlockError as error:
-                errors.append(error)
-
-        _all_at_once(start, self._processes)
-        if errors:
-            raise errors[0]
 
     def input_names(self, *, deadline: Deadline = NO_DEADLINE) -> tuple[str, ...]:
         """The names of the model's inputs, asked of a process once."""
         if self._input_names is None:
-            found = self._call(_INPUTS, deadline)
+            found = self.call(_INPUTS, deadline=deadline)
             if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
                 raise EngineCrashError(f"{self.name}: sent no valid list of inputs")
             self._input_names = tuple(found)
@@ -152,78 +99,13 @@ class WorkerPool:
             "inputs": dict(inputs),
             "outputs": None if outputs is None else list(outputs),
         }
-        found = self._call(payload, deadline)
+        found = self.call(payload, deadline=deadline)
         if not isinstance(found, dict):
             raise EngineCrashError(f"{self.name}: sent no outputs")
         names = list(found) if outputs is None else outputs
         if not all(isinstance(found.get(name), np.ndarray) for name in names):
             raise EngineCrashError(f"{self.name}: the answer lacks an output")
         return {name: found[name] for name in names}
-
-    def close(self) -> None:
-        """End all processes for good. A call under way raises EngineCrashError, a later one
-        EngineUnavailableError.
-        """
-        self._closed = True
-        for process in self._processes:
-            process.kill()
-        _all_at_once(WorkerProcess.close, self._processes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _call(self, payload: Any, deadline: Deadline) -> Any:
-        due = deadline
-        if self.call_seconds is not None:
-            limit = Deadline.after(self.call_seconds, deadline.clock)
-            due = limit if deadline.at is None else deadline.earlier(self.call_seconds)
-        process = self._take(due)
-        try:
-            self._check_open()
-            return process.call(payload, deadline=due)
-        finally:
-            self._give_back(process)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineUnavailableError(f"{self.name}: the pool is closed")
-
-    def _take(self, due: Deadline) -> WorkerProcess:
-        left = due.remaining()
-        try:
-            return self._free.get(
-                timeout=None if left is None else min(left, threading.TIMEOUT_MAX)
-            )
-        except queue.Empty:
-            raise DeadlineError(
-                f"{self.name}: all {self.size} processes were busy until the deadline"
-            ) from None
-
-    def _give_back(self, process: WorkerProcess) -> None:
-        started = process.start_seconds
-        if process.alive or started is None or self._closed:
-            self._free.put(process)
-            return
-        # The replacement loads meanwhile, so that the next call need not wait for all of it.
-        within = max(_RESTART_FLOOR, _RESTART_FACTOR * started)
-
-        def replace() -> None:
-            # Where it fails, the next call tries again and hears why.
-            with contextlib.suppress(InterlockError):
-                process.start(Deadline.after(within))
-            if self._closed:
-                process.close()
-            self._free.put(process)
-
-        threading.Thread(target=replace, name="interlock-replace", daemon=True).start()
 
 
 class WorkerEngine:
@@ -271,13 +153,3 @@ class WorkerEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _all_at_once(
-    action: Callable[[WorkerProcess], None], processes: Iterable[WorkerProcess]
-) -> None:
-    threads = [threading.Thread(target=action, args=(process,)) for process in processes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()

@@ -141,6 +141,26 @@ class BatchOutcome(msgspec.Struct, frozen=True, eq=False):
             route=self.route,
         )
 
+    def part(self, start: int, stop: int) -> BatchOutcome:
+        """Rows `start` to `stop - 1` as an outcome of their own. Step times stay the batch's."""
+        rows = slice(start, stop)
+        results, reasons = self.results[:, rows], self.reasons[:, rows]
+        return BatchOutcome(
+            value=self.value[rows],
+            status=self.status[rows],
+            step=self.step[rows],
+            results=results,
+            reasons=reasons,
+            reason_texts=self.reason_texts,
+            steps=tuple(
+                _part_of_step(step, results[k], reasons[k], self.reason_texts)
+                for k, step in enumerate(self.steps)
+            ),
+            fields={name: array[rows] for name, array in self.fields.items()},
+            route=self.route,
+            action=self.action,
+        )
+
     def summary(self) -> Outcome[dict[str, Any]]:
         """The whole batch as one outcome: the worst status of any row, counts as the value.
 
@@ -220,6 +240,35 @@ def _check_codes(outcome: BatchOutcome) -> None:
     for name, holds in checks.items():
         if not holds:
             raise InputError(f"not a batch outcome: '{name}' contradicts the rest")
+
+
+def _part_of_step(
+    step: BatchStep,
+    results: npt.NDArray[np.int8],
+    reasons: npt.NDArray[np.int16],
+    texts: tuple[str, ...],
+) -> BatchStep:
+    """`step` as the rows with these results and reasons saw it."""
+    asked = results[results != NOT_ASKED]
+    if not asked.size:
+        return BatchStep(step.name, 0, 0.0, 0, {}, {})
+    counts = {str(_RESULTS[int(c)]): int(n) for c, n in zip(*_counted(asked), strict=True)}
+    reasoned = reasons[reasons != NOT_ASKED]
+    answered = any(StepResult(name).answered for name in counts)
+    return BatchStep(
+        name=step.name,
+        rows=int(asked.size),
+        seconds=step.seconds,
+        attempts=step.attempts,
+        counts=counts,
+        reasons={texts[int(r)]: int(n) for r, n in zip(*_counted(reasoned), strict=True)},
+        evidence=step.evidence if answered else (),
+    )
+
+
+def _counted(codes: Array) -> tuple[list[int], list[int]]:
+    values, counts = np.unique_counts(codes)
+    return values.tolist(), counts.tolist()
 
 
 def _summary_result(step: BatchStep) -> StepResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from interlock.bundle.metadata import TensorSpec
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import InputError
@@ -27,6 +28,12 @@ class StrictEngine:
     def evidence(self) -> tuple[Evidence, ...]:
         """What the bundle attests, behind every answer."""
         return (self.runtime.bundle.evidence(),)
+
+    @property
+    def signature(self) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """The tensors that it takes, and the one that is a route's value."""
+        metadata = self.runtime.bundle.metadata
+        return metadata.inputs, metadata.outputs[:1]
 
     def describe(self) -> dict[str, str | float | None]:
         """The bundle's name and digest and the thresholds, for reports and digests of routes."""

@@ -1,0 +1,139 @@
+"""`interlock serve`: models behind HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from interlock.cli.output import json_option, print_json, print_table
+from interlock.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from interlock.serve.config_file import Effective
+
+
+@click.command()
+@click.argument("sources", nargs=-1, metavar="[CONFIG | MODEL...]")
+@click.option("--host", help="Address to listen on; by default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="By default 8000; 0 takes a free one.")
+@click.option(
+    "--environment",
+    type=click.Choice(("production", "staging", "development")),
+    help="The section of CONFIG that counts.",
+)
+@click.option("--check", is_flag=True, help="Show the effective configuration, and do not serve.")
+@json_option
+def command(
+    sources: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    environment: str | None,
+    check: bool,
+    as_json: bool,
+) -> int:
+    """Serve models over HTTP by the Open Inference Protocol, until it is told to stop.
+
+    CONFIG is a TOML or JSON file. A MODEL is a bundle's directory, an ONNX file, a route file, a
+    verified model's directory, or route:NAME for a registered route.
+    """
+    effective = _effective(sources, host, port, environment)
+    if check:
+        return _explain(effective, as_json)
+    return _serve(effective, as_json)
+
+
+def _effective(
+    sources: tuple[str, ...], host: str | None, port: int | None, environment: str | None
+) -> Effective:
+    from interlock.serve.config_file import is_config, load_config
+
+    arguments = {k: v for k, v in {"host": host, "port": port}.items() if v is not None}
+    options: dict[str, Any] = {"environ": os.environ, "arguments": arguments}
+    configs = [source for source in sources if is_config(Path(source))]
+    if configs and len(sources) > 1:
+        raise ConfigError(
+            f"{configs[0]} is a configuration, and further models are named beside it",
+            hint="put them into the configuration",
+        )
+    if configs:
+        return load_config(Path(configs[0]), environment=environment, **options)
+    if not sources:
+        raise ConfigError("nothing to serve is named", hint="name a configuration or a model")
+    models: dict[str, str] = {}
+    for source in sources:
+        name = _name(source)
+        if name in models:
+            raise ConfigError(
+                f"{models[name]} and {source} would both be called '{name}'",
+                hint="give them names in a configuration",
+            )
+        models[name] = source
+    return load_config(None, environment=environment, models=models, **options)
+
+
+def _name(source: str) -> str:
+    path = Path(source.removeprefix("route:"))
+    name = path.stem if path.suffix in (".onnx", ".toml", ".json") else path.resolve().name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100] or "model"
+
+
+def _explain(effective: Effective, as_json: bool) -> int:
+    from interlock.serve.opening import kind_of
+
+    kinds = {name: kind_of(own, effective.base) for name, own in effective.settings.models.items()}
+    rows = effective.rows()
+    if as_json:
+        print_json(
+            {
+                "environment": effective.environment,
+                "settings": [{"key": k, "value": v, "source": s} for k, v, s in rows],
+                "models": kinds,
+            }
+        )
+        return 0
+    if effective.environment is not None:
+        click.echo(f"environment {effective.environment}\n")
+    print_table(("key", "value", "from"), [(k, _shown(v), s) for k, v, s in rows])
+    click.echo("")
+    print_table(("model", "kind"), list(kinds.items()))
+    return 0
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def _serve(effective: Effective, as_json: bool) -> int:
+    try:
+        from interlock.serve.server import serve
+    except ImportError as error:
+        if (error.name or "").split(".")[0] == "interlock":
+            raise
+        raise MissingExtraError("serve", "serving") from None
+
+    def started(host: str, port: int, hosting: Any) -> None:
+        scheme = "http" if effective.settings.tls_cert is None else "https"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        models = [
+            {
+                "name": hosted.name,
+                "ready": hosted.ready,
+                "digest": None if hosted.served is None else hosted.served.version,
+                "error": None if hosted.error is None else hosted.error.to_dict(),
+            }
+            for hosted in hosting.models.values()
+        ]
+        if as_json:
+            print_json({"url": url, "host": host, "port": port, "models": models})
+        else:
+            for model in models:
+                error = model["error"]
+                told = "ready" if error is None else f"not ready: {error['message']}"
+                click.echo(f"{model['name']}  {told}")
+            click.echo(f"serving on {url}")
+
+    return 0 if serve(effective.settings, effective.base, started) else 1

@@ -1,0 +1,296 @@
+"""The endpoints: Open Inference Protocol v2, health, metrics and their description."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from interlock.kernel.clock import Deadline
+from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
+from interlock.serve import openapi
+from interlock.serve.health import worst
+from interlock.serve.hosting import Hosted, Hosting
+from interlock.serve.lost import error_of
+from interlock.serve.metrics import Metrics
+from interlock.serve.oip_request import read_request
+from interlock.serve.oip_response import (
+    HEADER_LENGTH,
+    Encoded,
+    UnanswerableError,
+    encode_answer,
+    model_metadata,
+    parameters_of,
+    server_metadata,
+)
+from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
+from interlock.serve.settings import Settings
+
+# Smaller bodies are read and written on the event loop: handing them to a thread costs more.
+_INLINE = 1 << 16
+
+T = TypeVar("T")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class UnknownPathError(RequestRejectedError):
+    """No such path."""
+
+    code = "unknown_path"
+
+
+class UnsupportedError(RequestRejectedError):
+    """The request uses a feature of HTTP that the server does not take."""
+
+    code = "unsupported"
+
+
+class Endpoints:
+    """The handlers over a server's models."""
+
+    def __init__(self, hosting: Hosting, settings: Settings, metrics: Metrics) -> None:
+        self._hosting = hosting
+        self._settings = settings
+        self._metrics = metrics
+        self.draining = False
+
+    def app(self) -> Starlette:
+        """The application, without its gate."""
+        model = "/v2/models/{model}"
+        routes = [
+            self._route("/v2/health/live", self.live, "live"),
+            self._route("/v2/health/ready", self.ready, "ready"),
+            self._route("/v2", self.server, "server"),
+            self._route("/v2/models", self.models, "models"),
+            *(
+                self._route(prefix + path, handler, name, method)
+                for prefix in (model, model + "/versions/{version}")
+                for path, handler, name, method in (
+                    ("", self.model, "model", "GET"),
+                    ("/ready", self.model_ready, "model_ready", "GET"),
+                    ("/infer", self.infer, "infer", "POST"),
+                )
+            ),
+            self._route("/health", self.health, "health"),
+            self._route("/metrics", self.metrics, "metrics"),
+            self._route("/openapi.json", self.openapi, "openapi"),
+            self._route("/docs", self.docs, "docs"),
+        ]
+        return Starlette(routes=routes, exception_handlers=_HANDLERS)
+
+    def _route(self, path: str, handler: Endpoint, name: str, method: str = "GET") -> Route:
+        @functools.wraps(handler)
+        async def answer(request: Request) -> Response:
+            request.scope["state"]["endpoint"] = name
+            return await handler(request)
+
+        return Route(path, answer, methods=[method], name=f"{name} {path}")
+
+    async def live(self, request: Request) -> Response:
+        """Whether the process answers at all."""
+        return json_reply({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Whether every model passed its self-test, and the server is not stopping."""
+        ready = self._hosting.ready and not self.draining
+        return json_reply({"ready": ready}, 200 if ready else 503)
+
+    async def server(self, request: Request) -> Response:
+        """The server's metadata."""
+        return json_reply(server_metadata())
+
+    async def models(self, request: Request) -> Response:
+        """Names of all models, and whether they are ready."""
+        found = [{"name": m.name, "ready": m.ready} for m in self._hosting.models.values()]
+        return json_reply({"models": found})
+
+    async def model(self, request: Request) -> Response:
+        """A model's metadata."""
+        served, _ = self._hosting.require(self._find(request))
+        return json_reply(model_metadata(served))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Whether a model is ready."""
+        hosted = self._find(request)
+        ready = hosted.ready and not self.draining
+        return json_reply({"name": hosted.name, "ready": ready}, 200 if ready else 503)
+
+    async def health(self, request: Request) -> Response:
+        """The canaries' word: of one model as it is, of several the worst and each one's."""
+        hosted = list(self._hosting.models.values())
+        loop = asyncio.get_running_loop()
+        found = await asyncio.gather(*(loop.run_in_executor(None, h.health) for h in hosted))
+        word = worst(found)
+        status = 503 if word == "unhealthy" else 200
+        if len(found) == 1:
+            return json_reply(found[0].document(), status)
+        slowest = [h.latency_ms for h in found if h.latency_ms is not None]
+        document: dict[str, object] = {"status": word}
+        if slowest:
+            document["latency_ms"] = max(slowest)
+        document["models"] = [h.document() for h in found]
+        return json_reply(document, status)
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus' text format."""
+        text = await asyncio.get_running_loop().run_in_executor(None, self._metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI description."""
+        models = {
+            name: "" if hosted.served is None else hosted.served.version
+            for name, hosted in self._hosting.models.items()
+        }
+        return json_reply(openapi.document(models))
+
+    async def docs(self, request: Request) -> Response:
+        """The same as a page that loads nothing else."""
+        page = openapi.page()
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return Response(page, media_type="text/html", headers={"content-security-policy": policy})
+
+    async def infer(self, request: Request) -> Response:
+        """One inference request."""
+        state = request.scope["state"]
+        hosted = self._find(request)
+        served, lane = self._hosting.require(hosted)
+        seconds = hosted.settings.call_seconds
+        body = await self._body(request)
+        began = time.perf_counter()
+        asked = await _offload(len(body), read_request, body, request.headers.get(HEADER_LENGTH))
+        rows = served.check(asked.inputs)
+        self._stage(hosted.name, "decode", began)
+        deadline = Deadline.after(min(seconds, asked.seconds or seconds))
+        state["rows"] = rows
+        asking = lane.ask(asked.inputs, rows, deadline)
+        # Watching a connection costs more than a quick answer, so only a request that waits is.
+        answer = await (_while_connected(request, asking) if lane.busy else asking)
+        summary = answer.summary
+        state["outcome"] = str(summary.status)
+        self._metrics.answered(hosted.name, rows, answer)
+        parameters = functools.partial(parameters_of, answer, served, state["request_id"])
+        if answer.lost:
+            return self._refuse(state, error_of(answer), parameters())
+        began = time.perf_counter()
+        size = sum(array.nbytes for array in answer.outputs.values())
+        try:
+            found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
+        except UnanswerableError as error:
+            return self._refuse(state, error, parameters())
+        self._stage(hosted.name, "encode", began)
+        return _encoded(found)
+
+    def _find(self, request: Request) -> Hosted:
+        hosted = self._hosting.find(
+            request.path_params["model"], request.path_params.get("version")
+        )
+        request.scope["state"]["model"] = hosted.name
+        return hosted
+
+    def _refuse(
+        self, state: dict[str, Any], error: InterlockError, parameters: dict[str, Any]
+    ) -> Response:
+        state["code"] = error.code
+        return error_reply(error, parameters)
+
+    def _stage(self, model: str, stage: str, began: float) -> None:
+        self._metrics.stage_seconds.labels(model, stage).observe(time.perf_counter() - began)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, within its limits of size and time."""
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedError("compressed bodies are not accepted")
+        limit = int(self._settings.body_mb * (1 << 20))
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > limit:
+            raise TooLargeError(f"the body has {declared} bytes; up to {limit} are accepted")
+        parts: list[bytes] = []
+        total = 0
+        try:
+            async with asyncio.timeout(self._settings.body_seconds):
+                async for part in request.stream():
+                    total += len(part)
+                    if total > limit:
+                        raise TooLargeError(f"the body has more than {limit} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise SlowClientError("the body did not arrive in time") from None
+        except ClientDisconnect:
+            raise ConnectionResetError from None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _while_connected(request: Request, asking: Coroutine[Any, Any, T]) -> T:
+    """What `asking` comes to; raises ConnectionResetError, ending it, where the client leaves."""
+    answer = asyncio.ensure_future(asking)
+    left = asyncio.ensure_future(request.receive())  # the body is read, so this is its end
+    try:
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ConnectionResetError
+        return answer.result()
+    finally:
+        answer.cancel()
+        left.cancel()
+
+
+async def _offload(size: int, work: Callable[..., T], *arguments: Any) -> T:
+    """`work(*arguments)`, in a thread where it is about `size` bytes that would hold up others."""
+    if size <= _INLINE:
+        return work(*arguments)
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(None, functools.partial(work, *arguments))
+
+
+def _encoded(found: Encoded) -> Response:
+    if found.json_length is None:
+        return Response(found.body, media_type="application/json")
+    headers = {HEADER_LENGTH: str(found.json_length)}
+    return Response(found.body, media_type="application/octet-stream", headers=headers)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    request.scope["state"]["code"] = UnknownPathError.code
+    reply = error_reply(UnknownPathError("there is no such path", hint="GET /docs lists them"))
+    reply.status_code = 404
+    return reply
+
+
+async def _wrong_method(request: Request, error: Exception) -> Response:
+    request.scope["state"]["code"] = "wrong_method"
+    reply = error_reply(RequestRejectedError("the path does not take this method"))
+    reply.status_code = 405
+    return reply
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InterlockError)
+    request.scope["state"]["code"] = error.code
+    return error_reply(error)
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    request.scope["state"]["code"] = "client_gone"
+    return Response(status_code=499)  # nobody reads it; the log and the metrics have it
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    """The gate, which the error reaches next, logs its type."""
+    return error_reply(ServiceError("the server could not answer", wait_seconds=1.0))
+
+
+_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+    404: _unknown,
+    405: _wrong_method,
+    InterlockError: _refused,
+    ConnectionError: _client_gone,
+    Exception: _internal,
+}

@@ -1,0 +1,136 @@
+"""What runs in the worker process of a route or a verified model.
+
+It is asked `{"do": "describe"}` once, then `{"do": "infer", "inputs": …, "seconds": …}`; an answer
+to the latter is an outcome as JSON, which the parent checks before it believes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from interlock.kernel.clock import NO_DEADLINE, Deadline
+from interlock.kernel.errors import (
+    ConfigError,
+    DeadlineError,
+    EngineUnavailableError,
+    InterlockError,
+)
+from interlock.kernel.outcome import Evidence, EvidenceKind, Outcome, Status, Step, StepResult
+
+# Of the time that is left, for the route's own limits to end it before the process is killed.
+_SHARE = 0.9
+
+
+def load_route(options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """A route file, or a registered route, over batches of rows."""
+    from interlock.kernel.outcome import encode_json
+    from interlock.kernel.registry import ROUTES
+    from interlock.kernel.route_file import describe
+    from interlock.kernel.route_file import load_route as read_route
+
+    source = options["source"]
+    if source.startswith("route:"):
+        route = ROUTES.make(source.removeprefix("route:"), base=Path(options["base"]))
+    else:
+        route = read_route(Path(source))
+    route.require("answer_batch", "check_batch")
+    signature = next(
+        (s for s in (getattr(step.engine, "signature", None) for step in route.steps) if s), None
+    )
+    if signature is None:
+        raise ConfigError(
+            f"route '{route.name}': no engine tells the tensors that it takes and gives",
+            hint="give an engine the property `signature`: (inputs, outputs) as TensorSpec",
+        )
+    described = describe(route)
+    version = hashlib.sha256(encode_json(described, order="sorted")).hexdigest()
+
+    def answer(payload: Any) -> Any:
+        if payload["do"] == "describe":
+            return _description(f"sha256:{version}", *signature)
+        return route.run_batch(payload["inputs"], deadline=_deadline(payload)).to_json()
+
+    return answer
+
+
+def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """A verified model: slices proved by circuits, or run by ONNX on record."""
+    import warnings
+
+    from interlock.verified import Runner
+    from interlock.verified.directory import VerifiedWarning
+    from interlock.verified.inputs import read_inputs
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VerifiedWarning)  # the outcome says the same
+        runner = Runner(options["source"])
+    mode = options["mode"]
+    given = read_inputs(runner.directory.example, runner.inputs)
+    example = runner.infer("onnx_only", given)
+    digest = f"sha256:{hashlib.sha256(runner.directory.read_model()).hexdigest()}"
+
+    def answer(payload: Any) -> Any:
+        if payload["do"] == "describe":
+            outputs = [[n, a.dtype.name, list(a.shape)] for n, a in example.outputs.items()]
+            told = [[s.name, s.dtype, list(s.shape)] for s in runner.inputs]
+            return {"version": digest, "inputs": told, "outputs": outputs, "example": given}
+        try:
+            found = runner.infer(mode, payload["inputs"], deadline=_deadline(payload))
+        except InterlockError as error:
+            return failed(runner.name, error).to_json()
+        detail: dict[str, str | int | float | bool | None] = {
+            "model": digest,
+            "method": found.execution_method,
+            "slices": len(found.execution_results),
+            "proved": found.proved,
+            "replayed": found.replayed,
+            "unverified": found.unverified,
+        }
+        # An answer is proved where every slice of it is; one slice on ONNX makes it attested.
+        kind = (
+            EvidenceKind.PROVED
+            if found.unverified + found.replayed == 0
+            else (EvidenceKind.REPLAYED if found.unverified == 0 else EvidenceKind.ATTESTED)
+        )
+        evidence = Evidence(kind, "verified", detail)
+        fell_back = [r for r in found.execution_results if r.fallback_used]
+        reason = "; ".join(f"{r.slice}: {r.reason}" for r in fell_back)
+        # A circuit that was wanted and did not prove is no silent matter.
+        result = StepResult.FLAGGED if fell_back else StepResult.ACCEPTED
+        return Outcome(
+            status=Status(result.value),
+            value=dict(found.outputs),
+            steps=(Step("verified", result, reason, found.time, 1, (evidence,)),),
+            evidence=evidence,
+            route=runner.name,
+        ).to_json()
+
+    return answer
+
+
+def failed(route: str, error: InterlockError) -> Outcome[Any]:
+    """The outcome of a request that ended in `error`."""
+    result = StepResult.ERROR
+    if isinstance(error, DeadlineError):
+        result = StepResult.OVER_TIME
+    elif isinstance(error, EngineUnavailableError):
+        result = StepResult.UNAVAILABLE
+    step = Step(route, result, f"{error.code}: {error.message}")
+    return Outcome(status=Status.FAILED, steps=(step,), route=route, action="refuse")
+
+
+def _description(version: str, inputs: Any, outputs: Any) -> dict[str, Any]:
+    return {
+        "version": version,
+        "inputs": [[s.name, s.dtype, list(s.shape)] for s in inputs],
+        "outputs": [[s.name, s.dtype, list(s.shape)] for s in outputs],
+        "example": None,
+    }
+
+
+def _deadline(payload: Mapping[str, Any]) -> Deadline:
+    seconds = payload["seconds"]
+    return NO_DEADLINE if seconds is None else Deadline.after(_SHARE * seconds)

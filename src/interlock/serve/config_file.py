@@ -1,0 +1,270 @@
+"""One file for all environments, environment variables over it, and where each value came from.
+
+    environment = "production"        # the section that counts, where nothing else says so
+
+    [common]                          # what all sections share
+    port = 8000
+
+    [production]
+    tokens_file = "tokens"
+
+    [production.models.arm]
+    path = "bundles/arm"
+    expected_digest = "sha256:…"
+
+    [development.models.arm]
+    path = "bundles/arm-next"
+
+A value is taken from the command line, else from `INTERLOCK_SERVE_<KEY>`, else from the section,
+else from `common`, else it is the default. A model's key is `INTERLOCK_SERVE_MODELS_<MODEL>_<KEY>`,
+its name in capitals with `_` for anything that is no letter or digit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.kernel.errors import ConfigError
+from interlock.serve.settings import ModelSettings, Settings
+
+ENVIRONMENTS = ("production", "staging", "development")
+COMMON = "common"
+PREFIX = "INTERLOCK_SERVE_"
+CHOICE = ("INTERLOCK_ENVIRONMENT", "ENVIRONMENT")
+
+DEFAULT, ARGUMENT = "default", "command line"
+
+_FIELDS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+_MODEL_FIELDS = {field.name: field.type for field in msgspec.structs.fields(ModelSettings)}
+_PATHS = ("tls_cert", "tls_key", "tokens_file")
+
+
+@dataclass(frozen=True)
+class Effective:
+    """What counts.
+
+    settings     every value
+    environment  the section that was taken; None without a file
+    base         where relative paths start: the file's directory, or the working directory
+    sources      key -> where its value came from; a key that is not in it has its default
+    """
+
+    settings: Settings
+    environment: str | None
+    base: Path
+    sources: Mapping[str, str]
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """Key, value and source of every setting; a token is not shown."""
+        found: list[tuple[str, Any, str]] = []
+        for name in _FIELDS:
+            if name == "models":
+                continue
+            value = getattr(self.settings, name)
+            if name == "token" and value is not None:
+                value = "(set)"
+            found.append((name, value, self.sources.get(name, DEFAULT)))
+        for model, own in self.settings.models.items():
+            for name in _MODEL_FIELDS:
+                key = f"models.{model}.{name}"
+                found.append((key, getattr(own, name), self.sources.get(key, DEFAULT)))
+        return found
+
+
+def is_config(path: Path) -> bool:
+    """Whether the file is a configuration of a server: it has one of its sections."""
+    if path.suffix not in (".toml", ".json") or not path.is_file():
+        return False
+    return bool(set(_read(path)) & {COMMON, *ENVIRONMENTS})
+
+
+def load_config(
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    environment: str | None = None,
+    arguments: Mapping[str, Any] = {},
+    models: Mapping[str, str] = {},
+) -> Effective:
+    """The configuration in the file, under the environment and the command line.
+
+    environ      environment variables
+    environment  the section, where the command line names it
+    arguments    settings that the command line gives
+    models       name -> path of models that the command line gives
+
+    Raises ConfigError for an unknown key, section or variable, and a value that does not fit,
+    saying where it stands.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    section: str | None = None
+    base = Path.cwd()
+    if path is not None:
+        document = _read(path)
+        base = path.resolve().parent
+        section = _section(document, path, environ, environment)
+        for name in (COMMON, section):
+            _merge(values, sources, document.get(name, {}), f"{path.name} [{name}]")
+    elif environment is not None:
+        raise ConfigError("an environment is named, but no configuration file")
+    for name, source in models.items():
+        values.setdefault("models", {})[name] = {"path": source}
+        sources[f"models.{name}.path"] = ARGUMENT
+    _from_environment(values, sources, environ)
+    for name, value in arguments.items():
+        values[name] = value
+        sources[name] = ARGUMENT
+    return Effective(_settings(values, sources, base), section, base, sources)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+        found = tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: a configuration holds one table")
+    return found
+
+
+def _section(
+    document: Mapping[str, Any], path: Path, environ: Mapping[str, str], named: str | None
+) -> str:
+    _known(document, {"environment", COMMON, *ENVIRONMENTS}, str(path))
+    chosen = named
+    where = "--environment"
+    if chosen is None:
+        for variable in CHOICE:
+            if environ.get(variable):
+                chosen, where = environ[variable], variable
+                break
+        else:
+            chosen, where = document.get("environment", ENVIRONMENTS[0]), f"{path}: environment"
+    if chosen not in ENVIRONMENTS:
+        raise ConfigError(
+            f"{where} is {str(chosen)[:50]!r}; it must be one of {', '.join(ENVIRONMENTS)}"
+        )
+    if chosen not in document:
+        raise ConfigError(f"{path} has no section '{chosen}', which {where} asks for")
+    return str(chosen)
+
+
+def _merge(values: dict[str, Any], sources: dict[str, str], section: Any, where: str) -> None:
+    _known(_table(section, where), _FIELDS, where)
+    for name, value in section.items():
+        if name != "models":
+            values[name] = value
+            sources[name] = where
+            continue
+        for model, own in _table(value, f"{where} models").items():
+            inside = f"{where} models.{model}"
+            _known(_table(own, inside), _MODEL_FIELDS, inside)
+            values.setdefault("models", {}).setdefault(model, {}).update(own)
+            sources.update({f"models.{model}.{key}": where for key in own})
+
+
+def _from_environment(
+    values: dict[str, Any], sources: dict[str, str], environ: Mapping[str, str]
+) -> None:
+    keys: dict[str, tuple[str | None, str]] = {
+        name.upper(): (None, name) for name in _FIELDS if name != "models"
+    }
+    for model in values.get("models", {}):
+        for name in _MODEL_FIELDS:
+            key = f"MODELS_{re.sub(r'[^A-Z0-9]', '_', model.upper())}_{name.upper()}"
+            if key in keys:
+                raise ConfigError(
+                    f"two models share the variable {PREFIX}{key}", hint="rename one of them"
+                )
+            keys[key] = (model, name)
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        found = keys.get(variable.removeprefix(PREFIX))
+        if found is None:
+            near = difflib.get_close_matches(variable, [PREFIX + key for key in keys], n=1)
+            raise ConfigError(
+                f"the environment variable {variable} is no setting",
+                hint=f"did you mean {near[0]}?" if near else "see `interlock serve --check`",
+            )
+        model, name = found
+        kind = (_FIELDS if model is None else _MODEL_FIELDS)[name]
+        try:
+            value = msgspec.convert(text, kind, strict=False)
+        except msgspec.ValidationError:
+            raise ConfigError(f"{variable}: the value does not fit {_named(kind)}") from None
+        place = values if model is None else values["models"][model]
+        place[name] = value
+        sources[name if model is None else f"models.{model}.{name}"] = variable
+
+
+def _settings(values: dict[str, Any], sources: Mapping[str, str], base: Path) -> Settings:
+    for name in _PATHS:
+        if isinstance(values.get(name), str):
+            values[name] = str(base / values[name])
+    if isinstance(values.get("log"), str) and values["log"] not in ("stderr", "none"):
+        values["log"] = str(base / values["log"])
+    models: dict[str, ModelSettings] = {}
+    for name, own in values.get("models", {}).items():
+        if isinstance(own.get("require_signature"), str):
+            own["require_signature"] = str(base / own["require_signature"])
+        models[name] = _convert(own, ModelSettings, sources, f"models.{name}.")
+    settings: Settings = _convert({**values, "models": models}, Settings, sources, "")
+    return settings
+
+
+def _convert(values: Mapping[str, Any], kind: Any, sources: Mapping[str, str], prefix: str) -> Any:
+    fields = _MODEL_FIELDS if kind is ModelSettings else _FIELDS
+    given = {}
+    for name, value in values.items():
+        if name == "models":
+            given[name] = value
+            continue
+        try:
+            given[name] = msgspec.convert(value, fields[name])
+        except msgspec.ValidationError as error:
+            where = sources.get(prefix + name, "")
+            told = str(error).split(" - at", maxsplit=1)[0]
+            raise ConfigError(f"{where}: {prefix}{name}: {told}") from None
+    if kind is ModelSettings and "path" not in given:
+        raise ConfigError(f"{prefix}path is missing")
+    try:
+        return kind(**given)
+    except ConfigError as error:
+        key = prefix + error.message.split(" ", maxsplit=1)[0]
+        place = sources.get(key)
+        raise ConfigError(f"{f'{place}: ' if place else ''}{prefix}{error.message}") from None
+
+
+def _known(found: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    for name in found:
+        if name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1)
+            raise ConfigError(
+                f"{where}: the key '{name}' is unknown",
+                hint=f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}",
+            )
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where} must be a table, it is a {type(value).__name__}")
+    return value
+
+
+def _named(kind: Any) -> str:
+    return getattr(kind, "__name__", str(kind))

@@ -1,0 +1,91 @@
+"""HTTP connections with limits that uvicorn leaves open: a head's size and time, slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"
+_REST = b"content-length: 0\r\nconnection: close\r\n\r\n"
+
+
+def limited_protocol(
+    *, head_bytes: int, head_seconds: float, send_seconds: float, connections: int
+) -> type[HttpToolsProtocol]:
+    """The protocol class with the limits of one server."""
+
+    class LimitedProtocol(HttpToolsProtocol):
+        """Ends a connection whose head is too large or too late, or whose reader stops reading."""
+
+        _head_timer: asyncio.TimerHandle | None = None
+        _write_timer: asyncio.TimerHandle | None = None
+        # Bytes since the last request ended, while its successor's head is not complete.
+        _head: int | None = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > connections:
+                self._end(_FULL)
+                return
+            self._arm_head_timer()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self._head_timer, self._write_timer):
+                if timer is not None:
+                    timer.cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._head is not None:
+                if self._head_timer is None:
+                    # The first bytes after an idle time: from here on its sender is timed.
+                    self._arm_head_timer()
+                self._head += len(data)
+                before = self._head
+                super().data_received(data)
+                # Where it is not None still, all that arrived belongs to an unfinished head.
+                if self._head == before and before > head_bytes:
+                    self._end(_TOO_LARGE)
+                return
+            super().data_received(data)
+
+        def on_headers_complete(self) -> None:
+            size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
+            if size > head_bytes:
+                self._end(_TOO_LARGE)
+            self._head = None
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._head = 0
+            super().on_message_complete()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._write_timer = self.loop.call_later(send_seconds, self._abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._write_timer is not None:
+                self._write_timer.cancel()
+                self._write_timer = None
+
+        def _arm_head_timer(self) -> None:
+            self._head_timer = self.loop.call_later(head_seconds, self._end, _TOO_SLOW)
+
+        def _end(self, status: bytes) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(status + _REST)
+                self.transport.close()
+
+        def _abort(self) -> None:
+            # What is buffered for a reader that does not read would keep the connection open.
+            self.transport.abort()
+
+    return LimitedProtocol

@@ -1,0 +1,194 @@
+"""What every request passes: an id, tokens, draining, the rate limit, a line of log, a count."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from interlock.kernel.errors import (
+    AuthenticationError,
+    ConfigError,
+    InterlockError,
+    RateLimitError,
+    ServiceError,
+)
+from interlock.kernel.limits import TokenBucket
+from interlock.serve.metrics import Metrics
+from interlock.serve.replies import error_reply
+from interlock.serve.server_log import Log
+from interlock.serve.settings import Settings
+
+# Asked by orchestrators and load balancers, which have no token; they say nothing of a model.
+OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
+
+_MOST_CLIENTS = 10_000
+_LEAST_TOKEN = 16
+
+
+class Tokens:
+    """Bearer tokens, compared in constant time; none at all lets everybody pass."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._digests = tuple(_digest(token.encode()) for token in tokens)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Tokens:
+        """Those of the settings; raises ConfigError for a file that is unreadable or too open."""
+        tokens = [] if settings.token is None else [settings.token]
+        if settings.tokens_file is not None:
+            path = Path(settings.tokens_file)
+            try:
+                if path.stat().st_mode & 0o007:
+                    raise ConfigError(
+                        f"tokens_file {path} is open to every user", hint=f"chmod o-rwx {path}"
+                    )
+                found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"tokens_file {path}: {type(error).__name__}") from None
+            tokens += [line for line in found if line and not line.startswith("#")]
+            if not tokens:
+                raise ConfigError(f"tokens_file {path} holds no token")
+            if any(len(token) < _LEAST_TOKEN for token in tokens):
+                raise ConfigError(
+                    f"tokens_file {path}: a token has under {_LEAST_TOKEN} characters"
+                )
+        return cls(tokens)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def accept(self, authorization: bytes) -> bool:
+        """Whether the header's value carries one of the tokens.
+
+        Digests are compared, all of them: the time tells neither a prefix, nor a length, nor which.
+        """
+        if not self._digests:
+            return True
+        scheme, _, token = authorization.partition(b" ")
+        digest = _digest(token.strip())
+        matches = [hmac.compare_digest(digest, own) for own in self._digests]
+        return scheme.lower() == b"bearer" and any(matches)
+
+
+class ClientRates:
+    """A token bucket for each client address; of the many that may come, the last few thousand."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    def wait(self, client: str) -> float:
+        """Take one request of `client`; 0 where it may pass, else the seconds until one may."""
+        if not self._rate:
+            return 0.0
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = TokenBucket(self._rate, self._burst)
+            if len(self._buckets) > _MOST_CLIENTS:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(client)
+        return 0.0 if bucket.try_acquire() else max(bucket.delay(), 1e-3)
+
+
+class Gate:
+    """Middleware around the whole application.
+
+    Whatever is refused here or raised inside is answered, counted and logged; `draining` refuses
+    all but the questions for health.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, settings: Settings, tokens: Tokens, metrics: Metrics, log: Log
+    ) -> None:
+        self._app = app
+        self._tokens = tokens
+        self._rates = ClientRates(settings.rate, settings.burst)
+        self._metrics = metrics
+        self._log = log
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = secrets.token_hex(8)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                    (b"cache-control", b"no-store"),
+                ]
+            await send(message)
+
+        code = ""
+        try:
+            self._admit(scope)
+            await self._app(scope, receive, answer)
+            code = state.get("code", "")
+        except InterlockError as error:
+            code = error.code
+            if not status:
+                await error_reply(error)(scope, receive, answer)
+        except Exception as error:  # noqa: BLE001 - its text may quote what the client sent
+            code = "internal"
+            self._log("internal_error", request_id=request_id, error=type(error).__name__)
+            if not status:
+                fault = ServiceError("the server could not answer", wait_seconds=1.0)
+                await error_reply(fault)(scope, receive, answer)
+        finally:
+            self._record(state, status, code, time.perf_counter() - began)
+
+    def _admit(self, scope: Scope) -> None:
+        """Raise the error for a request that goes no further."""
+        if scope["path"] in OPEN_PATHS:
+            return
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if not self._tokens.accept(given[0] if len(given) == 1 else b""):
+            raise AuthenticationError("a valid bearer token is needed", hint="")
+        if self.draining and scope["path"] not in ("/health", "/metrics"):
+            raise ServiceError("the server is stopping", wait_seconds=5.0)
+        client = scope.get("client")
+        wait = self._rates.wait(client[0] if client else "")
+        if wait:
+            raise RateLimitError("too many requests from this address", wait_seconds=wait)
+
+    def _record(self, state: dict[str, object], status: int, code: str, seconds: float) -> None:
+        endpoint = str(state.get("endpoint", "none"))
+        model = str(state.get("model", ""))
+        self._metrics.requests.labels(endpoint, str(status)).inc()
+        self._metrics.request_seconds.labels(endpoint).observe(seconds)
+        if code:
+            self._metrics.errors.labels(model, code).inc()
+        self._log(
+            "request",
+            request_id=state["request_id"],
+            endpoint=endpoint,
+            model=model,
+            status=status,
+            code=code,
+            outcome=state.get("outcome", ""),
+            rows=state.get("rows", 0),
+            seconds=round(seconds, 6),
+        )
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,177 @@
+"""What Prometheus reads: every label comes from a fixed set, or from a bounded one with "other"."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from interlock.kernel.batch import BatchOutcome
+from interlock.serve.lane import Ran
+from interlock.serve.served import Answer
+
+OTHER = "other"
+MOST_REASONS = 64
+"""Reasons kept apart for each model; further ones are counted together as "other"."""
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own. Safe across threads."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self.requests = Counter(
+            "interlock_requests", "Requests by endpoint and HTTP status.",
+            ["endpoint", "code"], registry=registry,
+        )  # fmt: skip
+        self.request_seconds = Histogram(
+            "interlock_request_seconds", "From the head of a request to the end of its answer.",
+            ["endpoint"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.stage_seconds = Histogram(
+            "interlock_stage_seconds", "Time in a stage: decode, queue, infer, encode.",
+            ["model", "stage"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.batch_rows = Histogram(
+            "interlock_batch_rows", "Rows of an inference, after merging.",
+            ["model"], buckets=_ROWS, registry=registry,
+        )  # fmt: skip
+        self.request_rows = Histogram(
+            "interlock_request_rows", "Rows, and so predictions, of a request.",
+            ["model"], buckets=_ROWS, registry=registry,
+        )  # fmt: skip
+        self.answers = Counter(
+            "interlock_answers", "Rows by status.", ["model", "status"], registry=registry
+        )
+        self.reasons = Counter(
+            "interlock_reasons", "Rows by step and reason.",
+            ["model", "step", "reason"], registry=registry,
+        )  # fmt: skip
+        self.steps = Counter(
+            "interlock_route_steps", "Rows by step of a route and what it came to.",
+            ["model", "step", "result"], registry=registry,
+        )  # fmt: skip
+        self.errors = Counter(
+            "interlock_errors", "Requests that ended in an error, by its code.",
+            ["model", "code"], registry=registry,
+        )  # fmt: skip
+        self.load_seconds = Gauge(
+            "interlock_model_load_seconds", "From opening a model to the end of its self-test.",
+            ["model"], registry=registry,
+        )  # fmt: skip
+        self.load_bytes = Gauge(
+            "interlock_model_load_read_bytes",
+            "Bytes that this process had to fetch from disks while a model was opened.",
+            ["model"], registry=registry,
+        )  # fmt: skip
+        self._reasons: dict[str, set[tuple[str, str]]] = {}
+        self._lock = threading.Lock()
+
+    def text(self) -> bytes:
+        """Everything in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    def watch(self, read: Callable[[], Iterable[ModelState]]) -> None:
+        """Show what `read` tells of each model whenever the metrics are asked for."""
+        self.registry.register(_States(read))
+
+    def ran(self, model: str, ran: Ran) -> None:
+        """Count one inference of a lane."""
+        self.batch_rows.labels(model).observe(ran.rows)
+        self.stage_seconds.labels(model, "infer").observe(ran.seconds)
+        for wait in ran.waits:
+            self.stage_seconds.labels(model, "queue").observe(wait)
+
+    def answered(self, model: str, rows: int, answer: Answer) -> None:
+        """Count the rows of an answer by status, and by each step's result and reason."""
+        self.request_rows.labels(model).observe(rows)
+        outcome = answer.outcome
+        if not isinstance(outcome, BatchOutcome):
+            self.answers.labels(model, str(outcome.status)).inc()
+            for single in outcome.steps:
+                self.steps.labels(model, single.name, str(single.result)).inc()
+                self._reason(model, single.name, single.reason, 1)
+            return
+        for status, number in outcome.counts().items():
+            if number:
+                self.answers.labels(model, str(status)).inc(number)
+        for step in outcome.steps:
+            for result, number in step.counts.items():
+                self.steps.labels(model, step.name, result).inc(number)
+            for reason, number in step.reasons.items():
+                self._reason(model, step.name, reason, number)
+
+    def _reason(self, model: str, step: str, reason: str, rows: int) -> None:
+        if not reason:
+            return
+        with self._lock:
+            known = self._reasons.setdefault(model, set())
+            if (step, reason) not in known:
+                if len(known) >= MOST_REASONS:
+                    reason = OTHER
+                else:
+                    known.add((step, reason))
+        self.reasons.labels(model, step, reason).inc(rows)
+
+
+class ModelState:
+    """What a scrape asks of a model at that moment."""
+
+    def __init__(
+        self, name: str, *, ready: bool, waiting: int, running: int, pids: int, rss: int, lost: int
+    ) -> None:
+        self.name = name
+        self.ready = ready
+        self.waiting = waiting
+        self.running = running
+        self.pids = pids
+        self.rss = rss
+        self.lost = lost
+
+
+class _States(Collector):
+    def __init__(self, read: Callable[[], Iterable[ModelState]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
+            "ready": GaugeMetricFamily("interlock_model_ready", "1 where ready.", labels=["model"]),
+            "waiting": GaugeMetricFamily(
+                "interlock_queue_requests", "Requests that wait.", labels=["model"]
+            ),
+            "running": GaugeMetricFamily(
+                "interlock_running_requests", "Requests being answered.", labels=["model"]
+            ),
+            "pids": GaugeMetricFamily(
+                "interlock_worker_processes", "Processes that run.", labels=["model"]
+            ),
+            "rss": GaugeMetricFamily(
+                "interlock_worker_resident_bytes", "Resident memory of them.", labels=["model"]
+            ),
+            "lost": CounterMetricFamily(
+                "interlock_worker_replaced", "Processes that died in a call.", labels=["model"]
+            ),
+        }
+        for state in self._read():
+            for field, family in families.items():
+                family.add_metric([state.name], float(getattr(state, field)))
+        return families.values()
+
+    def describe(self) -> Iterable[Metric]:
+        return ()

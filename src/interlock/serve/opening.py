@@ -1,0 +1,62 @@
+"""What a path means, and the model that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from interlock.kernel.errors import ConfigError
+from interlock.serve.served import Served
+from interlock.serve.settings import ModelKind, ModelSettings
+
+REGISTERED = "route:"
+
+
+def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
+    """The model that `settings` name, not started yet; relative paths start at `base`.
+
+    Raises ConfigError for a path that is nothing to be served, and what reading a bundle raises.
+    """
+    kind = kind_of(settings, base)
+    if settings.path.startswith(REGISTERED):
+        source = settings.path
+    else:
+        source = str((base / settings.path).resolve())
+    if kind == "bundle":
+        from interlock.serve.onnx_served import bundle_served
+
+        return bundle_served(name, settings, Path(source))
+    if settings.require_signature is not None:
+        raise ConfigError(f"model '{name}': only a bundle can be signed; it is a {kind}")
+    if kind == "onnx":
+        from interlock.serve.onnx_served import file_served
+
+        return file_served(name, settings, Path(source))
+    from interlock.serve.child_served import child_served
+
+    return child_served(name, "route" if kind == "route" else "verified", settings, source, base)
+
+
+def kind_of(settings: ModelSettings, base: Path) -> ModelKind:
+    """What the path is, looking at its name and content; raises ConfigError for nothing known."""
+    if settings.kind != "auto":
+        return settings.kind
+    if settings.path.startswith(REGISTERED):
+        return "route"
+    path = base / settings.path
+    if path.is_dir():
+        if (path / "manifest.json").exists():
+            return "bundle"
+        if (path / "model.onnx").exists():
+            return "verified"
+        raise ConfigError(
+            f"{settings.path} holds neither a bundle's manifest.json nor a model.onnx"
+        )
+    if not path.exists():
+        raise ConfigError(f"there is no {settings.path}")
+    kinds: dict[str, ModelKind] = {".onnx": "onnx", ".toml": "route", ".json": "route"}
+    if path.suffix not in kinds:
+        raise ConfigError(
+            f"{settings.path} is none of a bundle, an ONNX file, a route file and a verified "
+            "model's directory"
+        )
+    return kinds[path.suffix]

@@ -1,0 +1,159 @@
+"""What the server serves: something that names its tensors, answers them, and can be checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from interlock.bundle.metadata import TensorSpec
+from interlock.kernel.batch import Array, BatchOutcome
+from interlock.kernel.clock import Deadline
+from interlock.kernel.errors import EngineError, InputError
+from interlock.kernel.outcome import Outcome, Status
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An outcome and the tensors that go with it.
+
+    outcome  of all rows, or of the request as one item
+    outputs  name -> array; of a batch, the first axis counts its rows. Floats are NaN in rows
+             without an answer, unless the output is one of `Served.diagnostics`. Empty where the
+             outcome is of one item that was not answered
+    """
+
+    outcome: BatchOutcome | Outcome[Any]
+    outputs: Mapping[str, Array]
+
+    @functools.cached_property
+    def summary(self) -> Outcome[Any]:
+        """The outcome as one, of a batch its summary."""
+        outcome = self.outcome
+        return outcome.summary() if isinstance(outcome, BatchOutcome) else outcome
+
+    @property
+    def lost(self) -> bool:
+        """Whether no engine answered any of it."""
+        if isinstance(self.outcome, BatchOutcome):
+            return not self.outcome.status.any()
+        return self.outcome.status is Status.FAILED
+
+    def part(self, start: int, stop: int) -> Answer:
+        """Rows `start` to `stop - 1`; raises EngineError for an answer that is not by rows."""
+        if not isinstance(self.outcome, BatchOutcome):
+            raise EngineError("an answer to one item has no rows")
+        outputs = {name: array[start:stop] for name, array in self.outputs.items()}
+        return Answer(self.outcome.part(start, stop), outputs)
+
+
+class Served(Protocol):
+    """A model behind HTTP. Its methods are called from several threads at once.
+
+    name, version, platform
+                 as the Open Inference Protocol shows them; `version` is the digest of what runs
+    inputs       what it takes
+    outputs      what it gives
+    diagnostics  names of outputs that explain a refusal, and so may be read where there is no
+                 answer, such as masks
+    by_rows      whether the first axis of every tensor counts rows that are judged one by one
+    mergeable    whether rows of several requests may be answered together
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def diagnostics(self) -> frozenset[str]: ...
+    @property
+    def by_rows(self) -> bool: ...
+    @property
+    def mergeable(self) -> bool: ...
+
+    def start(self, deadline: Deadline) -> None:
+        """Load everything and run the self-test; raises the error that keeps it from serving."""
+        ...
+
+    def check(self, inputs: Mapping[str, Array]) -> int:
+        """The number of rows, 1 for a request that is one item; raises InputError naming a tensor.
+
+        Runs before the request is queued, so it must be quick and must not run the model.
+        """
+        ...
+
+    def infer(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> Answer:
+        """The answer to checked inputs. Does not raise for what an engine does."""
+        ...
+
+    def canary(self, *, deadline: Deadline) -> None:
+        """One real inference whose answer is known; raises where it does not come, or differs."""
+        ...
+
+    def workers(self) -> Workers:
+        """The processes that run it, as they are now."""
+        ...
+
+    def close(self) -> None:
+        """End its processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes of a model: their ids, resident bytes together, and how many were replaced."""
+
+    pids: tuple[int, ...] = ()
+    rss: int = 0
+    replaced: int = 0
+
+
+def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], rows: bool) -> int:
+    """Raise InputError, naming the tensor, for a wrong name, dtype or shape; the number of rows.
+
+    rows  whether the first axis counts rows; it must have one at least
+    """
+    known = {spec.name for spec in specs}
+    for name in inputs:
+        if name not in known:
+            raise InputError(
+                f"input {name[:200]!r} is unknown", hint=f"the model takes {', '.join(known)}"
+            )
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if array is None:
+            raise InputError(f"input '{spec.name}' is missing")
+        dtype = "string" if array.dtype.kind == "O" else array.dtype.name
+        if dtype != spec.dtype:
+            raise InputError(f"input '{spec.name}' has dtype {dtype}; the model takes {spec.dtype}")
+        fits = array.ndim == len(spec.shape) and all(
+            size == (sizes.setdefault(dim, size) if isinstance(dim, str) else dim)
+            for dim, size in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"input '{spec.name}' has shape {list(array.shape)}; "
+                f"the model takes {list(spec.shape)}"
+            )
+        if rows and array.shape[0] == 0:
+            raise InputError(f"input '{spec.name}' has no rows")
+    return next(iter(inputs.values())).shape[0] if rows else 1
+
+
+def agrees(found: Array, expected: Array, rtol: float, atol: float) -> bool:
+    """Whether `found` is `expected`: floats within the tolerances, the rest and NaN exactly."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return False
+    if expected.dtype.kind in "fc":
+        return bool(np.isclose(found, expected, rtol=rtol, atol=atol, equal_nan=True).all())
+    return bool(np.array_equal(found, expected))

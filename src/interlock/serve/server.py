@@ -1,0 +1,180 @@
+"""The running server: uvicorn around the gate and the endpoints, draining when told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from interlock.kernel.errors import ConfigError
+from interlock.serve.app import Endpoints
+from interlock.serve.connection import limited_protocol
+from interlock.serve.gate import Gate, Tokens
+from interlock.serve.hosting import Hosting
+from interlock.serve.metrics import Metrics
+from interlock.serve.server_log import LibraryHandler, Log, open_log
+from interlock.serve.settings import Settings
+
+OnStart = Callable[[str, int, Hosting], None]
+"""Told the host, the port and the models when the server listens."""
+
+
+def check_exposure(settings: Settings, tokens: Tokens) -> None:
+    """Raise ConfigError for a server that other machines could use without a token."""
+    if tokens or settings.anonymous or _is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"host is {settings.host}, which other machines can reach, and no token is set",
+        hint="set tokens_file, or anonymous = true where something in front asks for tokens",
+    )
+
+
+def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -> bool:
+    """Serve until SIGTERM or SIGINT; whether every model was ready.
+
+    Relative paths of models start at `base`. Raises ConfigError for a host or port that cannot
+    be used, for certificates that cannot, and for a server that would stand open.
+    """
+    tokens = Tokens.of(settings)
+    check_exposure(settings, tokens)
+    log = open_log(settings.log)
+    listening = _listen(settings)
+    try:
+        metrics = Metrics()
+        hosting = Hosting(settings, base, metrics, log)
+        endpoints = Endpoints(hosting, settings, metrics)
+        app = endpoints.app()
+        gate = Gate(app, settings=settings, tokens=tokens, metrics=metrics, log=log)
+
+        @asynccontextmanager
+        async def lifespan(_: object) -> AsyncIterator[None]:
+            yield
+            # The requests under way have been answered; what waits belongs to clients that left.
+            await asyncio.get_running_loop().run_in_executor(None, hosting.close, 0.0)
+
+        app.router.lifespan_context = lifespan
+        with _libraries_log(log):
+            hosting.start()
+            host, port = listening.getsockname()[:2]
+
+            def listens() -> None:
+                on_start(host, port, hosting)
+                log("listening", host=host, port=port, tls=settings.tls_cert is not None)
+
+            server = _Server(_config(gate, settings), gate, endpoints, log, listens)
+            server.run(sockets=[listening])
+            log("stopped")
+            return hosting.ready
+    finally:
+        listening.close()
+
+
+class _Server(uvicorn.Server):
+    """Tells gate and endpoints of a signal at once, before connections are closed."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        gate: Gate,
+        endpoints: Endpoints,
+        log: Log,
+        listens: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._gate = gate
+        self._endpoints = endpoints
+        self._log = log
+        self._listens = listens
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so when connections are accepted."""
+        await super().startup(sockets)
+        self._listens()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain: readiness goes red and further requests are refused."""
+        self._gate.draining = self._endpoints.draining = True
+        if not self.should_exit:
+            asyncio.get_running_loop().call_soon_threadsafe(self._log, "draining")
+        super().handle_exit(sig, frame)
+        # uvicorn raises the signals again when it has stopped; this server's end is its answer.
+        self._captured_signals.clear()
+
+
+def _config(gate: Gate, settings: Settings) -> uvicorn.Config:
+    config = uvicorn.Config(
+        gate,
+        http=limited_protocol(
+            head_bytes=int(settings.header_kb * 1024),
+            head_seconds=settings.header_seconds,
+            send_seconds=settings.send_seconds,
+            connections=settings.connections,
+        ),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.idle_seconds,  # type: ignore[arg-type]
+        timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type]
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        why = getattr(error, "reason", None) or error.strerror
+        raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
+    return config
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except BaseException:
+            listening.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        ) from None
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@contextmanager
+def _libraries_log(log: Log) -> Iterator[None]:
+    """Meanwhile, warnings of uvicorn and asyncio go to the server's log, and only there."""
+    handler = LibraryHandler(log)
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.propagate = True

@@ -1,0 +1,140 @@
+"""What a server can be told: names, units, defaults and limits of every setting."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from interlock.kernel.errors import ConfigError
+
+ModelKind = Literal["auto", "bundle", "onnx", "route", "verified"]
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model.
+
+    path               a bundle, an ONNX file, a route file, a verified model's directory, or
+                       `route:NAME` for a registered route; relative to the configuration's file
+    kind               what it is; "auto" looks at the path
+    workers            processes that run it; each holds the weights
+    threads            of ONNX Runtime inside one process
+    memory_mb          private memory of one process; 0 for no limit
+    call_seconds       hard deadline of one inference
+    queue              requests that may wait for a process
+    batch_rows         rows that one inference may hold, where requests may be merged
+    batch_wait_ms      how long the first request of a batch waits for further ones
+    merge              answer rows of several requests together; by default for strict bundles,
+                       whose contract is by rows, and for no other model. The self-test looks
+                       whether rows depend on one another
+    expected_digest    `sha256:<hex>`; anything else is not served
+    require_signature  PEM file of the key that must have signed the bundle
+    mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
+    """
+
+    path: str
+    kind: ModelKind = "auto"
+    workers: int = 1
+    threads: int = 1
+    memory_mb: int = 1024
+    call_seconds: float = 10.0
+    queue: int = 64
+    batch_rows: int = 32
+    batch_wait_ms: float = 0.0
+    merge: bool | None = None
+    expected_digest: str | None = None
+    require_signature: str | None = None
+    mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if not self.path:
+            raise ConfigError("path is empty")
+        _within("workers", self.workers, 1, 256)
+        _within("threads", self.threads, 1, 256)
+        if self.memory_mb != 0:
+            _within("memory_mb", self.memory_mb, 64, 1 << 20)
+        _within("call_seconds", self.call_seconds, 0.01, 86_400)
+        _within("queue", self.queue, 1, 100_000)
+        _within("batch_rows", self.batch_rows, 1, 100_000)
+        _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The server.
+
+    host, port         where it listens; port 0 takes a free one
+    tls_cert, tls_key  PEM files; both or neither
+    tokens_file        file with one bearer token a line; a request must carry one of them
+    token              one more token, best given by the environment
+    anonymous          serve without tokens to other machines as well
+    body_mb            largest body of a request
+    header_kb          largest head of a request: line and headers together
+    header_seconds     time for a request's head to arrive
+    body_seconds       time for its body
+    send_seconds       time for a client to take a part of an answer
+    idle_seconds       time that a connection may stay open between requests
+    connections        that may be open at the same time
+    rate, burst        requests a second of one client address, and how many at once; rate 0 for
+                       no limit
+    drain_seconds      time for requests under way when the server is told to stop
+    start_seconds      time for a model to load and pass its self-test
+    degraded_ms        a canary slower than this makes the health "degraded"
+    health_seconds     how long a canary's result counts
+    log                "stderr", "none" or the path of a file
+    models             by name
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tokens_file: str | None = None
+    token: str | None = None
+    anonymous: bool = False
+    body_mb: float = 16.0
+    header_kb: float = 32.0
+    header_seconds: float = 10.0
+    body_seconds: float = 30.0
+    send_seconds: float = 30.0
+    idle_seconds: float = 15.0
+    connections: int = 1024
+    rate: float = 0.0
+    burst: int = 100
+    drain_seconds: float = 30.0
+    start_seconds: float = 120.0
+    degraded_ms: float = 50.0
+    health_seconds: float = 1.0
+    log: str = "stderr"
+    models: dict[str, ModelSettings] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value out of range, or values that exclude one another."""
+        _within("port", self.port, 0, 65_535)
+        _within("body_mb", self.body_mb, 0.001, 1024)
+        _within("header_kb", self.header_kb, 1, 1024)
+        for name in ("header_seconds", "body_seconds", "send_seconds", "idle_seconds"):
+            _within(name, getattr(self, name), 0.05, 3600)
+        _within("connections", self.connections, 1, 100_000)
+        _within("rate", self.rate, 0, 1e6)
+        _within("burst", self.burst, 1, 1_000_000)
+        _within("drain_seconds", self.drain_seconds, 0, 3600)
+        _within("start_seconds", self.start_seconds, 1, 3600)
+        _within("degraded_ms", self.degraded_ms, 0.001, 60_000)
+        _within("health_seconds", self.health_seconds, 0, 3600)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert and tls_key must be given together")
+        if self.token is not None and len(self.token) < 16:
+            raise ConfigError("token has fewer than 16 characters")
+        for name in self.models:
+            if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
+                raise ConfigError(
+                    f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "
+                    "or '-'"
+                )
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not (low <= value <= high and math.isfinite(value)):
+        raise ConfigError(f"{name} is {value}; it must be within {low:g} and {high:g}")

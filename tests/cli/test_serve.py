@@ -1,0 +1,125 @@
+"""`interlock serve`: what it explains, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support import models
+from support.serving import serving
+
+from interlock.cli.app import run
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENVIRONMENT", "INTERLOCK_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    path = tmp_path / "serve.toml"
+    path.write_text('[production]\nport = 0\n[production.models.a]\npath = "affine.onnx"\n')
+    return path
+
+
+def test_check_explains_every_value_and_where_it_came_from(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_SERVE_RATE", "5")
+    assert run(["serve", str(config), "--check", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    found = {entry["key"]: (entry["value"], entry["source"]) for entry in told["settings"]}
+    assert found["port"] == (0, "serve.toml [production]")
+    assert found["rate"] == (5.0, "INTERLOCK_SERVE_RATE")
+    assert found["host"] == ("127.0.0.1", "default")
+    assert told["models"] == {"a": "onnx"}
+    assert told["environment"] == "production"
+    assert run(["serve", str(config), "--check", "--port", "1"]) == 0
+    assert "command line" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve"], "nothing to serve is named"),
+        (["serve", "nowhere", "--check"], "there is no nowhere"),
+        (["serve", "a.onnx", "b/a.onnx"], "would both be called 'a'"),
+        (["serve", "a.onnx", "--environment", "staging"], "no configuration file"),
+        (["serve", "a.onnx", "--port", "70000"], "70000"),
+        (["serve", "a.onnx", "--host", "0.0.0.0"], "no token is set"),
+        (["serve", "a.onnx", "--host", "203.0.113.7", "--port", "0"], "no token is set"),
+    ],
+)
+def test_a_mistake_is_one_message_and_code_2(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize("content", ["", "short\n", "# only a comment\n"])
+def test_a_tokens_file_must_hold_good_tokens_and_be_private(
+    config: Path, content: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = config.parent / "tokens"
+    tokens.write_text(content)
+    tokens.chmod(0o600)
+    monkeypatch.setenv("INTERLOCK_SERVE_TOKENS_FILE", "tokens")
+    assert run(["serve", str(config)]) == 2
+    tokens.write_text("a-token-that-is-long-enough\n")
+    tokens.chmod(0o644)
+    assert run(["serve", str(config)]) == 2
+    assert "open to every user" in capsys.readouterr().err
+
+
+def test_a_port_in_use_and_bad_certificates_are_told(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert run(["serve", str(config), "--port", port]) == 2
+    assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_it_ends_with_0_on_sigterm_and_sigint_where_all_models_were_ready(tmp_path: Path) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with serving(tmp_path, {"affine": {"path": "affine.onnx"}}) as running:
+            assert running.stop(number) == 0
+            assert "affine  ready" in running.stdout.read_text()
+
+
+def test_it_ends_with_1_where_a_model_was_not(tmp_path: Path) -> None:
+    with serving(tmp_path, {"gone": {"path": "gone.onnx"}}) as running:
+        assert running.get("/v2/health/ready").status_code == 503
+        health = running.get("/health")
+        assert health.status_code == 503
+        assert health.json()["status"] == "unhealthy"
+        assert health.json()["error"] == "config: there is no gone.onnx"
+        assert running.stop() == 1
+
+
+@pytest.mark.parametrize("module", ["starlette", "uvicorn", "prometheus_client"])
+def test_without_the_extra_it_says_which_one_is_missing(
+    module: str,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("interlock.serve.", module))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert run(["serve", str(config)]) == 2
+    assert "needs the extra 'serve'" in capsys.readouterr().err
