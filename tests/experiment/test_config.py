@@ -74,6 +74,17 @@ def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> No
         ({"models": [MODEL, MODEL]}, "both called 'm'"),
         ({"models": [MODEL | {"label": "a|b"}]}, "names no model"),
         ({"models": [MODEL | {"api_key": "sk-123"}]}, "api_key is not of the form"),
+        ({"models": [MODEL | {"api_key": "sk-${K}"}]}, "api_key holds more than"),
+        (
+            {"models": [MODEL | {"options": {"api_key": "sk-123"}}]},
+            r"models\[0\].options.api_key is not of the form",
+        ),
+        (
+            {"models": [MODEL | {"options": {"extra_body": {"auth": [{"X-Api-Key": "sk"}]}}}]},
+            r"models\[0\].options.extra_body.auth\[0\].X-Api-Key is not of the form",
+        ),
+        ({"models": [MODEL | {"base_url": "https://u:pw@h/v1"}]}, "base_url holds credentials"),
+        ({"models": [MODEL | {"base_url": "https://h/v1?key=abc"}]}, "base_url holds credentials"),
     ],
 )
 def test_every_mistake_is_named_by_its_field(change: dict[str, Any], message: str) -> None:

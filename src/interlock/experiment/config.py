@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ DEFAULT_TIMEOUT = 120.0
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*')
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# Names of fields whose values are secrets, whatever the provider.
+_KEY = re.compile(
+    r"(?i)(api[-_]?key|secret|password|passwd|credential|authorization|(access|auth|bearer)[-_]?"
+    r"token|^token$)"
+)
+_CREDENTIALS = re.compile(r"://[^/?#@]*[^/?#@:][^/?#@]*@|[?&](key|api[-_]?key|token)=[^&#]", re.I)
 _LABEL = re.compile(r"[^|\x00-\x1f]+")
 
 
@@ -269,12 +275,7 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
             continue
         problems += _problems(entry, _MODEL, f"{where}.")
         problems += [f"{where}.{name} is missing" for name in ("name", "type") if name not in entry]
-        key = entry.get("api_key")
-        if isinstance(key, str) and not _VARIABLE.fullmatch(key.strip()):
-            problems.append(
-                f"{where}.api_key is not of the form ${{NAME}}; a key stands in an environment "
-                "variable, never in a file"
-            )
+        problems += _keys(entry, where)
     if problems:
         raise _listed(problems)
     models = tuple(_model(raw, entry) for entry in entries)
@@ -293,6 +294,28 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
         models=models,
         raw=dict(raw),
     )
+
+
+def _keys(value: Any, where: str) -> Iterator[str]:
+    """Keys that stand in the entry itself, at any depth: it is written into the run directory."""
+    if isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _keys(item, f"{where}[{at}]")
+    if not isinstance(value, dict):
+        return
+    for name, item in value.items():
+        place = f"{where}.{name}"
+        if not isinstance(item, str):
+            yield from _keys(item, place)
+        elif _KEY.search(name) and not _VARIABLE.search(item):
+            yield (
+                f"{place} is not of the form ${{NAME}}; a key stands in an environment variable, "
+                "never in a file"
+            )
+        elif name == "api_key" and not _VARIABLE.fullmatch(item.strip()):
+            yield f"{place} holds more than ${{NAME}}; a key stands in an environment variable"
+        elif name == "base_url" and _CREDENTIALS.search(_VARIABLE.sub("", item)):
+            yield f"{place} holds credentials; put them into an environment variable as ${{NAME}}"
 
 
 def _listed(problems: Sequence[str]) -> ConfigError:
