@@ -191,6 +191,7 @@ def resume(
         chosen, total = copy_prompts(source, following, config.num_prompts, config.seed)
         new = AskedPrompts(following)
         try:
+            relabelled = _relabelled(target, new)
             run = journal.resume_run(
                 run_id,
                 config=asked(config),
@@ -199,12 +200,19 @@ def resume(
             )
         except RunChangedError as error:
             following.unlink(missing_ok=True)
-            raise _changed(error, differences(asked(old), asked(config))) from None
+            # Items that differ follow from a changed question; alone, they are changed prompts.
+            found = differences(asked(old), asked(config)) or list(error.changes)
+            raise _changed(found + relabelled) from None
         except BaseException:
             following.unlink(missing_ok=True)
             raise
         finally:
             new.close()
+        if relabelled and not accept_changes:
+            run.close()
+            following.unlink(missing_ok=True)
+            raise _changed(relabelled)
+        notes += relabelled[:LISTED]
         following.replace(target)
         plan = msgspec.structs.replace(
             plan,
@@ -222,10 +230,27 @@ def resume(
         raise
 
 
-def _changed(error: RunChangedError, asked_anew: list[str]) -> RunChangedError:
-    """The journal's refusal in the words of the configuration, where that is what differs."""
-    # Items that differ follow from a changed question; alone, they are changed prompts.
-    changes = asked_anew or list(error.changes)
+def _relabelled(before: Path, prompts: AskedPrompts) -> list[str]:
+    """Prompts whose text is the same and whose category, labels or other fields are not."""
+    old = AskedPrompts(before)
+    lines = []
+    try:
+        for prompt in prompts:
+            try:
+                known = old[prompt.id].to_dict()
+            except KeyError:
+                continue
+            fields = prompt.to_dict()
+            other = [n for n in dict.fromkeys([*known, *fields]) if known.get(n) != fields.get(n)]
+            if other and "prompt" not in other:
+                lines.append(f"prompt '{prompt.id}': {', '.join(other)} differs")
+    finally:
+        old.close()
+    return lines
+
+
+def _changed(changes: list[str]) -> RunChangedError:
+    """The journal's refusal in the words of the configuration and the prompts."""
     more = [f"and {len(changes) - LISTED} more"] if len(changes) > LISTED else []
     return RunChangedError(
         f"the run was asked for something else: {'; '.join(changes[:LISTED] + more)}",
