@@ -134,13 +134,29 @@ def test_a_model_has_what_the_experiment_has_unless_it_says_otherwise() -> None:
 
 
 def test_models_that_share_key_and_server_share_an_account() -> None:
-    models = [
+    models: list[dict[str, Any]] = [
         {"name": "a", "type": "claude", "api_key": "${K}"},
         {"name": "b", "type": "claude", "api_key": "${K}"},
         {"name": "c", "type": "claude", "api_key": "${OTHER}"},
     ]
     accounts = [model.account for model in parse_config({"models": models}).models]
     assert accounts[0] == accounts[1] != accounts[2]
+    models[1]["requests_per_minute"] = 10
+    with pytest.raises(ConfigError, match="'a' and 'b' share an account, .* differ: none and 10"):
+        parse_config({"models": models})
+    models[1]["account"] = "b"
+    parse_config({"models": models})
+
+
+def test_local_models_give_logprobs_unless_told_otherwise() -> None:
+    def logprobs(**entry: Any) -> int | None:
+        model = {"name": "m", "type": "local", **entry}
+        return parse_config({"models": [model]}).models[0].sampling.logprobs
+
+    assert logprobs() == 5
+    assert logprobs(logprobs=2) == 2
+    assert logprobs(logprobs=None) is None
+    assert logprobs(type="openai") is None
 
 
 @given(st.integers(0, 2**31 - 1), st.text(), st.integers(0, 10**6))

@@ -16,6 +16,7 @@ from interlock.engines.chat_http import (
     HttpOptions,
     SdkClient,
     asked_wait,
+    checked_extra,
     checked_key,
     checked_url,
     connection_fault,
@@ -78,7 +79,9 @@ class ClaudeProvider:
     def __init__(self, options: ClaudeOptions) -> None:
         """Raise ConfigError for a key or URL that cannot be used. Connects to nothing."""
         self._base_url = checked_url("claude", options.base_url)
-        self._key = checked_key("claude", options.api_key, "ANTHROPIC_API_KEY")
+        own = self._base_url is None
+        self._key = checked_key("claude", options.api_key, "ANTHROPIC_API_KEY", own=own)
+        checked_extra("claude", options.extra_body)
         self._options = options
         self._learned = Unsupported()
         self._client = SdkClient(self._make, "anthropic")

@@ -23,6 +23,7 @@ DEFAULT_SEED = 42
 DEFAULT_RETRIES = 3
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_TIMEOUT = 120.0
+LOCAL_LOGPROBS = 5
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*')
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -280,6 +281,7 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
         raise _listed(problems)
     models = tuple(_model(raw, entry) for entry in entries)
     _check_labels(models)
+    _check_accounts(models)
     return ExperimentConfig(
         prompts_file=raw.get("prompts_file"),
         output_dir=raw.get("output_dir"),
@@ -353,6 +355,9 @@ def _model(raw: Mapping[str, Any], entry: Mapping[str, Any]) -> ModelConfig:
     sampling = {name: setting(name) for name in _SAMPLING if setting(name) is not None}
     sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     sampling.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+    if entry["type"] == "local" and "logprobs" not in entry and "logprobs" not in raw:
+        # They cost nothing here, and the pilot's files have them.
+        sampling["logprobs"] = LOCAL_LOGPROBS
     options = {name: entry[name] for name in _PROVIDER_TEXTS if entry.get(name) is not None}
     options |= entry.get("options") or {}
     if entry["type"] == "local":
@@ -396,6 +401,26 @@ def _check_labels(models: Sequence[ModelConfig]) -> None:
         if len(set(model.temperatures)) < len(model.temperatures):
             raise ConfigError(f"config: models[{at}].temperature names one temperature twice")
         seen[model.label] = at
+
+
+def _check_accounts(models: Sequence[ModelConfig]) -> None:
+    """One account has one set of limits; a second one would be left out in silence."""
+    first: dict[str, ModelConfig] = {}
+    for model in models:
+        other = first.setdefault(model.account, model)
+        for name in _LIMITS:
+            one, two = other.limits.get(name), model.limits.get(name)
+            if one != two:
+                raise ConfigError(
+                    f"config: '{other.label}' and '{model.label}' share an account, and their "
+                    f"{name} differ: {_shown(one)} and {_shown(two)}",
+                    hint="give one of them an 'account' of its own where the service counts its "
+                    "requests apart, or the same limit",
+                )
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def _kind(value: Any) -> str:
