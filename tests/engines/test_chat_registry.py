@@ -107,11 +107,9 @@ def test_the_vendors_variable_is_used_without_a_key_and_for_the_vendor_alone(
 @pytest.mark.parametrize(
     "extra", [{"n": 4}, {"max_tokens": 9}, {"generationConfig": {"candidateCount": 4}}]
 )
-def test_extra_body_does_not_change_what_the_request_sets(
-    name: str, extra: dict[str, Any]
-) -> None:
+def test_extra_body_does_not_change_what_the_request_sets(name: str, extra: dict[str, Any]) -> None:
     pytest.importorskip({"gemini": "google.genai", "claude": "anthropic"}.get(name, name))
-    with pytest.raises(ConfigError, match="extra_body holds (n|max_tokens|candidateCount),"):
+    with pytest.raises(ConfigError, match=r"extra_body holds (n|max_tokens|candidateCount),"):
         make_chat_provider(name, {"api_key": "k", "extra_body": extra}, base=Path())
 
 

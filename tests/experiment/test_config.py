@@ -142,7 +142,7 @@ def test_models_that_share_key_and_server_share_an_account() -> None:
     accounts = [model.account for model in parse_config({"models": models}).models]
     assert accounts[0] == accounts[1] != accounts[2]
     models[1]["requests_per_minute"] = 10
-    with pytest.raises(ConfigError, match="'a' and 'b' share an account, .* differ: none and 10"):
+    with pytest.raises(ConfigError, match=r"'a' and 'b' share an account, .* differ: none and 10"):
         parse_config({"models": models})
     models[1]["account"] = "b"
     parse_config({"models": models})

@@ -439,6 +439,15 @@ def test_what_a_model_does_not_take_is_told_or_refused(tmp_path: Path) -> None:
             go(config(tmp_path, sweep) | {"output_dir": str(tmp_path / "sweep")})
 
 
+def test_what_a_model_does_not_take_beside_another_is_found_too(tmp_path: Path) -> None:
+    one = Scripted(not_with={"top_p": "temperature"})
+    with registered(one=one):
+        with pytest.raises(ConfigError, match="takes no top_p"):
+            go(config(tmp_path, top_p=0.9, on_not_applied="refuse"))
+        alone = {"name": "m", "type": "one", "top_p": 0.9}
+        assert go(config(tmp_path, alone, on_not_applied="refuse")).complete
+
+
 def test_keys_stay_out_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_KEY", "sk-very-secret")
     model = {"name": "m1", "type": "one", "api_key": "${ACME_KEY}"}

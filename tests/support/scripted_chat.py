@@ -54,6 +54,7 @@ class Scripted:
         seconds: float = 0.0,
         paid: bool = True,
         sampling: frozenset[str] = ALL,
+        not_with: Mapping[str, str] | None = None,
     ) -> None:
         self.script = script
         self.asked: Counter[str] = Counter()
@@ -61,7 +62,7 @@ class Scripted:
         self.most = self.open = 0
         self.closed = 0
         self._seconds = seconds
-        self._capabilities = Capabilities(sampling=sampling, paid=paid)
+        self._capabilities = Capabilities(sampling=sampling, paid=paid, not_with=not_with or {})
 
     async def capabilities(self, model: str) -> Capabilities:
         return self._capabilities

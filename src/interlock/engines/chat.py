@@ -143,6 +143,7 @@ class Capabilities:
     """What a provider can do with one model, as far as it is known before the first request.
 
     sampling   names of `Sampling`'s fields that it applies
+    not_with   fields of these that it does not apply beside another one -> that other one
     logprobs   most alternatives a token that it reports, None where it reports no logprobs
     batches    it answers requests together on this machine, and gains by it
     paid       requests cost money
@@ -152,6 +153,7 @@ class Capabilities:
     logprobs: int | None = None
     batches: bool = False
     paid: bool = True
+    not_with: Mapping[str, str] = field(default_factory=dict)
 
 
 # Providers implement the Protocols below. A change here breaks them; add an optional attribute

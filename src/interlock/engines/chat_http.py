@@ -49,10 +49,36 @@ PREVIEW_SECONDS = 60.0
 POOLS = 8
 _ANSWERED = "interlock.answered"
 _OWN_FIELDS = frozenset(
-    """model messages contents system systemInstruction system_instruction stream n candidateCount
-    candidate_count max_tokens max_completion_tokens maxOutputTokens max_output_tokens temperature
-    top_p topP top_k topK min_p repetition_penalty seed stop stop_sequences stopSequences logprobs
-    top_logprobs responseLogprobs""".split()
+    [
+        "model",
+        "messages",
+        "contents",
+        "system",
+        "systemInstruction",
+        "system_instruction",
+        "stream",
+        "n",
+        "candidateCount",
+        "candidate_count",
+        "max_tokens",
+        "max_completion_tokens",
+        "maxOutputTokens",
+        "max_output_tokens",
+        "temperature",
+        "top_p",
+        "topP",
+        "top_k",
+        "topK",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "stop_sequences",
+        "stopSequences",
+        "logprobs",
+        "top_logprobs",
+        "responseLogprobs",
+    ]
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_.\[\]]{0,60}")
 

@@ -105,7 +105,10 @@ class ClaudeProvider:
             entry = decoded(response.content, _Model, "claude")
             if entry.lifecycle == "retired":
                 raise EngineUnavailableError(f"claude: the model {model} is retired")
-        return Capabilities(sampling=frozenset(NAMES) - self._unsupported(model).keys())
+        return Capabilities(
+            sampling=frozenset(NAMES) - self._unsupported(model).keys(),
+            not_with={"top_p": "temperature"} if EITHER.match(model) else {},
+        )
 
     async def answer(self, request: ChatRequest, *, deadline: Deadline) -> ChatAnswer:
         """As `ChatProvider.answer`."""

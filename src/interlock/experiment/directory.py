@@ -38,7 +38,13 @@ from interlock.experiment.plan import (
 )
 from interlock.experiment.recorded import timestamp
 from interlock.experiment.records import JOURNAL_NAME
-from interlock.kernel.errors import RunChangedError, RunLockedError, StorageError, UsageError
+from interlock.kernel.errors import (
+    ConfigError,
+    RunChangedError,
+    RunLockedError,
+    StorageError,
+    UsageError,
+)
 from interlock.kernel.journal import Journal, JournalRun, RunInfo
 from interlock.kernel.journal_lock import FileHold
 
@@ -52,16 +58,20 @@ LISTED = 8
 def held(directory: Path) -> Iterator[Journal]:
     """The journal of a run directory, which no other process may use meanwhile.
 
-    Raises RunLockedError where one does, StorageError where the directory cannot be written.
+    Raises RunLockedError where one does, ConfigError where the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(
+        raise ConfigError(
             f"output_dir {directory} cannot be made: {error.strerror or error}",
             hint="choose a directory that can be written to",
         ) from None
-    with Journal.open(directory / JOURNAL_NAME, durability="full") as journal:
+    try:
+        opened = Journal.open(directory / JOURNAL_NAME, durability="full")
+    except StorageError as error:
+        raise ConfigError(f"output_dir: {error.message}", hint=error.hint) from None
+    with opened as journal:
         hold = FileHold.take(journal.path, HOLD)
         if hold is None:
             raise in_use(journal, directory)
