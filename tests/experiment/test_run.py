@@ -374,6 +374,15 @@ def test_a_budget_below_one_answer_is_said_before_anything_is_sent(tmp_path: Pat
     assert not one.asked
 
 
+def test_what_is_free_costs_nothing_and_what_is_not_known_costs_null(tmp_path: Path) -> None:
+    with registered(one=Scripted(paid=False)):
+        go(config(tmp_path))
+    assert {r.cost_usd for r in results(tmp_path)} == {0.0}
+    with registered(one=Scripted()):
+        go(config(tmp_path) | {"output_dir": str(tmp_path / "paid")})
+    assert {r.cost_usd for r in read_results(tmp_path / "paid")} == {None}
+
+
 def test_an_error_that_nobody_foresaw_may_have_been_billed(tmp_path: Path) -> None:
     with registered(one=Scripted(lambda r, n: RuntimeError("a bug in an SDK"))):
         report = go(priced(tmp_path, count=1, max_retries=0))
