@@ -155,7 +155,8 @@ class _Run:
         seconds = 0.0
         if pending:
             self.start.look(stack)
-            self._enter(before)
+        self._enter(before, tell=pending > 0)
+        if pending:
             shown: Display = Quiet()
             if display is not None:
                 shown = display(
@@ -183,8 +184,8 @@ class _Run:
             recorded=recorded,
             sent=sent,
             seconds=seconds,
-            spent=money.spent if pending else before.spent,
-            uncertain=money.uncertain if pending else before.uncertain,
+            spent=money.spent,
+            uncertain=money.uncertain,
             possibly_billed_twice=self.billed_twice,
             estimates=self.estimates,
             notes=tuple(dict.fromkeys([*self.notes, *self.start.notes])),
@@ -205,8 +206,11 @@ class _Run:
             self.run.ask_again(failed, f"{len(failed)} failed samples asked again")
             self.notes.append(f"{len(failed)} failed samples are asked again")
 
-    def _enter(self, before: SoFar) -> None:
-        """Estimate the cost, and enter what earlier starts spent or may have spent."""
+    def _enter(self, before: SoFar, *, tell: bool) -> None:
+        """Estimate the cost, and enter what earlier starts spent or may have spent.
+
+        `tell` puts the estimate among the notes.
+        """
         variants = self.start.variants
         prices = [self.start.price(variant) for variant in variants]
         found = estimate(variants, prices, self.taken.prompts, self.config.samples)
@@ -228,7 +232,7 @@ class _Run:
             shown = ", ".join(perhaps[:5]) + (", …" if len(perhaps) > 5 else "")
             self.notes.append(f"possibly billed twice ({len(perhaps)} samples): {shown}")
         known = [each.expected for each in found if each.expected is not None]
-        if any(known):
+        if tell and any(known):
             limit = sum(each.worst or 0.0 for each in found)
             self.notes.append(
                 f"estimate: ${sum(known):.4f} for the whole run, ${limit:.4f} at most, by prices "
