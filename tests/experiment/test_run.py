@@ -457,6 +457,14 @@ def test_what_a_model_does_not_take_beside_another_is_found_too(tmp_path: Path) 
         assert go(config(tmp_path, alone, on_not_applied="refuse")).complete
 
 
+def test_a_temperature_that_no_request_could_have_is_found_before_the_run(tmp_path: Path) -> None:
+    one = Scripted(most_temperature=1.0)
+    hot = {"name": "m", "type": "one", "temperature": [0.5, 1.5]}
+    with registered(one=one), pytest.raises(ConfigError, match=r"1\.5; its service takes 0 … 1"):
+        go(config(tmp_path, hot))
+    assert not one.asked
+
+
 def test_keys_stay_out_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACME_KEY", "sk-very-secret")
     model = {"name": "m1", "type": "one", "api_key": "${ACME_KEY}"}

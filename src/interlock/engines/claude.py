@@ -107,6 +107,7 @@ class ClaudeProvider:
                 raise EngineUnavailableError(f"claude: the model {model} is retired")
         return Capabilities(
             sampling=frozenset(NAMES) - self._unsupported(model).keys(),
+            most_temperature=1.0,
             not_with={"top_p": "temperature"} if EITHER.match(model) else {},
         )
 

@@ -141,6 +141,12 @@ def _not_applied(model: ModelConfig, capabilities: Capabilities) -> tuple[str, .
 
 def _refuse_senseless(found: Found, config: ExperimentConfig) -> None:
     model = found.model
+    most = found.capabilities.most_temperature
+    hottest = max((each for each in model.temperatures if each is not None), default=0.0)
+    if "temperature" not in found.not_applied and hottest > most:
+        raise ConfigError(
+            f"model '{model.label}': temperature is {hottest:g}; its service takes 0 … {most:g}"
+        )
     if "temperature" in found.not_applied and len(model.temperatures) > 1:
         raise ConfigError(
             f"model '{model.label}' takes no temperature; "
