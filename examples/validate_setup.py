@@ -13,6 +13,7 @@ from interlock.cli import main
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    if "--config" not in arguments and not {"-h", "--help"} & set(arguments):
+    given = any(each.partition("=")[0] in ("--config", "-h", "--help") for each in arguments)
+    if not given:
         arguments += ["--config", str(Path(__file__).with_name("config_small_test.json"))]
     main(["experiment", "check", *arguments])

@@ -161,8 +161,19 @@ def test_check_finds_a_model_that_cannot_be_used(capsys: Captured, setup: Path) 
         out, _ = call(capsys, "check", "--config", setup, code=1)
         assert "error    model: model 'm1': no CUDA device is there" in out
         assert "set device to cpu" in out
+        _, err = call(capsys, "run", "--config", setup, code=2)
+        assert "model 'm1': no CUDA device is there" in err
         document = as_json(capsys, "check", "--config", setup, "--no-contact")
     assert findings(document, "warning") == ["'m1' was not contacted"]
+
+
+def test_check_tells_of_a_finished_run_that_would_be_paid_for_again(
+    capsys: Captured, setup: Path
+) -> None:
+    with registered(one=Scripted()):
+        call(capsys, "run", "--config", setup)
+        document = as_json(capsys, "check", "--config", setup)
+    assert any("pays for, everything" in w for w in findings(document, "warning"))
 
 
 def test_check_finds_the_directory_of_another_run(
@@ -191,7 +202,7 @@ def test_check_and_run_find_a_directory_that_cannot_be_written(
             capsys, "check", "--config", setup, "--output", "/proc/interlock", code=1
         )
         assert any("cannot be written" in e for e in findings(document, "error"))
-        _, err = call(capsys, "run", "--config", setup, "--output", "/proc/interlock", code=1)
+        _, err = call(capsys, "run", "--config", setup, "--output", "/proc/interlock", code=2)
     assert "output_dir /proc/interlock cannot be made" in err
 
 

@@ -213,6 +213,9 @@ def test_claude_takes_temperature_or_top_p(server: FakeLLM) -> None:
     assert both.applied["temperature"] == 0.2
     assert "not both" in both.not_applied["top_p"]
     assert only.applied["top_p"] == 0.9
+    seen = capabilities(CLAUDE.provider(server), "claude-sonnet-4-5-20250929")
+    assert seen.not_with == {"top_p": "temperature"}
+    assert seen.most_temperature == 1.0
     hot = CLAUDE.request(temperature=1.5)
     assert isinstance(ask(CLAUDE.provider(server), hot)[0], InputError)
     assert dict(server.counts().kinds) == {"ok": 2}

@@ -71,10 +71,17 @@ def test_a_wrong_option_is_named_and_its_value_is_not(
     assert found.value.hint == hint
 
 
+KEYS = {"claude": "ANTHROPIC_API_KEY", "gemini": "GOOGLE_API_KEY", "openai": "OPENAI_API_KEY"}
+
+
 @pytest.mark.parametrize("name", ["claude", "gemini", "openai"])
-def test_a_key_that_was_never_set_is_found_before_anything_is_sent(name: str) -> None:
+def test_a_key_that_was_never_set_is_found_before_anything_is_sent(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     packages = {"claude": "anthropic", "gemini": "google.genai", "openai": "openai"}
     pytest.importorskip(packages[name])
+    for variable in KEYS.values():
+        monkeypatch.delenv(variable, raising=False)
     for key in (None, "", "${ANTHROPIC_API_KEY}"):
         with pytest.raises(ConfigError, match=f"{name}: no api_key") as found:
             make_chat_provider(name, {"api_key": key}, base=Path())
@@ -83,6 +90,27 @@ def test_a_key_that_was_never_set_is_found_before_anything_is_sent(name: str) ->
         make_chat_provider(name, {"api_key": "kéy"}, base=Path())
     with pytest.raises(ConfigError, match="must begin with http"):
         make_chat_provider(name, {"api_key": "k", "base_url": "localhost:1"}, base=Path())
+
+
+@pytest.mark.parametrize("name", ["claude", "gemini"])
+def test_the_vendors_variable_is_used_without_a_key_and_for_the_vendor_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip({"claude": "anthropic", "gemini": "google.genai"}[name])
+    monkeypatch.setenv(KEYS[name], "sk-secret")
+    assert "sk-secret" not in repr(vars(make_chat_provider(name, {}, base=Path())))
+    with pytest.raises(ConfigError, match="no api_key"):
+        make_chat_provider(name, {"base_url": "http://localhost:1"}, base=Path())
+
+
+@pytest.mark.parametrize("name", ["claude", "gemini", "openai"])
+@pytest.mark.parametrize(
+    "extra", [{"n": 4}, {"max_tokens": 9}, {"generationConfig": {"candidateCount": 4}}]
+)
+def test_extra_body_does_not_change_what_the_request_sets(name: str, extra: dict[str, Any]) -> None:
+    pytest.importorskip({"gemini": "google.genai", "claude": "anthropic"}.get(name, name))
+    with pytest.raises(ConfigError, match=r"extra_body holds (n|max_tokens|candidateCount),"):
+        make_chat_provider(name, {"api_key": "k", "extra_body": extra}, base=Path())
 
 
 @pytest.mark.parametrize("name", ["claude", "gemini", "local", "openai"])

@@ -74,6 +74,17 @@ def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> No
         ({"models": [MODEL, MODEL]}, "both called 'm'"),
         ({"models": [MODEL | {"label": "a|b"}]}, "names no model"),
         ({"models": [MODEL | {"api_key": "sk-123"}]}, "api_key is not of the form"),
+        ({"models": [MODEL | {"api_key": "sk-${K}"}]}, "api_key holds more than"),
+        (
+            {"models": [MODEL | {"options": {"api_key": "sk-123"}}]},
+            r"models\[0\].options.api_key is not of the form",
+        ),
+        (
+            {"models": [MODEL | {"options": {"extra_body": {"auth": [{"X-Api-Key": "sk"}]}}}]},
+            r"models\[0\].options.extra_body.auth\[0\].X-Api-Key is not of the form",
+        ),
+        ({"models": [MODEL | {"base_url": "https://u:pw@h/v1"}]}, "base_url holds credentials"),
+        ({"models": [MODEL | {"base_url": "https://h/v1?key=abc"}]}, "base_url holds credentials"),
     ],
 )
 def test_every_mistake_is_named_by_its_field(change: dict[str, Any], message: str) -> None:
@@ -123,13 +134,29 @@ def test_a_model_has_what_the_experiment_has_unless_it_says_otherwise() -> None:
 
 
 def test_models_that_share_key_and_server_share_an_account() -> None:
-    models = [
+    models: list[dict[str, Any]] = [
         {"name": "a", "type": "claude", "api_key": "${K}"},
         {"name": "b", "type": "claude", "api_key": "${K}"},
         {"name": "c", "type": "claude", "api_key": "${OTHER}"},
     ]
     accounts = [model.account for model in parse_config({"models": models}).models]
     assert accounts[0] == accounts[1] != accounts[2]
+    models[1]["requests_per_minute"] = 10
+    with pytest.raises(ConfigError, match=r"'a' and 'b' share an account, .* differ: none and 10"):
+        parse_config({"models": models})
+    models[1]["account"] = "b"
+    parse_config({"models": models})
+
+
+def test_local_models_give_logprobs_unless_told_otherwise() -> None:
+    def logprobs(**entry: Any) -> int | None:
+        model = {"name": "m", "type": "local", **entry}
+        return parse_config({"models": [model]}).models[0].sampling.logprobs
+
+    assert logprobs() == 5
+    assert logprobs(logprobs=2) == 2
+    assert logprobs(logprobs=None) is None
+    assert logprobs(type="openai") is None
 
 
 @given(st.integers(0, 2**31 - 1), st.text(), st.integers(0, 10**6))

@@ -53,6 +53,9 @@ def test_a_runner_of_ones_own_runs_beside_a_provider(tmp_path: Path) -> None:
     assert [r["full_response"] for r in shout["results"]] == [f"QUESTION {n}?" for n in range(4)]
     assert shout["results"][0]["tokens_used"] == {"input": 2, "output": 2, "total": 4}
     assert shout["results"][0]["prompt_category"] == "c"
+    # The runner never said that it was greedy.
+    assert shout["results"][0]["applied_sampling"] == {}
+    assert shout["results"][0]["not_applied"]["temperature"] == "the runner does not say"
     assert len(other["results"]) == 4
 
 

@@ -34,6 +34,9 @@ def test_the_shipped_table_is_dated_and_knows_releases_by_their_name() -> None:
     # A name that begins alike is another model, and may cost ten times as much.
     assert table.price(model("gpt-5-pro", "openai")) is None
     assert table.price(model("gpt-4o", "claude")) is None
+    # Only what ends the name is a release: a tuned model has a price of its own.
+    assert table.price(model("gemini-2.0-flash-001-tuned", "gemini")) is None
+    assert table.price(model("gpt-4o-2024-11-20-mini", "openai")) is None
 
 
 def test_another_server_has_prices_of_its_own(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from support.fake_llm import FakeLLM, Plan
 from support.scripted_chat import Scripted, registered, say
 
 from interlock.engines.chat import ChatAnswer, ChatRequest, StopReason, TokenLogprob
-from interlock.errors import InterruptedRunError, RequestRejectedError
+from interlock.errors import InputError, InterruptedRunError, RequestRejectedError
 from interlock.experiment.entities import subject
 from interlock.experiment.judge import judge_prompts
 from interlock.experiment.prompts import Prompt
+from interlock.experiment.records import PromptResult
 from interlock.experiment.report import Report, make_report, write_report
-from interlock.experiment.report_input import load_answers
+from interlock.experiment.report_input import RunFacts, gather, load_answers
 from interlock.experiment.run import RunOptions, run_experiment
 
 TIMES = {"run", "first", "last", "median_seconds", "cost_usd", "cost_known"}
@@ -126,6 +127,28 @@ def test_an_interrupted_run_ends_in_the_same_report(tmp_path: Path) -> None:
         assert sum(s.failures.get("missing", 0) for s in half.analysis.variants) > 0
         resumed = make_report(go(raw, resume=True))
     assert plain(resumed) == plain(whole)
+
+
+def test_a_model_without_a_result_yet_is_in_the_report() -> None:
+    facts = RunFacts("cut", variants={"a_temp0.0": ("a", 0.0), "b_temp0.0": ("b", 0.0)})
+    result = PromptResult("p", "b", "yes", {}, variant="b_temp0.0")
+    found = gather([result], [Prompt("p", "text")], facts)
+    assert found.variants == ("a_temp0.0", "b_temp0.0")
+    assert [(r.model, r.error_type) for r in found.results] == [("a", "missing"), ("b", None)]
+    with pytest.raises(InputError, match="holds no result"):
+        gather([], [Prompt("p", "text")], facts)
+
+
+def test_models_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
+    with registered(one=Scripted(inventive)):
+        models = [
+            {"name": "m", "type": "one", "temperature": 0.0},
+            {"name": "m", "type": "one", "temperature": 0.0, "label": "brief", "system": "Brief."},
+            {"name": "m", "type": "one", "temperature": 1.0, "label": "warm"},
+        ]
+        report = make_report(go(config(tmp_path, "out", *models)))
+    labels = [summary.label for summary in report.analysis.variants]
+    assert labels == ["m_temp0.0", "brief_temp0.0", "m, temperature 1.0"]
 
 
 def test_a_judge_is_run_like_any_experiment(tmp_path: Path) -> None:

@@ -238,6 +238,24 @@ def test_a_changed_question_is_refused_and_shown_unless_accepted(tmp_path: Path)
         assert again.recorded == 3
 
 
+def test_changed_labels_are_refused_and_shown_and_accepted_without_asking(tmp_path: Path) -> None:
+    one = Scripted()
+    raw = config(tmp_path, count=4)
+    prompts = json.loads(Path(raw["prompts_file"]).read_text())
+    with registered(one=one):
+        go(raw)
+        Path(raw["prompts_file"]).write_text(json.dumps(prompts, indent=3))
+        assert go(raw, resume=True).sent == 0
+        prompts["prompts"][1] |= {"category": "other", "gold_label": None}
+        Path(raw["prompts_file"]).write_text(json.dumps(prompts))
+        shown = "else: prompt 'prompt_0002': category, gold_label differs$"
+        with pytest.raises(RunChangedError, match=shown):
+            go(raw, resume=True)
+        assert {r.prompt_category for r in results(tmp_path)} == {"cve", "malware"}
+        assert go(raw, resume=True, accept_changes=True).sent == 0
+    assert {r.prompt_category for r in results(tmp_path)} == {"cve", "malware", "other"}
+
+
 def test_two_processes_do_not_share_a_directory(tmp_path: Path) -> None:
     raw = config(tmp_path)
     with (
@@ -338,6 +356,59 @@ def test_an_answer_that_may_have_been_billed_counts_in_full(tmp_path: Path) -> N
     assert [r.uncertain_usd for r in results(tmp_path)] == [pytest.approx(0.1)] * 2
 
 
+def test_an_answer_without_usage_counts_in_full_also_after_a_resume(tmp_path: Path) -> None:
+    one = Scripted(lambda r, n: say(r, usage=Usage()), seconds=0.001)
+    raw = priced(tmp_path, count=40, budget_usd=1.05)
+    with registered(one=one):
+        for resume in (False, True):
+            with pytest.raises(BudgetError):
+                go(raw, resume=resume)
+            assert sum(one.asked.values()) == 10
+    assert [r.uncertain_usd for r in results(tmp_path)] == [pytest.approx(0.1)] * 10
+
+
+def test_a_budget_below_one_answer_is_said_before_anything_is_sent(tmp_path: Path) -> None:
+    one = Scripted()
+    with registered(one=one), pytest.raises(BudgetError, match=r"next sample may cost \$0.1"):
+        go(priced(tmp_path, count=2, budget_usd=0.05))
+    assert not one.asked
+
+
+def test_what_is_free_costs_nothing_and_what_is_not_known_costs_null(tmp_path: Path) -> None:
+    with registered(one=Scripted(paid=False)):
+        go(config(tmp_path))
+    assert {r.cost_usd for r in results(tmp_path)} == {0.0}
+    with registered(one=Scripted()):
+        go(config(tmp_path) | {"output_dir": str(tmp_path / "paid")})
+    assert {r.cost_usd for r in read_results(tmp_path / "paid")} == {None}
+
+
+def test_an_error_that_nobody_foresaw_may_have_been_billed(tmp_path: Path) -> None:
+    with registered(one=Scripted(lambda r, n: RuntimeError("a bug in an SDK"))):
+        report = go(priced(tmp_path, count=1, max_retries=0))
+    assert report.uncertain == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("how", ["changed", "failed"])
+def test_what_is_asked_again_was_paid_for_once_already(tmp_path: Path, how: str) -> None:
+    """Two dollars are spent on answers that do not count any more; the budget still knows."""
+    cut = ConnectionLostError("cut", sent=True)
+    raw = priced(tmp_path, count=20, max_retries=0)
+    one = Scripted(
+        lambda r, n: cut if how == "failed" else say(r, usage=Usage(input=5, output=100))
+    )
+    with registered(one=one):
+        go(raw)
+        one.asked.clear()
+        one.script = lambda r, n: say(r, usage=Usage(input=5, output=100))
+        again = raw | {"budget_usd": 3.05}
+        if how == "changed":
+            again["system"] = "Be brief."
+        with pytest.raises(BudgetError, match="budget"):
+            go(again, resume=True, accept_changes=how == "changed", retry_failed=how == "failed")
+        assert sum(one.asked.values()) == 10
+
+
 def test_a_budget_needs_known_prices(tmp_path: Path) -> None:
     raw = config(tmp_path, budget_usd=1)
     one = Scripted()
@@ -375,6 +446,23 @@ def test_what_a_model_does_not_take_is_told_or_refused(tmp_path: Path) -> None:
         sweep = {"name": "m", "type": "one", "temperature": [0, 1]}
         with pytest.raises(ConfigError, match="2 times"):
             go(config(tmp_path, sweep) | {"output_dir": str(tmp_path / "sweep")})
+
+
+def test_what_a_model_does_not_take_beside_another_is_found_too(tmp_path: Path) -> None:
+    one = Scripted(not_with={"top_p": "temperature"})
+    with registered(one=one):
+        with pytest.raises(ConfigError, match="takes no top_p"):
+            go(config(tmp_path, top_p=0.9, on_not_applied="refuse"))
+        alone = {"name": "m", "type": "one", "top_p": 0.9}
+        assert go(config(tmp_path, alone, on_not_applied="refuse")).complete
+
+
+def test_a_temperature_that_no_request_could_have_is_found_before_the_run(tmp_path: Path) -> None:
+    one = Scripted(most_temperature=1.0)
+    hot = {"name": "m", "type": "one", "temperature": [0.5, 1.5]}
+    with registered(one=one), pytest.raises(ConfigError, match=r"1\.5; its service takes 0 … 1"):
+        go(config(tmp_path, hot))
+    assert not one.asked
 
 
 def test_keys_stay_out_of_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,5 +520,8 @@ def test_what_was_cut_off_is_listed_and_counts_against_the_budget(tmp_path: Path
             ) as cut_off:
                 cut_off.begin(["m1_tempdefault|prompt_0001|0"])
         report = go(raw, resume=True)
-    assert report.possibly_billed_twice == ("m1_tempdefault|prompt_0001|0",)
-    assert report.uncertain == pytest.approx(0.1)
+        again = go(raw, resume=True)
+    for each in (report, again):
+        assert each.possibly_billed_twice == ("m1_tempdefault|prompt_0001|0",)
+        assert each.uncertain == pytest.approx(0.1)
+        assert each.spent == pytest.approx(0.03)

@@ -32,6 +32,13 @@ def agreement_words(found: Agreement) -> str:
     )
 
 
+def test_an_identifier_is_not_named_by_a_longer_one() -> None:
+    answer = "CVE-2021-44228 is a critical flaw in Log4j."
+    assert read_stance(answer, "Summarise CVE-2021-4422.", "CVE-2021-4422").stance is Stance.UNCLEAR
+    real = read_stance(answer, "Summarise CVE-2021-44228.", "CVE-2021-44228")
+    assert real.stance is Stance.CLAIMS
+
+
 def test_the_labelled_set_is_large_enough_and_covers_every_stance() -> None:
     labels = Counter(row["label"] for row in WRITTEN)
     assert len(WRITTEN) >= 120

@@ -470,6 +470,7 @@ def test_recorded_items_can_be_asked_again(journal: Journal) -> None:
         run.begin(["b"])
         run.record([("b", Outcome(Status.ACCEPTED, value=0))])
         run.finish("done")
+        assert list(run.withdrawn()) == [("b", 0, Outcome(Status.FAILED).to_json())]
     info = journal.info("r")
     assert (info.items, info.withdrawn, info.counts[Status.ACCEPTED]) == (3, 1, 1)
     assert "asked again" in info.changes[0]

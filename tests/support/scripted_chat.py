@@ -54,6 +54,8 @@ class Scripted:
         seconds: float = 0.0,
         paid: bool = True,
         sampling: frozenset[str] = ALL,
+        not_with: Mapping[str, str] | None = None,
+        most_temperature: float = 2.0,
     ) -> None:
         self.script = script
         self.asked: Counter[str] = Counter()
@@ -61,7 +63,12 @@ class Scripted:
         self.most = self.open = 0
         self.closed = 0
         self._seconds = seconds
-        self._capabilities = Capabilities(sampling=sampling, paid=paid)
+        self._capabilities = Capabilities(
+            sampling=sampling,
+            paid=paid,
+            not_with=not_with or {},
+            most_temperature=most_temperature,
+        )
 
     async def capabilities(self, model: str) -> Capabilities:
         return self._capabilities

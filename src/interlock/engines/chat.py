@@ -142,16 +142,20 @@ class ChatAnswer:
 class Capabilities:
     """What a provider can do with one model, as far as it is known before the first request.
 
-    sampling   names of `Sampling`'s fields that it applies
-    logprobs   most alternatives a token that it reports, None where it reports no logprobs
-    batches    it answers requests together on this machine, and gains by it
-    paid       requests cost money
+    sampling          names of `Sampling`'s fields that it applies
+    logprobs          most alternatives a token that it reports, None where it reports no logprobs
+    batches           it answers requests together on this machine, and gains by it
+    paid              requests cost money
+    not_with          fields of `sampling` that it does not apply beside another -> that other one
+    most_temperature  the highest that it takes
     """
 
     sampling: frozenset[str]
     logprobs: int | None = None
     batches: bool = False
     paid: bool = True
+    not_with: Mapping[str, str] = field(default_factory=dict)
+    most_temperature: float = 2.0
 
 
 # Providers implement the Protocols below. A change here breaks them; add an optional attribute

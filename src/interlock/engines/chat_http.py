@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import logging
 import math
+import os
 import re
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -47,6 +48,38 @@ PREVIEW_SECONDS = 60.0
 # pools cost less than a large one. A fifth of all CPU time at 100 open requests.
 POOLS = 8
 _ANSWERED = "interlock.answered"
+_OWN_FIELDS = frozenset(
+    [
+        "model",
+        "messages",
+        "contents",
+        "system",
+        "systemInstruction",
+        "system_instruction",
+        "stream",
+        "n",
+        "candidateCount",
+        "candidate_count",
+        "max_tokens",
+        "max_completion_tokens",
+        "maxOutputTokens",
+        "max_output_tokens",
+        "temperature",
+        "top_p",
+        "topP",
+        "top_k",
+        "topK",
+        "min_p",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "stop_sequences",
+        "stopSequences",
+        "logprobs",
+        "top_logprobs",
+        "responseLogprobs",
+    ]
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_.\[\]]{0,60}")
 
 
@@ -91,8 +124,13 @@ def require(package: str, extra: str, feature: str) -> None:
         raise MissingExtraError(extra, feature)
 
 
-def checked_key(provider: str, key: str | None, variable: str) -> Key:
-    """`key` without white space at its ends; raises ConfigError where there is none to send."""
+def checked_key(provider: str, key: str | None, variable: str, *, own: bool = False) -> Key:
+    """`key` without white space at its ends; raises ConfigError where there is none to send.
+
+    own  the server is the vendor's own, so that without `key` the variable's goes to it
+    """
+    if key is None and own:
+        key = os.environ.get(variable)
     key = (key or "").strip()
     if not key or key.startswith("${"):
         raise ConfigError(
@@ -102,6 +140,20 @@ def checked_key(provider: str, key: str | None, variable: str) -> Key:
     if not key.isascii() or not key.isprintable():
         raise ConfigError(f"{provider}: api_key holds characters that no header can carry")
     return Key(key)
+
+
+def checked_extra(provider: str, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a field that the request has already.
+
+    It would change in silence what records, budgets and reading the answer rest on.
+    """
+    nested = fields.get("generationConfig")
+    for name in [*fields, *(nested if isinstance(nested, dict) else ())]:
+        if name in _OWN_FIELDS:
+            raise ConfigError(
+                f"{provider}: extra_body holds {name}, which the request sets itself",
+                hint="set it in the configuration of the model",
+            )
 
 
 def checked_url(provider: str, url: str | None) -> str | None:

@@ -16,6 +16,7 @@ from interlock.engines.chat_http import (
     HttpOptions,
     SdkClient,
     asked_wait,
+    checked_extra,
     checked_key,
     checked_url,
     connection_fault,
@@ -78,7 +79,9 @@ class ClaudeProvider:
     def __init__(self, options: ClaudeOptions) -> None:
         """Raise ConfigError for a key or URL that cannot be used. Connects to nothing."""
         self._base_url = checked_url("claude", options.base_url)
-        self._key = checked_key("claude", options.api_key, "ANTHROPIC_API_KEY")
+        own = self._base_url is None
+        self._key = checked_key("claude", options.api_key, "ANTHROPIC_API_KEY", own=own)
+        checked_extra("claude", options.extra_body)
         self._options = options
         self._learned = Unsupported()
         self._client = SdkClient(self._make, "anthropic")
@@ -102,7 +105,11 @@ class ClaudeProvider:
             entry = decoded(response.content, _Model, "claude")
             if entry.lifecycle == "retired":
                 raise EngineUnavailableError(f"claude: the model {model} is retired")
-        return Capabilities(sampling=frozenset(NAMES) - self._unsupported(model).keys())
+        return Capabilities(
+            sampling=frozenset(NAMES) - self._unsupported(model).keys(),
+            most_temperature=1.0,
+            not_with={"top_p": "temperature"} if EITHER.match(model) else {},
+        )
 
     async def answer(self, request: ChatRequest, *, deadline: Deadline) -> ChatAnswer:
         """As `ChatProvider.answer`."""

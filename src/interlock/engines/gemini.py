@@ -21,6 +21,7 @@ from interlock.engines.chat_http import (
     HttpOptions,
     SdkClient,
     asked_wait,
+    checked_extra,
     checked_key,
     checked_url,
     connection_fault,
@@ -88,7 +89,9 @@ class GeminiProvider:
     def __init__(self, options: GeminiOptions) -> None:
         """Raise ConfigError for a key or URL that cannot be used. Connects to nothing."""
         self._base_url = checked_url("gemini", options.base_url)
-        self._key = checked_key("gemini", options.api_key, "GOOGLE_API_KEY")
+        own = self._base_url is None
+        self._key = checked_key("gemini", options.api_key, "GOOGLE_API_KEY", own=own)
+        checked_extra("gemini", options.extra_body)
         self._options = options
         self._learned = Unsupported()
         self._client = SdkClient(self._make, "google_genai", "google.auth")

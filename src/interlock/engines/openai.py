@@ -22,6 +22,7 @@ from interlock.engines.chat_http import (
     HttpOptions,
     SdkClient,
     asked_wait,
+    checked_extra,
     checked_key,
     checked_url,
     connection_fault,
@@ -84,7 +85,9 @@ class OpenAIProvider:
         # Servers on this machine often take any key, or none.
         if self._base_url is not None and not key:
             key = "none"
-        self._key = checked_key("openai", key, "OPENAI_API_KEY")
+        own = self._base_url is None
+        self._key = checked_key("openai", key, "OPENAI_API_KEY", own=own)
+        checked_extra("openai", options.extra_body)
         self._options = options
         self._learned = Unsupported()
         self._client = SdkClient(self._make, "openai")

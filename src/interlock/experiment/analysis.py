@@ -148,11 +148,26 @@ def summaries(answers: Answers) -> list[VariantSummary]:
     groups: dict[str, list[PromptResult]] = {name: [] for name in answers.variants}
     for result in answers.results:
         groups[variant_of(result)].append(result)
-    models = Counter(found[0].model for found in groups.values())
-    return [_summary(name, found, models) for name, found in groups.items()]
+    plain = Counter(found[0].model for found in groups.values())
+    warm = Counter(_with_temperature(found[0]) for found in groups.values())
+    return [
+        _summary(
+            name,
+            found,
+            # The shortest name that no other variant has.
+            found[0].model
+            if plain[found[0].model] == 1
+            else (_with_temperature(found[0]) if warm[_with_temperature(found[0])] == 1 else name),
+        )
+        for name, found in groups.items()
+    ]
 
 
-def _summary(variant: str, found: list[PromptResult], models: Counter[str]) -> VariantSummary:
+def _with_temperature(result: PromptResult) -> str:
+    return f"{result.model}, temperature {result.sampling_params.get('temperature')}"
+
+
+def _summary(variant: str, found: list[PromptResult], label: str) -> VariantSummary:
     answered = [result for result in found if has_answer(result)]
     failed = [result for result in found if not has_answer(result)]
     costs = [r.cost_usd for r in found if r.cost_usd is not None]
@@ -161,9 +176,7 @@ def _summary(variant: str, found: list[PromptResult], models: Counter[str]) -> V
     seconds = [r.elapsed_seconds for r in answered if r.elapsed_seconds]
     return VariantSummary(
         variant=variant,
-        label=found[0].model
-        if models[found[0].model] == 1
-        else f"{found[0].model}, temperature {temperature}",
+        label=label,
         model=found[0].model,
         temperature=temperature,
         samples=len(found),

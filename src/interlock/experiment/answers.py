@@ -53,8 +53,9 @@ WORDS: Mapping[str, str] = {
 }
 """Codes of errors in words, as retries and failures are told."""
 
-MAYBE_BILLED = frozenset(["deadline", "malformed_answer", "service"])
-"""Errors after which a request may have been billed, without usage to show for it."""
+MAYBE_BILLED = frozenset(["deadline", "engine", "malformed_answer", "service"])
+"""Errors after which a request may have been billed, without usage to show for it; `engine` is what
+nobody foresaw, such as an SDK that fails on the answer."""
 
 
 @dataclass(frozen=True, slots=True)

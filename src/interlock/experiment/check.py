@@ -247,7 +247,15 @@ def _other_run(config: ExperimentConfig, where: Path) -> Iterator[Finding]:
             return
         with Journal.open(path, create=False) as journal:
             last = directory.latest(journal)
-        if last is None or not checkpoint.exists(where):
+        if last is None:
+            return
+        if not checkpoint.exists(where):
+            yield Finding(
+                "warning",
+                "output",
+                f"{where} holds the run {last.run_id}; a fresh one asks, and pays for, everything",
+                "choose another directory with --output for results of their own",
+            )
             return
         done = last.items - last.pending
         state = f"run {last.run_id} in {where} is unfinished ({done} of {last.items} recorded)"

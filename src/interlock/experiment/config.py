@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,16 @@ DEFAULT_SEED = 42
 DEFAULT_RETRIES = 3
 DEFAULT_MAX_TOKENS = 2048
 DEFAULT_TIMEOUT = 120.0
+LOCAL_LOGPROBS = 5
 
 _COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*')
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+# Names of fields whose values are secrets, whatever the provider.
+_KEY = re.compile(
+    r"(?i)(api[-_]?key|secret|password|passwd|credential|authorization|(access|auth|bearer)[-_]?"
+    r"token|^token$)"
+)
+_CREDENTIALS = re.compile(r"://[^/?#@]*[^/?#@:][^/?#@]*@|[?&](key|api[-_]?key|token)=[^&#]", re.I)
 _LABEL = re.compile(r"[^|\x00-\x1f]+")
 
 
@@ -269,16 +276,12 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
             continue
         problems += _problems(entry, _MODEL, f"{where}.")
         problems += [f"{where}.{name} is missing" for name in ("name", "type") if name not in entry]
-        key = entry.get("api_key")
-        if isinstance(key, str) and not _VARIABLE.fullmatch(key.strip()):
-            problems.append(
-                f"{where}.api_key is not of the form ${{NAME}}; a key stands in an environment "
-                "variable, never in a file"
-            )
+        problems += _keys(entry, where)
     if problems:
         raise _listed(problems)
     models = tuple(_model(raw, entry) for entry in entries)
     _check_labels(models)
+    _check_accounts(models)
     return ExperimentConfig(
         prompts_file=raw.get("prompts_file"),
         output_dir=raw.get("output_dir"),
@@ -293,6 +296,28 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
         models=models,
         raw=dict(raw),
     )
+
+
+def _keys(value: Any, where: str) -> Iterator[str]:
+    """Keys that stand in the entry itself, at any depth: it is written into the run directory."""
+    if isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _keys(item, f"{where}[{at}]")
+    if not isinstance(value, dict):
+        return
+    for name, item in value.items():
+        place = f"{where}.{name}"
+        if not isinstance(item, str):
+            yield from _keys(item, place)
+        elif _KEY.search(name) and not _VARIABLE.search(item):
+            yield (
+                f"{place} is not of the form ${{NAME}}; a key stands in an environment variable, "
+                "never in a file"
+            )
+        elif name == "api_key" and not _VARIABLE.fullmatch(item.strip()):
+            yield f"{place} holds more than ${{NAME}}; a key stands in an environment variable"
+        elif name == "base_url" and _CREDENTIALS.search(_VARIABLE.sub("", item)):
+            yield f"{place} holds credentials; put them into an environment variable as ${{NAME}}"
 
 
 def _listed(problems: Sequence[str]) -> ConfigError:
@@ -330,6 +355,9 @@ def _model(raw: Mapping[str, Any], entry: Mapping[str, Any]) -> ModelConfig:
     sampling = {name: setting(name) for name in _SAMPLING if setting(name) is not None}
     sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     sampling.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+    if entry["type"] == "local" and "logprobs" not in entry and "logprobs" not in raw:
+        # They cost nothing here, and the pilot's files have them.
+        sampling["logprobs"] = LOCAL_LOGPROBS
     options = {name: entry[name] for name in _PROVIDER_TEXTS if entry.get(name) is not None}
     options |= entry.get("options") or {}
     if entry["type"] == "local":
@@ -373,6 +401,26 @@ def _check_labels(models: Sequence[ModelConfig]) -> None:
         if len(set(model.temperatures)) < len(model.temperatures):
             raise ConfigError(f"config: models[{at}].temperature names one temperature twice")
         seen[model.label] = at
+
+
+def _check_accounts(models: Sequence[ModelConfig]) -> None:
+    """One account has one set of limits; a second one would be left out in silence."""
+    first: dict[str, ModelConfig] = {}
+    for model in models:
+        other = first.setdefault(model.account, model)
+        for name in _LIMITS:
+            one, two = other.limits.get(name), model.limits.get(name)
+            if one != two:
+                raise ConfigError(
+                    f"config: '{other.label}' and '{model.label}' share an account, and their "
+                    f"{name} differ: {_shown(one)} and {_shown(two)}",
+                    hint="give one of them an 'account' of its own where the service counts its "
+                    "requests apart, or the same limit",
+                )
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"
 
 
 def _kind(value: Any) -> str:

@@ -38,7 +38,13 @@ from interlock.experiment.plan import (
 )
 from interlock.experiment.recorded import timestamp
 from interlock.experiment.records import JOURNAL_NAME
-from interlock.kernel.errors import RunChangedError, RunLockedError, StorageError, UsageError
+from interlock.kernel.errors import (
+    ConfigError,
+    RunChangedError,
+    RunLockedError,
+    StorageError,
+    UsageError,
+)
 from interlock.kernel.journal import Journal, JournalRun, RunInfo
 from interlock.kernel.journal_lock import FileHold
 
@@ -52,16 +58,20 @@ LISTED = 8
 def held(directory: Path) -> Iterator[Journal]:
     """The journal of a run directory, which no other process may use meanwhile.
 
-    Raises RunLockedError where one does, StorageError where the directory cannot be written.
+    Raises RunLockedError where one does, ConfigError where the directory cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(
+        raise ConfigError(
             f"output_dir {directory} cannot be made: {error.strerror or error}",
             hint="choose a directory that can be written to",
         ) from None
-    with Journal.open(directory / JOURNAL_NAME, durability="full") as journal:
+    try:
+        opened = Journal.open(directory / JOURNAL_NAME, durability="full")
+    except StorageError as error:
+        raise ConfigError(f"output_dir: {error.message}", hint=error.hint) from None
+    with opened as journal:
         hold = FileHold.take(journal.path, HOLD)
         if hold is None:
             raise in_use(journal, directory)
@@ -191,6 +201,7 @@ def resume(
         chosen, total = copy_prompts(source, following, config.num_prompts, config.seed)
         new = AskedPrompts(following)
         try:
+            relabelled = _relabelled(target, new)
             run = journal.resume_run(
                 run_id,
                 config=asked(config),
@@ -199,12 +210,19 @@ def resume(
             )
         except RunChangedError as error:
             following.unlink(missing_ok=True)
-            raise _changed(error, differences(asked(old), asked(config))) from None
+            # Items that differ follow from a changed question; alone, they are changed prompts.
+            found = differences(asked(old), asked(config)) or list(error.changes)
+            raise _changed(found + relabelled) from None
         except BaseException:
             following.unlink(missing_ok=True)
             raise
         finally:
             new.close()
+        if relabelled and not accept_changes:
+            run.close()
+            following.unlink(missing_ok=True)
+            raise _changed(relabelled)
+        notes += relabelled[:LISTED]
         following.replace(target)
         plan = msgspec.structs.replace(
             plan,
@@ -222,10 +240,27 @@ def resume(
         raise
 
 
-def _changed(error: RunChangedError, asked_anew: list[str]) -> RunChangedError:
-    """The journal's refusal in the words of the configuration, where that is what differs."""
-    # Items that differ follow from a changed question; alone, they are changed prompts.
-    changes = asked_anew or list(error.changes)
+def _relabelled(before: Path, prompts: AskedPrompts) -> list[str]:
+    """Prompts whose text is the same and whose category, labels or other fields are not."""
+    old = AskedPrompts(before)
+    lines = []
+    try:
+        for prompt in prompts:
+            try:
+                known = old[prompt.id].to_dict()
+            except KeyError:
+                continue
+            fields = prompt.to_dict()
+            other = [n for n in dict.fromkeys([*known, *fields]) if known.get(n) != fields.get(n)]
+            if other and "prompt" not in other:
+                lines.append(f"prompt '{prompt.id}': {', '.join(other)} differs")
+    finally:
+        old.close()
+    return lines
+
+
+def _changed(changes: list[str]) -> RunChangedError:
+    """The journal's refusal in the words of the configuration and the prompts."""
     more = [f"and {len(changes) - LISTED} more"] if len(changes) > LISTED else []
     return RunChangedError(
         f"the run was asked for something else: {'; '.join(changes[:LISTED] + more)}",

@@ -202,6 +202,9 @@ class AsyncLane:
                 failure = EngineError(reason_of(error))
             else:
                 result = self._answered(sample, answer, tokens, worst, sent_at, retry)
+                if result.cost_usd is None:
+                    # Billed, and nobody says how much; a resumed run must know of it too.
+                    uncertain += worst
                 result.uncertain_usd = uncertain or None
                 return result
             seconds = self.account.clock.monotonic() - sent_at
@@ -212,8 +215,11 @@ class AsyncLane:
             self._ledger.release(worst, uncertain=worst if lost else 0.0)
             uncertain += worst if lost else 0.0
             retry += 1
-            if not self._may_retry(failure, retry) or not self._ledger.reserve(worst):
+            again = self._may_retry(failure, retry)
+            if not again or not self._ledger.reserve(worst):
                 result = failed(sample, failure, seconds=seconds, retries=retry - 1)
+                if again:
+                    result.error_detail = f"{failure.message}; the budget had no room for a retry"
                 result.uncertain_usd = uncertain or None
                 return result
             wait = self._retry.wait_before(retry, failure, self._rng)

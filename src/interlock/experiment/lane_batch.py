@@ -120,7 +120,9 @@ class BatchLane:
                         sample, answer, seconds=seconds, retries=retry, price=FREE
                     )
                 elif answer.retryable and retry < self._retries:
-                    self._mailbox.note(f"Retry {retry + 1}/{self._retries}: {words(answer)}")
+                    self._mailbox.note(
+                        f"Retry {retry + 1}/{self._retries} after 0s: {words(answer)}"
+                    )
                     again.append(at)
                 else:
                     results[at] = failed(sample, answer, seconds=seconds, retries=retry)

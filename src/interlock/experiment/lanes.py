@@ -19,7 +19,7 @@ from interlock.experiment.ledger import Ledger
 from interlock.experiment.pacing import AccountLimits
 from interlock.experiment.plan import Variant, asked_sampling
 from interlock.experiment.prices import FREE, Price, PriceTable
-from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.kernel.errors import ConfigError, EngineUnavailableError, InterlockError
 from interlock.kernel.limits import RetryPolicy
 
 Provider = ChatProvider | BatchChatProvider
@@ -69,8 +69,8 @@ def look(
 ) -> list[Found]:
     """Make every model's provider and find out what it can do, before a request is paid for.
 
-    Raises what the provider raises, with the model's name before it, and ConfigError where a
-    sampling parameter that matters is not taken.
+    Raises what the provider raises, with the model's name before it, and ConfigError where a model
+    is not to be had or a sampling parameter that matters is not taken.
     """
     found: list[Found] = []
     try:
@@ -99,6 +99,9 @@ def look_at(
         else:
             asked = cast(ChatProvider, provider).capabilities(model.name)
             capabilities = loop.run(asked, timeout=LOOK_SECONDS)
+    except EngineUnavailableError as error:
+        # The model that the configuration names, or what it is to run on, is not there.
+        raise ConfigError(f"model '{model.label}': {error.message}", hint=error.hint) from None
     except InterlockError as error:
         if not error.message.startswith("model '"):
             error.message = f"model '{model.label}': {error.message}"
@@ -130,6 +133,7 @@ def _not_applied(model: ModelConfig, capabilities: Capabilities) -> tuple[str, .
     if any(temperature is not None for temperature in model.temperatures):
         wanted.add("temperature")
     missing = wanted - capabilities.sampling
+    missing |= {name for name, other in capabilities.not_with.items() if {name, other} <= wanted}
     if model.sampling.logprobs is not None and capabilities.logprobs is None:
         missing.add("logprobs")
     return tuple(sorted(missing))
@@ -137,6 +141,12 @@ def _not_applied(model: ModelConfig, capabilities: Capabilities) -> tuple[str, .
 
 def _refuse_senseless(found: Found, config: ExperimentConfig) -> None:
     model = found.model
+    most = found.capabilities.most_temperature
+    hottest = max((each for each in model.temperatures if each is not None), default=0.0)
+    if "temperature" not in found.not_applied and hottest > most:
+        raise ConfigError(
+            f"model '{model.label}': temperature is {hottest:g}; its service takes 0 … {most:g}"
+        )
     if "temperature" in found.not_applied and len(model.temperatures) > 1:
         raise ConfigError(
             f"model '{model.label}' takes no temperature; "

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from typing import Any
 from interlock.engines.chat import ChatProvider, Sampling
 from interlock.engines.chat_registry import make_chat_provider
 from interlock.experiment.answers import Sample, answered, words
-from interlock.experiment.config import ModelConfig, expand_all, parse_config
+from interlock.experiment.config import DEFAULT_TIMEOUT, ModelConfig, expand_all, parse_config
 from interlock.experiment.lane_async import LoopThread
 from interlock.experiment.lanes import in_batches
 from interlock.experiment.pacing import RequestPace
-from interlock.experiment.plan import Variant, request, sample_seed
-from interlock.experiment.prices import FREE, PriceTable
+from interlock.experiment.plan import Variant, asked_sampling, request, sample_seed
+from interlock.experiment.prices import FREE, Price, PriceTable
 from interlock.experiment.prompts import Prompt
 from interlock.experiment.recorded import timestamp
 from interlock.experiment.records import PromptResult
@@ -186,8 +187,9 @@ class ProviderRunner(ModelRunner):
             run_id="",
         )
         start = time.monotonic()
-        deadline = Deadline.after(model.timeout)
+        price: Price | None
         if in_batches(self._provider):
+            deadline = Deadline.after(model.timeout)
             answer = self._provider.answer_batch([sample.request], deadline=deadline)[0]
             if isinstance(answer, InterlockError):
                 raise answer
@@ -196,8 +198,9 @@ class ProviderRunner(ModelRunner):
             if self._loop is None:
                 self._loop = LoopThread()
             provider: ChatProvider = self._provider
+            deadline = Deadline.after(model.timeout or DEFAULT_TIMEOUT)
             answer = self._loop.run(provider.answer(sample.request, deadline=deadline))
-            price = PriceTable().price(model) or FREE
+            price = PriceTable().price(model)
         seconds = time.monotonic() - start
         return answered(sample, answer, seconds=seconds, retries=0, price=price)
 
@@ -268,8 +271,6 @@ class PilotRunner:
 
 
 def _variant(model: ModelConfig, temperature: float | None) -> Variant:
-    from dataclasses import replace
-
     sampling: Sampling = replace(model.sampling, temperature=temperature)
     return Variant(f"{model.label}_temp{temperature}", model, temperature, sampling)
 
@@ -287,6 +288,10 @@ def _asking(runner: ModelRunner, variant: Variant) -> Callable[[Sample], PromptR
             result.error_type = result.error_type or "engine"
         result.seed = sample_seed(sample.seed, sample.prompt.id, sample.index)
         result.variant = variant.label
+        if result.applied_sampling is None and not result.not_applied:
+            # Not known is not the same as applied.
+            sampling = replace(variant.sampling, seed=result.seed)
+            result.not_applied = dict.fromkeys(asked_sampling(sampling), "the runner does not say")
         return result
 
     return ask

@@ -25,7 +25,7 @@ OVERHEAD = 64
 """Tokens that a chat template may add to a prompt."""
 
 # 20250514, 2025-05-14, 002, latest
-_RELEASE = re.compile(r"-(\d{8}|\d{4}-\d\d-\d\d|\d{3}|latest)")
+_RELEASE = re.compile(r"-(\d{8}|\d{4}-\d\d-\d\d|\d{3}|latest)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class PriceTable:
             exact = table.get((model.type, model.name))
             if exact is not None:
                 return exact
-            bare = _RELEASE.sub("", model.name) if _RELEASE.search(model.name) else model.name
+            bare = _RELEASE.sub("", model.name)
             if (model.type, bare) in table:
                 return table[model.type, bare]
         return None

@@ -59,6 +59,9 @@ def outcome_of(result: PromptResult) -> Outcome[Any]:
     kept: dict[str, Any] = {
         short: value for short, name in _VALUE.items() if (value := getattr(result, name))
     }
+    if result.cost_usd is not None:
+        # Free is not the same as unknown.
+        kept["c"] = result.cost_usd
     if kept.get("v") == result.model:
         del kept["v"]
     kept["n"] = [result.tokens_used.get(name) for name in _TOKENS]

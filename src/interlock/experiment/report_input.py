@@ -35,6 +35,8 @@ class RunFacts:
     samples: int = 1
     started: str | None = None
     ended: str | None = None
+    variants: Mapping[str, tuple[str, float | None]] = field(default_factory=dict)
+    """Name -> model and temperature, of those that were to be asked, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def load_answers(
 def gather(results: Iterable[PromptResult], prompts: Iterable[Prompt], facts: RunFacts) -> Answers:
     """Order results, and add the missing ones; raises InputError where nothing is left."""
     asked = {prompt.id: prompt for prompt in prompts}
-    kept: dict[str, dict[tuple[str, int], PromptResult]] = {}
+    # A model that has no result yet is a part of the run all the same.
+    kept: dict[str, dict[tuple[str, int], PromptResult]] = {name: {} for name in facts.variants}
     unknown: dict[str, None] = {}
     last: dict[tuple[str, str], int] = {}
     for result in results:
@@ -102,7 +105,7 @@ def gather(results: Iterable[PromptResult], prompts: Iterable[Prompt], facts: Ru
             result.sample_index = sample
         last[key] = max(sample, last.get(key, -1))
         found[result.prompt_id, sample] = result
-    if not kept:
+    if not last:
         raise InputError(
             f"{facts.name} holds no result"
             + (f" whose prompt is known; {len(unknown)} are unknown" if unknown else ""),
@@ -111,12 +114,17 @@ def gather(results: Iterable[PromptResult], prompts: Iterable[Prompt], facts: Ru
     samples = max([facts.samples, *(sample + 1 for sample in last.values())])
     ordered = []
     for name, found in kept.items():
-        like = next(iter(found.values()))
+        like = next(iter(found.values()), None) or _unasked(*facts.variants[name])
         for prompt in asked.values():
             for sample in range(samples):
                 result = found.get((prompt.id, sample)) or _missing(like, prompt, name, sample)
                 ordered.append(result)
     return Answers(facts, asked, tuple(kept), tuple(ordered), tuple(unknown))
+
+
+def _unasked(model: str, temperature: float | None) -> PromptResult:
+    sampling = {"temperature": temperature}
+    return PromptResult("", model, "", {}, sampling_params=sampling)
 
 
 def _missing(like: PromptResult, prompt: Prompt, variant: str, sample: int) -> PromptResult:
@@ -139,13 +147,14 @@ def _missing(like: PromptResult, prompt: Prompt, variant: str, sample: int) -> P
 
 def _journalled(directory: Path, run_id: str | None) -> tuple[RunFacts, list[Prompt]]:
     from interlock.experiment.asked_prompts import AskedPrompts, prompts_path
-    from interlock.experiment.plan import read_plan
+    from interlock.experiment.plan import read_plan, variants
     from interlock.experiment.recorded import latest_run
     from interlock.kernel.journal import Journal
 
     with Journal.open(directory / JOURNAL_NAME, create=False) as journal:
         chosen = run_id or latest_run(journal)
     plan = read_plan(directory, chosen)
+    config = plan.parsed()
     asked = AskedPrompts(prompts_path(directory, chosen))
     try:
         prompts = list(asked)
@@ -160,8 +169,9 @@ def _journalled(directory: Path, run_id: str | None) -> tuple[RunFacts, list[Pro
             prompts_sha256=plan.prompts_sha256,
             num_prompts=plan.num_prompts,
             total_prompts=plan.total_prompts,
-            samples=plan.parsed().samples,
+            samples=config.samples,
             started=plan.started,
+            variants={v.label: (v.model.name, v.temperature) for v in variants(config)},
         ),
         prompts,
     )

@@ -144,12 +144,19 @@ class _Run:
         if self.start.options.retry_failed:
             self._ask_failed_again()
         before = so_far(self._stored(), self.labels)
+        # What was withdrawn was paid for all the same.
+        gone = so_far(
+            ((key, outcome) for key, _, outcome in self.run.withdrawn() if outcome is not None), ()
+        )
+        before.spent += gone.spent
+        before.uncertain += gone.uncertain
         pending = sum(self.totals.values()) - sum(before.done.values())
         recorded = sent = 0
         seconds = 0.0
         if pending:
             self.start.look(stack)
-            self._enter(before)
+        self._enter(before, tell=pending > 0)
+        if pending:
             shown: Display = Quiet()
             if display is not None:
                 shown = display(
@@ -177,8 +184,8 @@ class _Run:
             recorded=recorded,
             sent=sent,
             seconds=seconds,
-            spent=money.spent if pending else before.spent,
-            uncertain=money.uncertain if pending else before.uncertain,
+            spent=money.spent,
+            uncertain=money.uncertain,
             possibly_billed_twice=self.billed_twice,
             estimates=self.estimates,
             notes=tuple(dict.fromkeys([*self.notes, *self.start.notes])),
@@ -199,8 +206,11 @@ class _Run:
             self.run.ask_again(failed, f"{len(failed)} failed samples asked again")
             self.notes.append(f"{len(failed)} failed samples are asked again")
 
-    def _enter(self, before: SoFar) -> None:
-        """Estimate the cost, and enter what earlier starts spent or may have spent."""
+    def _enter(self, before: SoFar, *, tell: bool) -> None:
+        """Estimate the cost, and enter what earlier starts spent or may have spent.
+
+        `tell` puts the estimate among the notes.
+        """
         variants = self.start.variants
         prices = [self.start.price(variant) for variant in variants]
         found = estimate(variants, prices, self.taken.prompts, self.config.samples)
@@ -210,6 +220,11 @@ class _Run:
         paid = {key: n for key, n in cut_off.items() if worst.get(split_key(key)[0], 0.0) > 0}
         unpriced = {v.label for v, price in zip(variants, prices, strict=True) if price is None}
         uncertain = sum(n * worst[split_key(key)[0]] for key, n in paid.items())
+        # The price of a variant that was removed is not at hand; no sample here costs more.
+        most = max(worst.values(), default=0.0)
+        uncertain += sum(
+            n * worst.get(split_key(key)[0], most) for key, n, _ in self.run.withdrawn()
+        )
         self.ledger.spend(before.spent, before.uncertain + uncertain)
         perhaps = [k for k in cut_off if k in paid or split_key(k)[0] in unpriced]
         self.billed_twice = tuple(perhaps)
@@ -217,10 +232,10 @@ class _Run:
             shown = ", ".join(perhaps[:5]) + (", …" if len(perhaps) > 5 else "")
             self.notes.append(f"possibly billed twice ({len(perhaps)} samples): {shown}")
         known = [each.expected for each in found if each.expected is not None]
-        if any(known):
-            most = sum(each.worst or 0.0 for each in found)
+        if tell and any(known):
+            limit = sum(each.worst or 0.0 for each in found)
             self.notes.append(
-                f"estimate: ${sum(known):.4f} for the whole run, ${most:.4f} at most, by prices "
+                f"estimate: ${sum(known):.4f} for the whole run, ${limit:.4f} at most, by prices "
                 f"of {', '.join(sorted(set(self.start.prices.as_of.values())))}"
             )
 
@@ -260,6 +275,9 @@ class _Run:
                 on_result(key, outcome)
 
         try:
+            if not executor.capacity and shortage:
+                # A budget that is used up already lets nothing begin.
+                raise shortage[0]
             summary = drive(
                 log,
                 self._sample,

@@ -164,7 +164,11 @@ def _asks(sentence: str) -> bool:
 
 
 def _names(sentence: str, entity: str) -> bool:
-    return bool(entity) and entity.lower() in sentence.lower()
+    name, text = entity.lower(), sentence.lower()
+    if not name or name not in text:
+        return False
+    # CVE-2021-4422 is not CVE-2021-44228.
+    return not name[-1].isdigit() or re.search(rf"{re.escape(name)}(?!\d)", text) is not None
 
 
 def _match(patterns: tuple[re.Pattern[str], ...], sentence: str) -> bool:

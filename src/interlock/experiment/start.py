@@ -127,4 +127,7 @@ class Start:
         """The price of a variant's tokens."""
         if variant.label in self.runners:
             return FREE
+        if self.loop is None:
+            # A run that is complete contacts nobody.
+            return FREE if variant.model.type == "local" else self.prices.price(variant.model)
         return next(each.price for each in self.found if each.model.label == variant.model.label)

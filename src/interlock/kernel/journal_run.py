@@ -172,6 +172,29 @@ class JournalRun:
             )
             return dict(rows)
 
+    def withdrawn(self) -> Iterator[tuple[str, int, bytes | None]]:
+        """Items that an accepted change or `ask_again` withdrew, read page by page.
+
+        Key, how many of its attempts gave no outcome, and the outcome as `Outcome.to_json` wrote
+        it, None where there is none. A key may come several times.
+        """
+        after = -1
+        while True:
+            with self._store.read() as connection:
+                page = connection.execute(
+                    "SELECT items.id, key, (SELECT count(*) FROM attempts WHERE item = items.id)"
+                    " - (outcome IS NOT NULL), outcome"
+                    " FROM items LEFT JOIN outcomes ON outcomes.item = items.id"
+                    " WHERE run = ? AND position IS NULL AND items.id > ?"
+                    " ORDER BY items.id LIMIT ?",
+                    (self._row, after, PAGE),
+                ).fetchall()
+            for _, key, unanswered, outcome in page:
+                yield key, max(0, unanswered), outcome
+            if len(page) < PAGE:
+                return
+            after = page[-1][0]
+
     def ask_again(self, keys: Sequence[str], why: str) -> None:
         """Make recorded items pending again, in one transaction, and note `why` with the run.
 
