@@ -220,8 +220,10 @@ def test_a_worker_that_cannot_start_is_told_to_the_driver(tmp_path: Path) -> Non
     # The first worker is never free for both.
     for number in range(2):
         executor.submit(task(number, "hang"))
-    with executor, pytest.raises(ConfigError, match="the model is missing"):
-        collect(executor, 2)
+    with executor:
+        with pytest.raises(ConfigError, match="the model is missing"):
+            collect(executor, 2)
+        executor.cancel()
 
 
 def test_cancelling_ends_processes_that_hang() -> None:
