@@ -15,7 +15,7 @@ from interlock.engines.chat import ChatAnswer
 from interlock.experiment.account import Account
 from interlock.experiment.answers import Sample
 from interlock.experiment.config import parse_config
-from interlock.experiment.executor import ChatExecutor, Mailbox, deal
+from interlock.experiment.executor import ChatExecutor, Mailbox, deal, given_back
 from interlock.experiment.lane_async import AsyncLane, LoopThread
 from interlock.experiment.lane_batch import BatchLane, RunnerLane
 from interlock.experiment.ledger import Ledger
@@ -33,6 +33,7 @@ from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Item, Journal
 from interlock.kernel.limits import RetryPolicy
 from interlock.kernel.outcome import Status
+from interlock.kernel.task import Task
 
 NO_WAIT = RetryPolicy(retries=3, first=0.0, longest=0.0)
 
@@ -321,3 +322,73 @@ def test_the_ledger_holds_whatever_the_answers_cost() -> None:
     assert read.uncertain == pytest.approx(0.3)
     assert read.at_stake == pytest.approx(0.0, abs=1e-9)
     assert Ledger().room(1e9) == float("inf")
+
+
+class Purse:
+    """A lane with room for so many samples, which hands back what it is given without room."""
+
+    def __init__(self, mailbox: Mailbox, free: int) -> None:
+        self.mailbox = mailbox
+        self.free = free
+        self.given: list[str] = []
+
+    def room(self, promised: int) -> int:
+        return max(0, self.free - promised)
+
+    def submit(self, task: Task) -> None:
+        self.given.append(task.keys[0])
+        if not self.free:
+            self.mailbox.done(given_back(task, sent=False))
+
+    def give_back(self) -> None:
+        pass
+
+    cancel = close = give_back
+
+
+def test_what_came_back_waits_for_room_and_takes_no_other_lanes_turn(tmp_path: Path) -> None:
+    chosen = [variant("poor"), variant("rich")]
+    starved: list[set[str]] = []
+    world = World(tmp_path, chosen, lambda mailbox: {})
+    poor, rich = Purse(world.mailbox, 1), Purse(world.mailbox, 3)
+    labels = [each.label for each in chosen]
+    executor = ChatExecutor(
+        dict(zip(labels, (poor, rich), strict=True)),
+        world.mailbox,
+        on_starved=lambda: starved.append(executor.starved()),
+    )
+    key = sample_key(chosen[0], "p0", 0)
+    task = Task(0, (key,), (world.sample(key),))
+    executor.promise(labels[0])
+    poor.free = 0
+    executor.submit(task)
+    (back,) = executor.completed(5.0)
+    assert back.lost is not None
+    # The driver sends it again at once; it must not go to and fro while the other lane waits.
+    executor.submit(task)
+    assert poor.given == [key]
+    assert executor.capacity == 1 + rich.free
+    assert starved == []
+    rich.free = 0
+    assert executor.capacity == 1
+    assert starved == [set(labels)]
+    poor.free = 1
+    assert executor.capacity == 2
+    assert poor.given == [key, key]
+
+
+def test_a_sample_that_waits_for_room_is_given_back_when_the_run_stops(tmp_path: Path) -> None:
+    chosen = [variant("poor")]
+    world = World(tmp_path, chosen, lambda mailbox: {})
+    poor = Purse(world.mailbox, 0)
+    executor = ChatExecutor({chosen[0].label: poor}, world.mailbox)
+    key = sample_key(chosen[0], "p0", 0)
+    task = Task(0, (key,), (world.sample(key),))
+    executor.promise(chosen[0].label)
+    executor.submit(task)
+    executor.completed(5.0)
+    executor.submit(task)
+    executor.give_back()
+    (back,) = executor.completed(5.0)
+    assert back.lost is not None
+    assert executor.unsent == {key}

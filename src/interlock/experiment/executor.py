@@ -107,6 +107,9 @@ class ChatExecutor:
         self._in_flight = 0
         self._promised = dict.fromkeys(lanes, 0)
         self._given_back: dict[str, str] = {}
+        self._parked: list[Task] = []
+        """Tasks that came back and whose lanes have no room. The driver sends them again at once,
+        so they wait here and leave its turns to lanes that can take something."""
         self.unsent: set[str] = set()
         """Keys that were begun, came back unsent, and were not submitted again."""
         self._cancelled = False
@@ -114,17 +117,20 @@ class ChatExecutor:
     @property
     def capacity(self) -> int:
         """What is in flight or promised, and what the lanes with samples left have room for."""
+        self._unpark()
         promised = sum(self._promised.values())
         room = sum(self.room(label) for label in self.open)
         back = Counter(label for label in self._given_back.values() if label not in self.open)
         room += sum(min(count, self.room(label)) for label, count in back.items())
-        if room == 0 and promised == 0 and self._in_flight == 0 and (self.open or back):
+        idle = self._in_flight == len(self._parked)
+        if room == 0 and promised == 0 and idle and (self.open or back or self._parked):
             self._on_starved()
         return self._in_flight + promised + room
 
     def starved(self) -> set[str]:
         """The lanes that have samples left, those included that were given back."""
-        return self.open | set(self._given_back.values())
+        parked = {task.items[0].variant.label for task in self._parked}
+        return self.open | set(self._given_back.values()) | parked
 
     def room(self, label: str) -> int:
         """How many more samples the lane of `label` takes."""
@@ -138,11 +144,29 @@ class ChatExecutor:
         """Hand the task to its lane."""
         sample: Sample = task.items[0]
         label = sample.variant.label
-        if self._given_back.pop(task.keys[0], None) is None:
+        returned = self._given_back.pop(task.keys[0], None) is not None
+        if not returned:
             self._promised[label] -= 1
         self.unsent.discard(task.keys[0])
         self._in_flight += 1
-        self.lanes[label].submit(task)
+        if returned and self.room(label) < 1:
+            self._parked.append(task)
+        else:
+            self.lanes[label].submit(task)
+
+    def _unpark(self) -> None:
+        waiting, self._parked = self._parked, []
+        for task in waiting:
+            label = task.items[0].variant.label
+            if self.room(label) < 1:
+                self._parked.append(task)
+            else:
+                self.lanes[label].submit(task)
+
+    def _return_parked(self) -> None:
+        for task in self._parked:
+            self._mailbox.done(given_back(task, sent=False))
+        self._parked = []
 
     def completed(self, timeout: float | None) -> list[Completed]:
         """See `Executor.completed`. Also returns, with nothing, where a lane has room again."""
@@ -161,12 +185,14 @@ class ChatExecutor:
 
     def give_back(self) -> None:
         """Let the lanes hand back what was not sent yet; see `interlock.kernel.drive.drive`."""
+        self._return_parked()
         for lane in self.lanes.values():
             lane.give_back()
 
     def cancel(self) -> None:
         """Drop what waits and what runs on the loop; a batch that a model computes runs on."""
         self._cancelled = True
+        self._return_parked()
         for lane in self.lanes.values():
             lane.cancel()
 
