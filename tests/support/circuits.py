@@ -1,8 +1,9 @@
-"""A network small enough that its circuits prove in a second, and a cache that a session shares."""
+"""A network small enough that its circuits prove in a second, and keys that a process shares."""
 
 from __future__ import annotations
 
-import os
+import atexit
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
 from interlock.kernel.batch import Array
@@ -67,18 +67,22 @@ def image(seed: int = 0) -> dict[str, Array]:
     return {"x": rng.uniform(-1, 1, (1, 1, 6, 4)).astype(np.float32)}
 
 
+@cache
 def shared_cache() -> Path:
-    """Keys of the tiny network, kept between tests and sessions: each takes a second to make."""
-    return Path(tempfile.gettempdir()) / f"interlock-tests-zk-{os.getuid()}"
+    """Keys of the tiny network, kept between the tests of one process: each takes a second to make.
+
+    Tests set slices up in other pieces, so processes that run side by side must not share them.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="interlock-tests-zk-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def ready_prover(slices: tuple[int, ...] = (0, 1, 2)) -> Iterator[CircuitProver]:
     """A prover with these slices of the tiny network set up, in pieces of 2^9 rows."""
-    shared_cache().mkdir(exist_ok=True)
     with CircuitProver(shared_cache(), ceiling=SMALL, workers=1) as prover:
-        with FileLock(shared_cache() / "setup.lock"):
-            for index in slices:
-                prover.setup(tiny().slices[index])
+        for index in slices:
+            prover.setup(tiny().slices[index])
         yield prover
 
 
