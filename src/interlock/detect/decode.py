@@ -199,6 +199,8 @@ def _escapes(text: str) -> Iterator[Part]:
             yield chr(point), *found.span()
 
 
+# What is encoded once more has few letters.
+_ENCODED = re.compile(r"(?:[0-9A-Za-z+/=_%.~-]|[ ,;&#x\\\n]){12,}")
 _LAYOUT = str.maketrans("", "", "\n\r\t")
 
 
@@ -216,7 +218,9 @@ def _readable(raw: bytes) -> str | None:
         return None
     sample = text[:_JUDGED]
     letters = sum(map(str.isalpha, sample)) + sum(map(str.isspace, sample))
-    return text if letters * 10 >= len(sample) * 6 else None
+    if letters * 10 >= len(sample) * 6 or _ENCODED.fullmatch(sample):
+        return text
+    return None
 
 
 def _rotated(text: str) -> Iterator[Part]:
@@ -235,32 +239,35 @@ def _reversed_words(text: str) -> Iterator[Part]:
 
 
 def _runs(text: str, words: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of words of which most are in `words`, and few in the lexicon as they stand.
+    """Stretches of words of which many are in `words`, and few in the lexicon as they stand.
 
-    A stretch is at least three words long; four fifths of its words are in `words`, and fewer than
-    two fifths in the lexicon. A word of neither kind may lie between two that are.
+    A stretch begins and ends with a word of `words` and has no more than three others in a row.
+    It has three of `words` at least, which make a third of it; fewer than a quarter of its
+    words are words of three letters and more as they stand.
     """
     run: list[tuple[int, int, str]] = []
+    others = 0
     for match in _WORD.finditer(text):
         word = match[0].lower()
-        start, end = match.span()
-        if run and start - run[-1][1] > 3:
-            yield from _worth(run, words)
-            run = []
-        if word in words or (run and len(run) < 400):
-            run.append((start, end, word))
-    yield from _worth(run, words)
+        # A single letter reads the same in too many ways.
+        if len(word) == 1:
+            continue
+        if word in words:
+            others = 0
+        else:
+            others += 1
+            if not run:
+                continue
+            if others > 3:
+                yield from _worth(run[:-3], words)
+                run = []
+                continue
+        run.append((*match.span(), word))
+    yield from _worth(run[: len(run) - others] if run else run, words)
 
 
 def _worth(run: list[tuple[int, int, str]], words: frozenset[str]) -> Iterator[tuple[int, int]]:
-    last = len(run)
-    while last and run[last - 1][2] not in words:
-        last -= 1
-    run = run[:last]
-    if last < 3:
-        return
-    # A single letter reads the same in too many ways.
-    as_read = sum(word in words or word in "ai" for _, _, word in run)
-    as_is = sum(len(word) > 1 and word in WORDS for _, _, word in run)
-    if 5 * as_read >= 4 * last and 5 * as_is < 2 * last:
+    as_read = sum(word in words for _, _, word in run)
+    as_is = sum(len(word) > 2 and word in WORDS for _, _, word in run)
+    if as_read >= 3 and 3 * as_read >= len(run) and 4 * as_is < len(run):
         yield run[0][0], run[-1][1]

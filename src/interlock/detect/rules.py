@@ -22,6 +22,9 @@ from interlock.kernel.errors import ConfigError, MissingExtraError
 
 PACK_SCHEMA = 1
 
+# No folded text holds it, so a search that does not find it at the end was broken off.
+_END = "\x00"
+
 
 class Severity(StrEnum):
     """How much a hit says by itself."""
@@ -92,7 +95,7 @@ class RulePack:
         self._patterns = [
             [_compile(rule, pattern, definitions) for pattern in rule.patterns] for rule in rules
         ]
-        self._literals, self._behind = _literal_set(rules)
+        self._literals, self._behind, self._end = _literal_set(rules)
 
     def scan(
         self, normalised: Normalised, place: Place = Place.USER, *, most: int = 64
@@ -100,12 +103,7 @@ class RulePack:
         """The hits in all readings, each rule and stretch once, at most `most`, in text order."""
         found: dict[tuple[str, int, int], Hit] = {}
         for view in normalised.views:
-            candidates = {
-                index
-                for literal in self._literals.Match(view.text) or ()
-                for index in self._behind[literal]
-            }
-            for index in sorted(candidates):
+            for index in self._candidates(view.text):
                 rule = self.rules[index]
                 if place is not Place.AUTO and place not in rule.places:
                     continue
@@ -125,6 +123,14 @@ class RulePack:
                         if len(found) >= most:
                             return _in_order(found.values())
         return _in_order(found.values())
+
+    def _candidates(self, text: str) -> Sequence[int]:
+        """The rules of which a literal occurs in `text`, in the pack's order."""
+        matched = self._literals.Match(text + _END)
+        # RE2 gives up on a text that needs too much memory, and then finds nothing at all.
+        if not matched or self._end not in matched:
+            return range(len(self.rules))
+        return sorted({index for literal in matched for index in self._behind[literal]})
 
 
 def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:
@@ -205,7 +211,7 @@ def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> Any:
     return compiled
 
 
-def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]]]:
+def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]], int]:
     re2 = _re2()
     found = re2.Set.SearchSet()
     behind: list[list[int]] = []
@@ -216,5 +222,7 @@ def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]]]:
                 of[literal] = found.Add(re2.escape(literal))
                 behind.append([])
             behind[of[literal]].append(index)
+    end = found.Add(_END)
+    behind.append([])
     found.Compile()
-    return found, behind
+    return found, behind, end
