@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _PackFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int
-    definitions: dict[str, str]
     rules: tuple[Rule, ...]
+    definitions: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Hit:
 
 
 class RulePack:
-    """Rules, compiled once. Safe across threads. `digest` is the SHA-256 of the pack's file."""
+    """Rules, compiled once. Safe across threads. `digest` is the SHA-256 over
+    those of the pack's files, in the order of their names."""
 
     def __init__(self, rules: Sequence[Rule], definitions: Mapping[str, str], digest: str) -> None:
         self.rules = tuple(rules)
@@ -138,47 +140,68 @@ def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:
 
 
 def load_pack(path: str | Path | None = None) -> RulePack:
-    """The pack in the YAML file `path`, or the shipped one.
+    """The pack in the YAML file `path` or in the directory's `*.yaml` files, or the shipped one.
 
-    Raises ConfigError, naming the rule and what is wrong with it, for an unknown field, a pattern
-    that RE2 refuses, an example that is not hit, a harmless text that is, and a literal that no
-    example needs.
+    The files of a directory are one pack: definitions of one hold in all. Raises ConfigError,
+    naming the file or the rule and what is wrong with it, for a file that cannot be read, an
+    unknown field, a rule without patterns, literals or examples, an id or a definition given
+    twice, and a pattern that RE2 refuses or that matches the empty text.
     """
     if path is None:
         return _shipped()
+    path = Path(path)
+    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"rule pack {path}: no *.yaml file in it")
     try:
-        data = Path(path).read_bytes()
+        return _read({file.name: file.read_bytes() for file in files})
     except OSError as error:
         raise ConfigError(f"rule pack {path}: {error.strerror}") from None
-    return _read(data, str(path))
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> RulePack:
-    data = (resources.files("interlock.detect") / "pack" / "rules.yaml").read_bytes()
-    return _read(data, "the shipped rule pack")
+    pack = resources.files("interlock.detect") / "pack"
+    files = sorted((file for file in pack.iterdir() if file.name.endswith(".yaml")), key=_name)
+    return _read({file.name: file.read_bytes() for file in files})
 
 
-def _read(data: bytes, name: str) -> RulePack:
+def _name(file: Traversable) -> str:
+    return file.name
+
+
+def _read(files: Mapping[str, bytes]) -> RulePack:
     try:
         import yaml
     except ImportError:
         raise MissingExtraError("detect", "reading a rule pack") from None
-    try:
-        plain = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        file = msgspec.convert(plain, _PackFile)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{name}: {error}") from None
-    if file.schema != PACK_SCHEMA:
-        raise ConfigError(f"{name}: schema is {file.schema}; this release reads {PACK_SCHEMA}")
-    ids = [rule.id for rule in file.rules]
-    twice = sorted({rule for rule in ids if ids.count(rule) > 1})
-    if twice:
-        raise ConfigError(f"{name}: two rules have the id {twice[0]}")
-    for rule in file.rules:
-        if not (rule.patterns and rule.literals and rule.examples):
-            raise ConfigError(f"{name}: rule {rule.id} lacks patterns, literals or examples")
-    return RulePack(file.rules, file.definitions, hashlib.sha256(data).hexdigest())
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rules: dict[str, Rule] = {}
+    definitions: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for name, data in files.items():
+        digest.update(hashlib.sha256(data).digest())
+        try:
+            file = msgspec.convert(yaml.load(data, Loader=loader), _PackFile)
+        except (yaml.YAMLError, msgspec.ValidationError) as error:
+            raise ConfigError(f"rule pack {name}: {error}") from None
+        if file.schema != PACK_SCHEMA:
+            raise ConfigError(
+                f"rule pack {name}: schema is {file.schema}; this release reads {PACK_SCHEMA}"
+            )
+        for rule in file.rules:
+            if rule.id in rules:
+                raise ConfigError(f"rule pack {name}: two rules have the id {rule.id}")
+            if not (rule.patterns and rule.literals and rule.examples):
+                raise ConfigError(
+                    f"rule pack {name}: rule {rule.id} lacks patterns, literals or examples"
+                )
+            rules[rule.id] = rule
+        for key, meaning in file.definitions.items():
+            if key in definitions:
+                raise ConfigError(f"rule pack {name}: {key} is defined twice")
+            definitions[key] = meaning
+    return RulePack(tuple(rules.values()), definitions, digest.hexdigest())
 
 
 def _re2() -> Any:
