@@ -44,7 +44,9 @@ _LEET_SIGNS = "013456789@$!|\u20ac+"
 _LEET_WORD = re.compile(
     rf"(?<![a-z])(?=[a-z]{{0,30}}[{re.escape(_LEET_SIGNS)}])[a-z{re.escape(_LEET_SIGNS)}]{{2,40}}"
 )
-_ORDINAL = re.compile(r"\d+(?:st|nd|rd|th)")
+_HAS_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
+_LETTER = re.compile("[a-z]")
+_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
 # From so many words of the lexicon on, the other words with signs in them are read too.
 _LEET_WORDS = 2
 
@@ -172,20 +174,21 @@ def _leet_words(text: str) -> list[Part]:
     others: list[Part] = []
     for found in _LEET_WORD.finditer(text):
         word = found[0]
-        read = _leet(word)
+        body = word.rstrip("!|+")
+        if not _LETTER.search(body) or _ORDINAL.fullmatch(body):
+            continue
+        read = _leet(word, body)
         if read is not None:
             known.append((read, *found.span()))
-        elif any(map(str.isalpha, word)):
-            body = word.rstrip("!|+")
+        elif _HAS_SIGN.search(body):
             others.append((body.translate(_LEET[0]) + word[len(body) :], *found.span()))
     if len(known) < _LEET_WORDS:
         return known
     return sorted(known + others, key=lambda part: part[1])
 
 
-def _leet(word: str) -> str | None:
-    body = word.rstrip("!|+")
-    if len(body) < 3 or _ORDINAL.fullmatch(body):
+def _leet(word: str, body: str) -> str | None:
+    if len(body) < 3:
         return None
     for letters, rest in ((word, ""), (body, word[len(body) :])):
         for table in _LEET:

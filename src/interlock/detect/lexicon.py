@@ -29,7 +29,7 @@ def segment(letters: str) -> str | None:
 
     The reading with the fewest words and the fewest letters left over wins. It counts where at
     least three words cover at least four fifths of it, those of four letters and more half of it,
-    or where it is one word.
+    or where it is one word. Fewer than 20 letters make one word for every four at most.
     """
     if letters in WORDS:
         return letters
@@ -56,5 +56,8 @@ def segment(letters: str) -> str | None:
     known = [len(word) for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
     if len(known) < 3 or 5 * sum(known) < 4 * count:
         return None
-    # Of short words alone, anything can be put together.
-    return " ".join(words) if 2 * sum(size for size in known if size > 3) >= count else None
+    # Of short words alone, anything can be put together; a long word, of the endings of others.
+    long = sum(size for size in known if size > 3)
+    if 2 * long < count or (count < 20 and 4 * len(words) > count):
+        return None
+    return " ".join(words)
