@@ -98,6 +98,13 @@ def _translated(view: View, step: str, of: Callable[[str], str]) -> View:
     return view.resized(translated, map(sizes.__getitem__, text), step)
 
 
+# Quotation marks and dashes that ASCII has one of.
+_SIGNS_LIKE = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2039\u203a\u00b4\u02bc", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u300c\u300d\u300e\u300f", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+}
+
 # The longest text that one character is read as; longer ones are ornaments and stay as they are.
 _MOST_OF_ONE = 4
 
@@ -115,6 +122,8 @@ def _fold_character(character: str) -> str:
         return character
     if character in "\u0085\u2028\u2029":
         return "\n"
+    if character in _SIGNS_LIKE:
+        return _SIGNS_LIKE[character]
     if character.isspace() or unicodedata.category(character) == "Cc":
         return " "
     kept = [
