@@ -57,6 +57,20 @@ _WHITE = re.compile(r"\s+")
 _DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
 # Letters with a sign amid them: "ig.no-re".
 _BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
+_BROKEN = re.compile(r"[a-z.\-_*~|^/\\+#]{6,64}")
+_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
+_LETTER = re.compile("[a-z]")
+_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
+# From so many words of the lexicon on, the other words with signs in them are read too.
+_LEET_WORDS = 2
+
+# Single characters with white space between, at least four of them.
+_SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
+_WHITE = re.compile(r"\s+")
+# Four letters with the same sign between any two.
+_DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
+# Letters with a sign amid them: "ig.no-re".
+_BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
 _BROKEN = re.compile(r"(?<![a-z])[a-z]{1,14}(?:[.\-_*~|^/\\+#]{1,2}[a-z]{1,14}){1,14}(?![a-z])")
 _SIGN = re.compile(r"[^a-z]+")
 # Words run together are longer than most words.
@@ -247,13 +261,12 @@ def _dotted(text: str, sign: str) -> Iterator[Part]:
 
 def _broken(text: str) -> Iterator[Part]:
     for found in _BROKEN.finditer(text):
-        pieces = _SIGN.split(found[0])
+        if not _BREAK.search(found[0]):
+            continue
+        pieces = [piece for piece in _SIGN.split(found[0]) if piece]
         word = "".join(pieces)
-        if (
-            len(word) > 4
-            and word in WORDS
-            and not all(len(piece) > 1 and piece in WORDS for piece in pieces)
-        ):
+        whole = all(len(piece) > 1 and piece in WORDS for piece in pieces)
+        if len(word) > 4 and word in WORDS and not whole:
             yield word, *found.span()
 
 
