@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import onnx
 
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import EngineUnavailableError, InterlockError
 from interlock.verified.circuit_prover import CircuitProver, default_cache
 from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.lowering import lower
@@ -94,11 +94,16 @@ def _circuits(
         if key in seen:
             continue
         seen.add(key)
-        if part.geometry == WHOLE:
-            graph = lower(parsed)
-        else:
-            assert layer is not None
-            graph = layer.model(Piece(proof.piece.channels, proof.piece.rows))
+        try:
+            if part.geometry == WHOLE:
+                graph = lower(parsed)
+            else:
+                assert layer is not None
+                graph = layer.model(Piece(proof.piece.channels, proof.piece.rows))
+        except EngineUnavailableError as error:
+            text = f"no circuit of {proof.piece.name} is the model's: {error.message}"
+            findings.append(Finding("foreign_circuit", part.name, text))
+            continue
         circuit = circuits[proof.circuit]
         digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
         if digest != circuit.graph_sha256:
