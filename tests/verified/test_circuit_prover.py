@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -129,6 +131,58 @@ def test_keys_that_left_the_cache_are_missed_and_made_again(tmp_path: Path) -> N
         assert prover.unavailable(part) == "no key: the keys are not in the cache"
         prover.setup(part)
         assert prover.prove(part, entering(part)).verified
+
+
+def test_a_record_that_names_another_slices_circuit_proves_nothing(tmp_path: Path) -> None:
+    """Its proof would be sound, and about other weights."""
+    own = cut(dense([4, 3]), Cuts()).slices[0]
+    foreign = cut(dense([4, 3], seed=1), Cuts()).slices[0]
+    with CircuitProver(tmp_path, ceiling=SMALL) as prover:
+        for part in (own, foreign):
+            prover.setup(part)
+        record = prover._records.read(own)
+        assert record is not None
+        circuits = prover.circuits_of(foreign)[1]
+        prover._records.write(own, msgspec.structs.replace(record, circuits=circuits))
+        assert prover.unavailable(own) == (
+            "no key: the keys are of another circuit, or of another release of ezkl"
+        )
+        with pytest.raises(EngineUnavailableError, match="slice_0: no key"):
+            prover.prove(own, {"x": np.ones((1, 4), np.float32)})
+        prover.setup(own)
+        assert prover.unavailable(own) is None
+
+
+def test_an_srs_directory_that_lacks_the_size_is_no_key(tmp_path: Path) -> None:
+    part = tiny().slices[2]
+    own = tmp_path / "srs"
+    own.mkdir()
+    for _ in ready_prover((2,)):
+        made = shared_cache() / "srs" / "development-9.srs"
+        (own / "kzg9.srs").write_bytes(made.read_bytes())
+    with CircuitProver(tmp_path / "cache", ceiling=SMALL, srs=own) as prover:
+        prover.setup(part)
+        (own / "kzg9.srs").unlink()
+        why = prover.unavailable(part)
+        assert why is not None
+        assert why.startswith("no key: there is no kzg9.srs")
+
+
+def test_two_processes_may_compile_the_same_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done first."""
+    part = tiny().slices[2]
+    with CircuitProver(tmp_path, ceiling=SMALL) as prover:
+        real = EzklBackend.compile
+
+        def raced(backend: EzklBackend, directory: Path, logrows: int) -> None:
+            real(backend, directory, logrows)
+            shutil.copytree(directory, prover._records.compiled(part))
+
+        monkeypatch.setattr(EzklBackend, "compile", raced)
+        assert prover.compile(part) > 0
+        assert [p for p in (tmp_path / "compiled").iterdir() if p.name.startswith(".")] == []
 
 
 def test_the_same_slice_is_proved_by_two_threads(prover: CircuitProver) -> None:
@@ -317,5 +371,5 @@ def test_closing_ends_the_workers(tmp_path: Path) -> None:
     prover.compile(tiny().slices[2])
     before = threading.active_count()
     prover.close()
-    assert (prover._compiled_path(tiny().slices[2]) / COMPILED).exists()
+    assert (prover._records.compiled(tiny().slices[2]) / COMPILED).exists()
     assert threading.active_count() <= before

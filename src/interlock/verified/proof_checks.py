@@ -14,7 +14,7 @@ import numpy as np
 
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError, ReadableValueError
-from interlock.verified.circuit_prover import circuit_digest
+from interlock.verified.circuit_records import circuit_digest
 from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.field import quantise
 from interlock.verified.proof_file import read_proof

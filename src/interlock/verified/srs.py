@@ -14,7 +14,6 @@ Points of G1 take 64 bytes. A verifier needs the first point and the last 256 by
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import FileLock
 
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import ConfigError, StorageError
+from interlock.verified.key_store import sync
 from interlock.verified.proof_system import Backend
 
 Origin = Literal["file", "development"]
@@ -149,7 +149,7 @@ class SrsSource:
                 if not path.exists():
                     partial = path.with_suffix(".partial")
                     backend.make_srs(partial, logrows, deadline=deadline)
-                    _sync(partial)
+                    sync(partial)
                     partial.replace(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
@@ -178,11 +178,3 @@ class SrsSource:
         srs = Srs(path, logrows, digest, origin)
         self._known[path] = (stamp, srs)
         return srs
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
