@@ -102,11 +102,15 @@ class RunnerMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def excluded(self) -> frozenset[str]:
-        """Slices that an edit keeps with ONNX, though they could be proved or may be later."""
+        """Slices that an edit keeps with ONNX, though they could be proved or may be later.
+
+        A false that was written here only says that there is no key yet. An edit that sets any
+        slice to true is a list of one's own, in which every false is meant.
+        """
+        told, written = self.verified_slices, self.generated.verified_slices
+        own = any(wanted and not written.get(name, False) for name, wanted in told.items())
         return frozenset(
-            name
-            for name, wanted in self.verified_slices.items()
-            if not wanted and self.generated.verified_slices.get(name, True)
+            name for name, wanted in told.items() if not wanted and (own or written.get(name, True))
         )
 
 
@@ -163,7 +167,6 @@ def lowered(found: RunnerMetadata, actual: RunnerMetadata) -> RunnerMetadata:
             else False
             for name, ready in actual.verified_slices.items()
         },
-        precircuit=actual.precircuit or found.precircuit,
         time_limit=found.time_limit,
         size_limit=found.size_limit,
         generated=found.generated,
