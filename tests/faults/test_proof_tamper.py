@@ -260,6 +260,10 @@ def a_file_of_two_tensors(directory: Path, manifest: Manifest) -> None:
     manifest["tensors"].append({**manifest["tensors"][0], "name": "again"})
 
 
+def a_digest_that_is_none(directory: Path, manifest: Manifest) -> None:
+    manifest["model_sha256"] = "\x1b[2J"
+
+
 def an_output_named_twice(directory: Path, manifest: Manifest) -> None:
     manifest["slices"][1]["outputs"] *= 2
 
@@ -408,6 +412,7 @@ ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (a_piece_that_covers_others, "instances"),
     (a_proof_used_for_two_pieces, "malformed"),
     (a_file_of_two_tensors, "malformed"),
+    (a_digest_that_is_none, "malformed"),
     (an_output_named_twice, "wiring"),
     (rows_that_see_less, "input_link"),
     (a_verifying_key_of_another_circuit, "proof_rejected"),
@@ -609,6 +614,32 @@ def test_an_srs_that_the_verifier_knows_otherwise_is_refused(
     verdict = verifier.verify(bundle, Against(srs=tmp_path))
     assert codes(verdict) == {"srs_mismatch"}
     assert verdict.proved == 0
+
+
+def test_a_size_that_the_verifiers_files_do_not_have_is_refused(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    own = SrsSource(shared_cache() / "srs").find(9)
+    assert own is not None
+    (tmp_path / "kzg8.srs").write_bytes(own.path.read_bytes())
+    verdict = verifier.verify(bundle, Against(srs=tmp_path))
+    assert codes(verdict) == {"srs_mismatch"}
+    verdict = verifier.verify(bundle, Against(model=tiny(), srs=tmp_path))
+    assert codes(verdict) == {"srs_mismatch", "srs_unknown"}
+
+
+def test_a_bundle_cannot_draw_on_the_verifiers_terminal(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    def change(directory: Path, manifest: Manifest) -> None:
+        manifest["slices"][2]["inputs"] = ["\x1b[2J\x1b[Haccepted: 3 of 3\n" + 9999 * "e"]
+        manifest["backend"] = "\x1b[1A"
+
+    verdict = verifier.verify(edited(bundle, tmp_path, change))
+    assert not verdict.accepted
+    for text in (*map(str, verdict.reasons), *verdict.trusted):
+        assert text.isprintable()
+        assert len(text) < 700
 
 
 def test_another_bundle_than_the_expected_one_is_refused(

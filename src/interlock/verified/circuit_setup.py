@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import onnx
+from filelock import FileLock
 
 from interlock.kernel.errors import EngineUnavailableError, StorageError
 from interlock.verified import cost
@@ -66,23 +67,26 @@ class CircuitSetup:
         Raises EngineUnavailableError for a slice that no circuit can be made of; StorageError.
         """
         _, graphs = tiling_of(part, None)
+        staging = final.with_name(f".{final.name}.partial")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".") as staging:
-                directory = Path(staging) / "circuit"
-                directory.mkdir()
-                with self.lend() as backend:
-                    facts = _measure(backend, graphs[0], directory)
-                    self._require_scale(part, facts)
-                    backend.compile(directory, _logrows(graphs[0], facts))
-                for file in (*directory.iterdir(), directory):
-                    sync(file)
+            with FileLock(final.with_name(f".{final.name}.making")):
+                if (final / COMPILED).exists():
+                    return
+                # Whatever is there was left by a process that died.
+                for left in (staging, final):
+                    shutil.rmtree(left, ignore_errors=True)
+                staging.mkdir()
                 try:
-                    directory.rename(final)
-                except OSError:
-                    # Another process may have made the same in the meantime.
-                    if not (final / COMPILED).exists():
-                        raise
+                    with self.lend() as backend:
+                        facts = _measure(backend, graphs[0], staging)
+                        self._require_scale(part, facts)
+                        backend.compile(staging, _logrows(graphs[0], facts))
+                    for file in (*staging.iterdir(), staging):
+                        sync(file)
+                    staging.rename(final)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
         except OSError as error:
             raise StorageError(f"cannot write {final}: {error.strerror or error}") from None
 

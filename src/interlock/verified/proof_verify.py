@@ -21,7 +21,13 @@ import msgspec
 
 from interlock.bundle.read import VanishedFileError, open_directory, read_file
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import BundleError, DeadlineError, EngineError, MissingExtraError
+from interlock.kernel.errors import (
+    BundleError,
+    ConfigError,
+    DeadlineError,
+    EngineError,
+    MissingExtraError,
+)
 from interlock.verified.circuit_prover import usable_cores
 from interlock.verified.ezkl_backend import EzklBackend
 from interlock.verified.proof_checks import (
@@ -40,7 +46,7 @@ from interlock.verified.proof_manifest import (
     ReplayedSlice,
     parse,
 )
-from interlock.verified.proof_rebuild import Finding, belongs
+from interlock.verified.proof_rebuild import Finding, belongs, printable
 from interlock.verified.proof_replay import check_replays
 from interlock.verified.proof_system import Statement
 from interlock.verified.replay_process import ReplayProcess
@@ -291,7 +297,11 @@ def _check_srs(checked: CheckedBundle, against: Against) -> None:
         return
     source = SrsSource(Path(), files=against.srs)
     for circuit in checked.manifest.circuits:
-        srs = source.find(circuit.logrows)
+        try:
+            srs = source.find(circuit.logrows)
+        except ConfigError as error:
+            checked.refuse("srs_mismatch", error.message, circuit.srs)
+            continue
         if srs is None or not same_secret(srs.of_verifier(), checked.files[circuit.srs]):
             checked.refuse("srs_mismatch", f"it is not from {against.srs}", circuit.srs)
 
@@ -326,7 +336,7 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
     if replayed:
         trusted.append("ONNX Runtime on this machine, for the slices that it ran again")
     trusted.append("nothing says where the input came from")
-    return tuple(trusted)
+    return tuple(map(printable, trusted))
 
 
 def to_plain(verdict: Verdict) -> dict[str, object]:
