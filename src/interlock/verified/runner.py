@@ -139,7 +139,7 @@ class Runner:
         record  keep what enters and leaves every slice, as a proof bundle needs; a replay does
 
         Raises InputError before anything runs, EngineUnavailableError where "ezkl_only" cannot
-        prove a slice, and EngineError, naming the slice, where one fails: no later slice runs.
+        prove a slice, and EngineError, naming the slice, where one fails.
         """
         if mode not in MODES:
             raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
