@@ -128,3 +128,16 @@ def test_what_is_no_bundle_is_refused(verified: Call, tmp_path: Path) -> None:
     code, out, _ = verified("verify", tmp_path / "nothing")
     assert code == 1
     assert "malformed" in out
+
+
+def test_an_inference_says_what_weakens_its_proofs(verified: Call, model: Path) -> None:
+    assert verified("slice", model)[0] == 0
+    options = ("--slice", "slice_2", "--cache", shared_cache())
+    assert verified("setup", model, *options)[0] == 0
+    report = model.parent / "page.html"
+    code, out, _ = verified("run", model, "--cache", shared_cache(), "--report", report)
+    assert code == 0
+    assert "development SRS: not sound against whoever made it" in out
+    assert "development SRS: not sound against whoever made it" in report.read_text()
+    code, out, _ = verified("run", model, "--cache", shared_cache(), "--json")
+    assert json.loads(out)["warnings"][-1].startswith("development SRS")
