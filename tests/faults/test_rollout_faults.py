@@ -111,7 +111,16 @@ def test_a_full_disk_stops_decisions_and_no_answers(tmp_path: Path) -> None:
         assert admin(server, "models/m/rollout", asked).status_code == 200
         limit_file_size(server, 1)
         clients = Clients(server, "m")
-        clients.run(lambda: rollout_of(server)["fault"])
+
+        def is_due() -> bool:
+            """Whether the candidate would be rolled back, if that could be recorded."""
+            found = rollout_of(server)
+            numbers = found["rollout"]["evidence"]
+            errors = numbers["triggers"]["errors"]
+            most = min(errors["log_e_above"], errors["log_e_worse"])
+            return bool(found["fault"]) and most > numbers["log_e_to_roll_back"]
+
+        clients.run(is_due)
         assert rollout_of(server)["rollout"] is not None
         assert [d for d, _ in decided(server)] == ["started"]
         health = server.get("/health")
