@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Run prompts through chat models, and make figures of their answers.",
     ),
     "models": ("interlock.cli.models", "Add, list, check and remove text models."),
+    "rollout": ("interlock.cli.rollout", "Roll new versions of served models out, and back."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "serve": ("interlock.cli.serve", "Serve models over HTTP."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),
