@@ -252,7 +252,7 @@ def _part_of_step(
     asked = results[results != NOT_ASKED]
     if not asked.size:
         return BatchStep(step.name, 0, 0.0, 0, {}, {})
-    counts = {str(_RESULTS[int(c)]): int(n) for c, n in zip(*_counted(asked), strict=True)}
+    counts = {str(_RESULTS[code]): rows for code, rows in counted(asked)}
     reasoned = reasons[reasons != NOT_ASKED]
     answered = any(StepResult(name).answered for name in counts)
     return BatchStep(
@@ -261,14 +261,14 @@ def _part_of_step(
         seconds=step.seconds,
         attempts=step.attempts,
         counts=counts,
-        reasons={texts[int(r)]: int(n) for r, n in zip(*_counted(reasoned), strict=True)},
+        reasons={texts[reason]: rows for reason, rows in counted(reasoned)},
         evidence=step.evidence if answered else (),
     )
 
 
-def _counted(codes: Array) -> tuple[list[int], list[int]]:
-    values, counts = np.unique_counts(codes)
-    return values.tolist(), counts.tolist()
+def counted(codes: Array) -> list[tuple[int, int]]:
+    """(code, rows with it) of every code that occurs, in order; codes are 0 or more."""
+    return [(code, rows) for code, rows in enumerate(np.bincount(codes).tolist()) if rows]
 
 
 def _summary_result(step: BatchStep) -> StepResult:

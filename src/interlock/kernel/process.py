@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -209,14 +209,13 @@ class WorkerProcess:
 
     def _exchange(self, child: _Child, payload: Any, deadline: Deadline) -> Any:
         """Send the payload and return the answer; the child is gone after anything unexpected."""
-        frame = frames.encode(payload, child.calls + 1)
+        frame = frames.packed(frames.encode(payload, child.calls + 1))
         child.calls += 1
         child.peak = 0
         try:
             child.send(frame, deadline, self.memory_limit)
             call, answer = frames.read(
-                lambda view: child.fill(view, deadline, self.memory_limit),
-                limit=self._reply_limit,
+                child.reader(deadline, self.memory_limit), limit=self._reply_limit
             )
             if call != child.calls:
                 raise frames.FrameError("an answer to another call")
@@ -285,6 +284,8 @@ class _Child:
         self._waiting = threading.Lock()
         self._poll = select.poll()
         self._poll.register(self.connection, select.POLLIN)
+        self._until: tuple[Deadline, int | None] = (NO_DEADLINE, None)
+        self._ahead = frames.Ahead(self._receive)
 
     def alive(self) -> bool:
         with self._waiting:
@@ -292,9 +293,9 @@ class _Child:
 
     def usable(self) -> bool:
         """Whether the next call may go to it: alive, and no bytes that nobody asked for."""
-        return self.alive() and not self._poll.poll(0)
+        return self.alive() and not len(self._ahead) and not self._poll.poll(0)
 
-    def send(self, frame: list[memoryview], deadline: Deadline, limit: int | None) -> None:
+    def send(self, frame: Sequence[memoryview], deadline: Deadline, limit: int | None) -> None:
         for part in frame:
             rest = part
             while rest:
@@ -303,18 +304,20 @@ class _Child:
                 except BlockingIOError:
                     self._wait(select.POLLOUT, deadline, limit)
 
-    def fill(self, view: memoryview, deadline: Deadline, limit: int | None) -> None:
-        while view:
+    def reader(self, deadline: Deadline, limit: int | None) -> frames.Fill:
+        """Fills buffers with what the child sends, by `deadline`."""
+        self._until = deadline, limit
+        return self._ahead.fill
+
+    def _receive(self, view: memoryview) -> int:
+        deadline, limit = self._until
+        # A peer that never stops sending never makes us wait, so look here too.
+        deadline.check("receiving")
+        while True:
             try:
-                received = self.connection.recv_into(view)
+                return self.connection.recv_into(view)
             except BlockingIOError:
                 self._wait(select.POLLIN, deadline, limit)
-                continue
-            if received == 0:
-                raise EOFError
-            view = view[received:]
-            # A peer that never stops sending never makes us wait, so look here too.
-            deadline.check("receiving")
 
     def _wait(self, event: int, deadline: Deadline, limit: int | None) -> None:
         """Return when the connection is ready; raise when time is over or the child is gone."""
