@@ -33,6 +33,8 @@ STATUS_OF_CODE = (Status.FAILED, Status.REFUSED, Status.FLAGGED, Status.ACCEPTED
 NOT_ASKED = -1
 """In `BatchOutcome.results` and `.reasons`: the step did not see this row."""
 
+_FEW = 64
+
 _RESULTS = tuple(StepResult)
 RESULT_CODE = {result: code for code, result in enumerate(_RESULTS)}
 
@@ -113,8 +115,8 @@ class BatchOutcome(msgspec.Struct, frozen=True, eq=False):
 
     def counts(self) -> dict[Status, int]:
         """Rows by status; the four counts add up to `len(self)`."""
-        found = np.bincount(self.status, minlength=len(STATUS_OF_CODE))
-        return {status: int(found[code]) for code, status in enumerate(STATUS_OF_CODE)}
+        found = dict(counted(self.status))
+        return {status: found.get(code, 0) for code, status in enumerate(STATUS_OF_CODE)}
 
     def row(self, index: int) -> Outcome[Array]:
         """Row `index` as a single outcome. Step times are the batch's, shared by its rows."""
@@ -268,6 +270,10 @@ def _part_of_step(
 
 def counted(codes: Array) -> list[tuple[int, int]]:
     """(code, rows with it) of every code that occurs, in order; codes are 0 or more."""
+    if codes.size <= _FEW:
+        # NumPy lets go of the interpreter for its count, and other threads may take it for long.
+        found = codes.tolist()
+        return [(code, found.count(code)) for code in sorted(set(found))]
     return [(code, rows) for code, rows in enumerate(np.bincount(codes).tolist()) if rows]
 
 

@@ -114,6 +114,12 @@ class WorkerProcess:
         sizes = None if pid is None else _memory(pid)
         return None if sizes is None else sizes[0]
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time, of user and system; None where none runs or the system does not tell."""
+        pid = self.pid
+        return None if pid is None else _cpu_seconds(pid)
+
     def start(self, deadline: Deadline = NO_DEADLINE) -> None:
         """Start the process, if none runs, and wait until the factory has returned.
 
@@ -390,5 +396,15 @@ def _memory(pid: int) -> tuple[int, int] | None:
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
         return int(fields[1]) * _PAGE, int(fields[5]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """User and system time of a process, where /proc tells them."""
+    try:
+        # The name in brackets may hold spaces; what is counted stands behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None

@@ -46,13 +46,20 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     tokens = Tokens.of(settings)
     check_exposure(settings, tokens)
     log = open_log(settings.log)
+    metrics = Metrics()
+    telemetry = None
+    if settings.otlp_endpoint is not None:
+        from interlock.serve.telemetry import Telemetry
+
+        telemetry = Telemetry(settings, metrics.registry)
     listening = _listen(settings)
     try:
-        metrics = Metrics()
         hosting = Hosting(settings, base, metrics, log)
         endpoints = Endpoints(hosting, settings, metrics)
         app = endpoints.app()
-        gate = Gate(app, settings=settings, tokens=tokens, metrics=metrics, log=log)
+        gate = Gate(
+            app, settings=settings, tokens=tokens, metrics=metrics, log=log, telemetry=telemetry
+        )
 
         @asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
@@ -63,6 +70,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
         app.router.lifespan_context = lifespan
         with _libraries_log(log):
             hosting.start()
+            if telemetry is not None:
+                telemetry.start()
             host, port = listening.getsockname()[:2]
 
             def listens() -> None:
@@ -71,6 +80,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
 
             server = _Server(_config(gate, settings), gate, endpoints, log, listens)
             server.run(sockets=[listening])
+            if telemetry is not None:
+                telemetry.close()
             log("stopped")
             return hosting.ready
     finally:
@@ -165,9 +176,9 @@ def _is_loopback(host: str) -> bool:
 
 @contextmanager
 def _libraries_log(log: Log) -> Iterator[None]:
-    """Meanwhile, warnings of uvicorn and asyncio go to the server's log, and only there."""
+    """Meanwhile, warnings of the libraries below go to the server's log, and only there."""
     handler = LibraryHandler(log)
-    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio", "opentelemetry")]
     for logger in loggers:
         logger.addHandler(handler)
         logger.propagate = False
