@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from collections import OrderedDict
@@ -32,8 +33,16 @@ if TYPE_CHECKING:
 # Asked by orchestrators and load balancers, which have no token; they say nothing of a model.
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 
+ADMIN = "/v1/admin"
+FEEDBACK = "/v1/feedback"
+
 _MOST_CLIENTS = 10_000
 _LEAST_TOKEN = 16
+
+
+def has_admin(settings: Settings) -> bool:
+    """Whether there is an admin API at all."""
+    return settings.admin_token is not None or settings.admin_tokens_file is not None
 
 
 class Tokens:
@@ -45,25 +54,14 @@ class Tokens:
     @classmethod
     def of(cls, settings: Settings) -> Tokens:
         """Those of the settings; raises ConfigError for a file that is unreadable or too open."""
-        tokens = [] if settings.token is None else [settings.token]
-        if settings.tokens_file is not None:
-            path = Path(settings.tokens_file)
-            try:
-                if path.stat().st_mode & 0o007:
-                    raise ConfigError(
-                        f"tokens_file {path} is open to every user", hint=f"chmod o-rwx {path}"
-                    )
-                found = [line.strip() for line in path.read_text("utf-8").splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"tokens_file {path}: {type(error).__name__}") from None
-            tokens += [line for line in found if line and not line.startswith("#")]
-            if not tokens:
-                raise ConfigError(f"tokens_file {path} holds no token")
-            if any(len(token) < _LEAST_TOKEN for token in tokens):
-                raise ConfigError(
-                    f"tokens_file {path}: a token has under {_LEAST_TOKEN} characters"
-                )
-        return cls(tokens)
+        return cls(_read_tokens(settings.token, settings.tokens_file, "tokens_file"))
+
+    @classmethod
+    def of_admin(cls, settings: Settings) -> Tokens:
+        """Those of the admin API, in the same way; none of it is open where there are none."""
+        return cls(
+            _read_tokens(settings.admin_token, settings.admin_tokens_file, "admin_tokens_file")
+        )
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -131,10 +129,13 @@ class Gate:
         tokens: Tokens,
         metrics: Metrics,
         log: Log,
+        admin: Tokens | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
+        self._admin = admin or Tokens(())
+        self._settings = settings
         self._rates = ClientRates(settings.rate, settings.burst)
         self._metrics = metrics
         self._log = log
@@ -192,7 +193,10 @@ class Gate:
         if scope["path"] in OPEN_PATHS:
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not self._tokens.accept(given[0] if len(given) == 1 else b""):
+        authorization = given[0] if len(given) == 1 else b""
+        if self._is_admin(scope["path"]):
+            self._admit_admin(scope, authorization)
+        elif not self._tokens.accept(authorization):
             raise AuthenticationError("a valid bearer token is needed", hint="")
         if self.draining and scope["path"] not in ("/health", "/metrics"):
             raise ServiceError("the server is stopping", wait_seconds=5.0)
@@ -200,6 +204,20 @@ class Gate:
         wait = self._rates.wait(client[0] if client else "")
         if wait:
             raise RateLimitError("too many requests from this address", wait_seconds=wait)
+
+    def _is_admin(self, path: str) -> bool:
+        """Whether a path is the admin API's, which has tokens of its own."""
+        feedback = path == FEEDBACK and self._settings.feedback == "admin"
+        return bool(self._admin) and (path.startswith(f"{ADMIN}/") or feedback)
+
+    def _admit_admin(self, scope: Scope, authorization: bytes) -> None:
+        client = scope.get("client")
+        if not self._settings.admin_remote and not is_loopback(client[0] if client else ""):
+            raise AuthenticationError(
+                "the admin API answers this machine only", hint="admin_remote = true"
+            )
+        if not self._admin.accept(authorization):
+            raise AuthenticationError("a valid admin token is needed", hint="")
 
     def _record(self, state: dict[str, object], status: int, code: str, seconds: float) -> None:
         endpoint = str(state.get("endpoint", "none"))
@@ -219,6 +237,35 @@ class Gate:
             rows=state.get("rows", 0),
             seconds=round(seconds, 6),
         )
+
+
+def _read_tokens(token: str | None, file: str | None, setting: str) -> list[str]:
+    tokens = [] if token is None else [token]
+    if file is None:
+        return tokens
+    path = Path(file)
+    try:
+        if path.stat().st_mode & 0o007:
+            raise ConfigError(f"{setting} {path} is open to every user", hint=f"chmod o-rwx {path}")
+        found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting} {path}: {type(error).__name__}") from None
+    tokens += [line for line in found if line and not line.startswith("#")]
+    if not tokens:
+        raise ConfigError(f"{setting} {path} holds no token")
+    if any(len(token) < _LEAST_TOKEN for token in tokens):
+        raise ConfigError(f"{setting} {path}: a token has under {_LEAST_TOKEN} characters")
+    return tokens
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool(address.is_loopback or (mapped is not None and mapped.is_loopback))
 
 
 def _digest(token: bytes) -> bytes:

@@ -15,10 +15,12 @@ from interlock.kernel.errors import (
     InputError,
     InterlockError,
     RateLimitError,
+    StorageError,
     TransientError,
 )
 from interlock.serve.hosting import UnknownModelError
 from interlock.serve.oip_response import UnanswerableError
+from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
 
 class TooLargeError(InputError):
@@ -46,6 +48,9 @@ def status_of(error: InterlockError) -> int:
         (InputError, 400),
         (AuthenticationError, 401),
         (UnknownModelError, 404),
+        (UnknownRequestError, 404),
+        (ConflictError, 409),
+        (StorageError, 503),
         (RateLimitError, 429),
         (DeadlineError, 504),
         (EngineUnavailableError, 503),

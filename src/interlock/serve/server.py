@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
@@ -17,9 +16,10 @@ import uvicorn
 from interlock.kernel.errors import ConfigError
 from interlock.serve.app import Endpoints
 from interlock.serve.connection import limited_protocol
-from interlock.serve.gate import Gate, Tokens
+from interlock.serve.gate import Gate, Tokens, has_admin, is_loopback
 from interlock.serve.hosting import Hosting
 from interlock.serve.metrics import Metrics
+from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.server_log import LibraryHandler, Log, open_log
 from interlock.serve.settings import Settings
 
@@ -29,7 +29,14 @@ OnStart = Callable[[str, int, Hosting], None]
 
 def check_exposure(settings: Settings, tokens: Tokens) -> None:
     """Raise ConfigError for a server that other machines could use without a token."""
-    if tokens or settings.anonymous or _is_loopback(settings.host):
+    if has_admin(settings) and settings.admin_remote and settings.tls_cert is None:
+        raise ConfigError(
+            "admin_remote is true without TLS, so that the admin token could be read on the way",
+            hint="set tls_cert and tls_key",
+        )
+    if settings.feedback == "admin" and not has_admin(settings):
+        raise ConfigError("feedback is for the admin, and no admin token is set")
+    if tokens or settings.anonymous or is_loopback(settings.host):
         return
     raise ConfigError(
         f"host is {settings.host}, which other machines can reach, and no token is set",
@@ -43,7 +50,7 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     Relative paths of models start at `base`. Raises ConfigError for a host or port that cannot
     be used, for certificates that cannot, and for a server that would stand open.
     """
-    tokens = Tokens.of(settings)
+    tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
     check_exposure(settings, tokens)
     log = open_log(settings.log)
     metrics = Metrics()
@@ -55,21 +62,31 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     listening = _listen(settings)
     try:
         hosting = Hosting(settings, base, metrics, log)
-        endpoints = Endpoints(hosting, settings, metrics)
+        rollouts = Rollouts(hosting, settings, metrics, log)
+        endpoints = Endpoints(hosting, rollouts, settings, metrics, base)
         app = endpoints.app()
         gate = Gate(
-            app, settings=settings, tokens=tokens, metrics=metrics, log=log, telemetry=telemetry
+            app,
+            settings=settings,
+            tokens=tokens,
+            metrics=metrics,
+            log=log,
+            admin=admin,
+            telemetry=telemetry,
         )
 
         @asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
             yield
             # The requests under way have been answered; what waits belongs to clients that left.
-            await asyncio.get_running_loop().run_in_executor(None, hosting.close, 0.0)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, rollouts.close)
+            await loop.run_in_executor(None, hosting.close, 0.0)
 
         app.router.lifespan_context = lifespan
         with _libraries_log(log):
-            hosting.start()
+            hosting.start(rollouts.begin)
+            rollouts.start()
             if telemetry is not None:
                 telemetry.start()
             host, port = listening.getsockname()[:2]
@@ -165,13 +182,6 @@ def _listen(settings: Settings) -> socket.socket:
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         ) from None
     return listening
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @contextmanager
