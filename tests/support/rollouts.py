@@ -58,8 +58,11 @@ def until(condition: Callable[[], Any], within: float = 60.0) -> None:
 class Clients:
     """Several clients that ask a scripted classifier, and may label what they get."""
 
-    def __init__(self, server: Running, *, number: int = 4, label: bool = False) -> None:
+    def __init__(
+        self, server: Running, model: str, *, number: int = 4, label: bool = False
+    ) -> None:
         self._server = server
+        self._model = model
         self._number = number
         self._label = label
         self.codes: dict[int, int] = {}
@@ -72,7 +75,7 @@ class Clients:
             futures = [pool.submit(self._ask, n, over) for n in range(self._number)]
             try:
                 while not done():
-                    assert time.monotonic() < end, rollout_of(self._server)
+                    assert time.monotonic() < end, rollout_of(self._server, self._model)
                     time.sleep(0.5)
             finally:
                 over[0] = True
@@ -88,7 +91,7 @@ class Clients:
                 x = rng.uniform(0, 0.49) if self._label else rng.random()
                 tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [x]}
                 reply = client.post(
-                    "/v2/models/m/infer",
+                    f"/v2/models/{self._model}/infer",
                     json={"inputs": [tensor]},
                     headers={"x-client-id": f"{number}-{turn % 50}"},
                 )

@@ -21,7 +21,7 @@ from interlock.kernel.errors import EngineError
 from interlock.kernel.route import BatchAnswer, Route, RouteStep
 
 KINDS = ("stable", "good", "slow", "erroring", "leaking", "alarmist", "broken")
-SLOW_SECONDS = 0.25
+SLOW_SECONDS = 0.6
 LEAK = 2 << 20
 
 

@@ -259,7 +259,7 @@ def test_the_admin_api_takes_the_admin_token_alone(tmp_path: Path) -> None:
     versions(tmp_path)
     environ = {**ENVIRON, "INTERLOCK_SERVE_TOKEN": CLIENT}
     with serving(tmp_path, settings(), environ=environ, state="state") as server:
-        for token in ("", CLIENT, ADMIN[:-1], ADMIN + "x"):
+        for token in ("x", CLIENT, ADMIN[:-1], ADMIN + "x"):
             headers = {"authorization": f"Bearer {token}"}
             for path in ("rollouts", "models/m/rollout", "models/gone/rollout", "nowhere"):
                 assert server.get(f"/v1/admin/{path}", headers=headers).status_code == 401

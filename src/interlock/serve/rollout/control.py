@@ -18,7 +18,7 @@ from interlock.kernel.errors import (
     InterlockError,
     StorageError,
 )
-from interlock.serve.rollout.evidence import Evidence
+from interlock.serve.rollout.evidence import TRIGGERS, Evidence
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.rollout.settings import Mode
 from interlock.serve.rollout.sticky import new_salt
@@ -451,9 +451,11 @@ class ModelRollout:
             placed,
         )
         self._placement = placed
+        # An operator's words are for the journal.
+        trigger = reason if reason in TRIGGERS else "operator"
         self._log(
             "rollout", model=self._hosted.name, rollout=rollout, decision=decision,
-            reason=reason, number=made.number,
+            trigger=trigger, number=made.number,
         )  # fmt: skip
         self._on_decision(made)
 

@@ -8,9 +8,10 @@ so the probability that a candidate that is not bad is ever rolled back stays be
 over the triggers, however often one looks. P99 above the limit is a share of more than 1% above
 it.
 
-The comparison is by blocks of answers that came next to one another, of a size fixed beforehand:
-the mean of the candidate's minus the mean of the old version's. Of a shadow a block is one
-request, asked of both.
+The comparison is by blocks of answers that came next to one another: the mean of the candidate's
+minus the mean of the old version's. A block is complete with a fixed number of either; when that
+is depends on who asked, not on what was answered. Of a shadow a block is one request, asked of
+both.
 
 It is promoted where for each share one of two things is shown: it is below the limit, or it is
 less than a margin above the old version's: the limit again, 5 points where there is none. A
@@ -18,7 +19,8 @@ candidate that is above both is promoted with a probability below `risk`. One be
 neither bad nor shown to be good; it is left to a person after `max_requests`.
 
 Memory is no matter of chance: a process above the limit, and a quarter above the old version's, in
-all of the last samples is rolled back.
+all of the last samples is rolled back. One that grows so that it would get there before
+`max_requests` is not promoted.
 """
 
 from __future__ import annotations
@@ -41,6 +43,15 @@ MARGIN = 0.05
 MEMORY_SAMPLES = 5
 MEMORY_FACTOR = 1.25
 SLOW_SHARE = 0.01
+
+TRIGGERS = frozenset(
+    {"errors", "p99", "memory", "refused", "false_positives", "false_negatives"}
+    | {"shown_good", "undecided", "configured"}
+)
+"""Reasons of decisions that the server makes; any other is an operator's."""
+
+# Standard errors above which a slope is one.
+_STANDS_OUT = 4.0
 
 # Answers of the old version that one of the candidate is compared with, at most.
 _WIDEST = 8
@@ -88,10 +99,8 @@ class _Trigger:
         self.below = None if limit is None else MeanTest(-limit, -1, 0)
         margin = rise + (MARGIN if limit is None else limit)
         self.close = None if margin >= 1 else MeanTest(-margin, -1, 1)
-        self._new: tuple[deque[bool], deque[bool]] = (
-            deque(maxlen=_PENDING),
-            deque(maxlen=_PENDING),
-        )
+        self._mine: deque[bool] = deque(maxlen=_PENDING)
+        self._theirs: deque[bool] = deque(maxlen=_PENDING)
         self._values: list[bool] = []
         self._blocks: list[float] = []
 
@@ -101,15 +110,13 @@ class _Trigger:
         self.counts[place + 1] += 1
         if candidate:
             self._values.append(event)
-        mine, theirs = self._new
+        mine, theirs = self._mine, self._theirs
         (mine if candidate else theirs).append(event)
-        own, other = self.block
-        while len(mine) >= own and len(theirs) >= other:
-            difference = sum(mine.popleft() for _ in range(own)) / own
-            # The latest ones are the closest in time.
-            difference -= sum(theirs.pop() for _ in range(other)) / other
+        if len(mine) >= self.block[0] and len(theirs) >= self.block[1]:
+            # Nothing is left over for later: it would be of another time.
+            self._blocks.append(sum(mine) / len(mine) - sum(theirs) / len(theirs))
+            mine.clear()
             theirs.clear()
-            self._blocks.append(difference)
 
     def settle(self) -> None:
         """Work what came since the last time into the tests."""
@@ -174,6 +181,7 @@ class Evidence:
             "false_negatives": _Trigger(None, wrong, block),
         }
         self._memory: deque[tuple[float, float]] = deque(maxlen=MEMORY_SAMPLES)
+        self._growth = _Growth()
         self._mode = mode
         self._tested = (
             settings.rollback_errors,
@@ -208,6 +216,8 @@ class Evidence:
         """Count a sample: resident bytes of one process of each version, 0 for unknown."""
         if candidate > 0:
             self._memory.append((candidate, stable))
+            if self.answers >= self._settings.min_requests:
+                self._growth.add(self.answers, candidate)
 
     def judge(self) -> Verdict:
         """What all of it comes to now."""
@@ -221,7 +231,7 @@ class Evidence:
         for name, trigger in self._triggers.items():
             if enough and trigger.is_bad(needed):
                 return Verdict("rollback", name, self.numbers())
-        if enough and self._is_good():
+        if enough and self._is_good() and self._stays_small():
             if self._mode == "canary" and settings.promote:
                 return Verdict("promote", "shown_good", self.numbers())
             return Verdict("hold", "shown_good", self.numbers())
@@ -266,6 +276,17 @@ class Evidence:
             mine > max(limit, MEMORY_FACTOR * theirs) for mine, theirs in self._memory
         )
 
+    def _stays_small(self) -> bool:
+        """Whether memory, where it is known, was looked at often enough and does not run away."""
+        if not self._memory:
+            return True
+        if len(self._memory) < MEMORY_SAMPLES:
+            return False
+        settings = self._settings
+        ahead = self._growth.ahead(settings.max_requests)
+        theirs = MEMORY_FACTOR * self._memory[-1][1]
+        return ahead <= max(settings.rollback_memory_mb * (1 << 20), theirs)
+
     def _is_good(self) -> bool:
         settings = self._settings
         # Two ways to be shown good, so each has half of the risk.
@@ -276,6 +297,34 @@ class Evidence:
                 return False
             wanted.append("false_positives")
         return all(self._triggers[name].is_good(needed) for name in wanted)
+
+
+class _Growth:
+    """The line through samples of memory over answers, by least squares."""
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._x = self._y = self._xx = self._xy = self._yy = 0.0
+
+    def add(self, answers: float, size: float) -> None:
+        # Running means and moments, after B. P. Welford, Technometrics 4(3), 1962.
+        self._n += 1
+        dx, dy = answers - self._x, size - self._y
+        self._x += dx / self._n
+        self._y += dy / self._n
+        self._xx += dx * (answers - self._x)
+        self._xy += dx * (size - self._y)
+        self._yy += dy * (size - self._y)
+
+    def ahead(self, answers: float) -> float:
+        """The size at that many answers, where a growth stands out of the noise; else 0."""
+        if self._n < MEMORY_SAMPLES or self._xx <= 0 or self._xy <= 0:
+            return 0.0
+        slope = self._xy / self._xx
+        spread = max(0.0, self._yy - slope * self._xy) / (self._n - 2) / self._xx
+        if slope <= _STANDS_OUT * math.sqrt(spread):
+            return 0.0
+        return self._y + slope * (answers - self._x)
 
 
 def _block(percent: float) -> tuple[int, int]:

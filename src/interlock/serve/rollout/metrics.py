@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from interlock.serve.rollout.evidence import TRIGGERS
 from interlock.serve.rollout.store import Decision
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ _OUTCOMES = {
     (False, True): "false_negative",
     (False, False): "true_negative",
 }
-_TRIGGERS = frozenset(
-    {"errors", "p99", "memory", "refused", "false_positives", "false_negatives"}
-    | {"shown_good", "undecided", "configured"}
-)
 
 
 class RolloutMetrics:
@@ -42,7 +39,7 @@ class RolloutMetrics:
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""
-        trigger = decision.reason if decision.reason in _TRIGGERS else "operator"
+        trigger = decision.reason if decision.reason in TRIGGERS else "operator"
         self._decisions.labels(decision.model, decision.decision, trigger).inc()
 
     def labelled(self, model: str, candidate: bool, verdict: bool, truth: bool) -> None:
