@@ -20,6 +20,7 @@ from interlock.errors import InterlockError, InterruptedRunError, StorageError, 
 VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
+    "doctor": ("interlock.cli.doctor", "Check a deployment before it serves."),
     "experiment": (
         "interlock.cli.experiment",
         "Run prompts through chat models, and make figures of their answers.",

@@ -196,7 +196,9 @@ class Hosting:
                 running=0 if lane is None else lane.running,
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
+                cpu=0.0 if workers is None else workers.cpu,
                 lost=hosted.replaced + (0 if workers is None else workers.replaced),
+                digest="" if served is None else served.version,
             )
 
 

@@ -85,6 +85,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms        a canary slower than this makes the health "degraded"
     health_seconds     how long a canary's result counts
     log                "stderr", "none" or the path of a file
+    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
+                       none sends nothing
+    otlp_seconds       between two sendings of the metrics
+    otlp_share         of the requests that are traced where the caller's trace does not say it
     state              directory that keeps rollouts, their decisions and what was promoted; without
                        it there are no rollouts
     admin_token        token of the admin API; without one, or a file of them, there is no such API
@@ -117,6 +121,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms: float = 50.0
     health_seconds: float = 1.0
     log: str = "stderr"
+    otlp_endpoint: str | None = None
+    otlp_seconds: float = 15.0
+    otlp_share: float = 1.0
     state: str | None = None
     admin_token: str | None = None
     admin_tokens_file: str | None = None
@@ -140,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _within("start_seconds", self.start_seconds, 1, 3600)
         _within("degraded_ms", self.degraded_ms, 0.001, 60_000)
         _within("health_seconds", self.health_seconds, 0, 3600)
+        _within("otlp_seconds", self.otlp_seconds, 0.1, 3600)
+        _within("otlp_share", self.otlp_share, 0, 1)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key must be given together")
         _within("recent", self.recent, 1, 10_000_000)
