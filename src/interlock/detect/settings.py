@@ -31,15 +31,19 @@ class WindowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a text is cut: see `interlock.detect.windows`.
 
     tokens      most tokens of a window, the two special ones among them
-    sentences   sentences of a window
+    whole       a text of at most so many characters is one window
+    least       a window takes sentences until it has so many characters
+    line        the same at the end of a line
     characters  most characters of a window
     extra       most windows that readings beside the folded one may add
     most        most windows of a text
     """
 
-    tokens: int = 128
-    sentences: int = 2
-    characters: int = 480
+    tokens: int = 336
+    whole: int = 240
+    least: int = 90
+    line: int = 40
+    characters: int = 320
     extra: int = 16
     most: int = 256
 
@@ -54,11 +58,15 @@ class NgramSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most       most ids of a window
     """
 
-    buckets: int = 1 << 16
-    shortest: int = 2
+    buckets: int = 1 << 18
+    shortest: int = 3
     longest: int = 5
     words: int = 2
     most: int = 2048
+
+
+DEFAULT_WINDOWS = WindowSettings()
+DEFAULT_NGRAMS = NgramSettings()
 
 
 class RuleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
