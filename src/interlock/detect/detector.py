@@ -105,6 +105,7 @@ class Detector:
                           from which score it is in a band
     ANOMALY_THRESHOLD     from which distance (1 - cosine) a text is an anomaly
     embedder              `embedder.encode(text)` gives the encoder's vector; None for a stub
+    model                 the bundle that judges, None without one
 
     The four may be set; they then hold for the texts that follow.
     """
@@ -135,7 +136,7 @@ class Detector:
         why   what kept the model from being there, for the reasons of every answer
         info  further fields of `model_info`
         """
-        self._model = model
+        self.model = model
         self._rules = rules
         self._policy = policy
         self._why = why
@@ -278,7 +279,7 @@ class Detector:
     @property
     def model_info(self) -> dict[str, Any]:
         """What judges: plain JSON with `model_id`, digests, families and thresholds."""
-        model = self._model
+        model = self.model
         found: dict[str, Any] = {
             "model_id": f"interlock-{self._kind}",
             "kind": self._kind,
@@ -390,7 +391,7 @@ class Detector:
         if normalised.cut is not None:
             faults.append("cut")
             why.append(f"not all of it was read: {normalised.cut}")
-        model = self._model
+        model = self.model
         if model is None:
             fault = "no_model" if self.embedder is None else "no_classifier"
             return self._unjudged(
@@ -486,7 +487,7 @@ class Detector:
         started: float,
     ) -> Detection:
         """A text without anything to read: no attack, unless there was something illegible."""
-        assert self._model is not None
+        assert self.model is not None
         timings["total"] = (perf_counter() - started) * 1e3
         return Detection(
             score=0.0,
@@ -501,7 +502,7 @@ class Detector:
             spans=_spans(hits, (), False),
             faults=tuple(faults),
             timings=timings,
-            bundle=self._model.digest,
+            bundle=self.model.digest,
             rules="" if self._rules is None else self._rules.digest,
             policy=self._policy.digest,
         )
@@ -540,7 +541,7 @@ class Detector:
             signals=("rules",) if hits else (),
             faults=tuple(faults),
             timings=timings,
-            bundle=None if self._model is None else self._model.digest,
+            bundle=None if self.model is None else self.model.digest,
             rules="" if self._rules is None else self._rules.digest,
             policy=self._policy.digest,
         )

@@ -167,6 +167,21 @@ class DetectorModel:
             joined["rule_logit"],
         )
 
+    def inputs(self, text: str) -> dict[str, Any]:
+        """What the graph takes of a text beside its tokens, rules left out: for `run_bare`."""
+        return {
+            "ngrams": ngram_ids([text], self.settings.ngrams),
+            "rules": np.zeros((1, self._features), np.float32),
+            "document": np.zeros((1, 1), np.float32),
+        }
+
+    def run_bare(self, text: str, inputs: dict[str, Any]) -> None:
+        """Tokenizer and graph and nothing else: what the whole detector is compared with."""
+        ids = np.array([self.tokenizer.encode_batch_fast([text])[0].ids], np.int64)
+        self._session.run(
+            {"input_ids": ids, "attention_mask": np.ones_like(ids), **inputs}, outputs=self._names
+        )
+
     def embed(self, texts: list[str]) -> Floats:
         """(n, d) embeddings of texts, of length 1; what is beyond a window's tokens is cut off."""
         plain = [tokenizers.storable(text) for text in texts]
@@ -215,7 +230,9 @@ def load_model(
     keep = _cache_directory() if remember else None
     if directory is None:
         if not SHIPPED.is_dir():
-            raise BundleFormatError("this package ships no detector bundle")
+            raise BundleFormatError(
+                "this package ships no detector bundle", hint="name one with --bundle"
+            )
         # Some installers hard-link a package's files, which loading refuses. These are trusted as
         # far as the code beside them is, so a copy of them is as good, and needs no probe.
         with TemporaryDirectory() as scratch:
