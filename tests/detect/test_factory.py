@@ -214,10 +214,10 @@ def test_the_chain_ends_in_a_stub_that_clears_nothing(
 def test_criteria_choose_among_bundles(bundle: Path, tmp_path: Path) -> None:
     larger = write_bundle(tmp_path / "larger", seed=1)
     for criteria in ("balanced", "speed", "accuracy"):
-        found = create_best_l2_detector(criteria=criteria, bundles=[larger, bundle])  # type: ignore[arg-type]
+        found = create_best_l2_detector(criteria=criteria, bundles=[larger, bundle])
         assert found.model_info["kind"] == "bundle"
     with pytest.raises(ConfigError, match="criteria"):
-        create_best_l2_detector(criteria="best")  # type: ignore[arg-type]
+        create_best_l2_detector(criteria="best")
 
 
 def test_a_variable_that_cannot_be_read_ends_in_the_stub(

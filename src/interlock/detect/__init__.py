@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from interlock.detect.middleware import DetectorMiddleware
     from interlock.detect.onnx_encoder import OnnxEncoder, open_encoder
-    from interlock.detect.openai_client import HeldPromptError, guard
+    from interlock.detect.openai_client import guard
     from interlock.detect.policy import Action, Band, Policy, load_policy
     from interlock.detect.results import (
         Detection,
@@ -45,7 +45,6 @@ _MODULES = {
     "Detector": "detector",
     "DetectorConfig": "detector",
     "DetectorMiddleware": "middleware",
-    "HeldPromptError": "openai_client",
     "Hit": "rules",
     "L2Prediction": "results",
     "L2Result": "results",
@@ -76,7 +75,6 @@ __all__ = [
     "Detector",
     "DetectorConfig",
     "DetectorMiddleware",
-    "HeldPromptError",
     "Hit",
     "L2Prediction",
     "L2Result",

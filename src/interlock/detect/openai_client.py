@@ -17,7 +17,7 @@ from typing import Any
 from interlock.detect.detector import Detector
 from interlock.detect.policy import Action
 from interlock.detect.results import Detection
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import HeldPromptError
 
 _log = logging.getLogger("interlock.detect")
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
@@ -34,20 +34,6 @@ _GUARDED = {
 # Copies of the client that its methods return; they must be guarded as well.
 _COPIES = frozenset({"with_options", "copy"})
 _WAYS = frozenset({"with_raw_response", "with_streaming_response", "beta"})
-
-
-class HeldPromptError(InterlockError):
-    """A message was held by the detector and the request was not sent.
-
-    `detection` is the answer, without the text.
-    """
-
-    code = "held_prompt"
-    default_hint = "the policy file decides what is held; `interlock detect explain` says why"
-
-    def __init__(self, message: str, *, detection: Detection, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.detection = detection
 
 
 def guard(
