@@ -23,11 +23,11 @@ from interlock.detect.calibration import Calibration, load_calibration
 from interlock.detect.conversation import Conversation
 from interlock.detect.digesting import Digester
 from interlock.detect.embedder import BundleEmbedder, Embedder
-from interlock.detect.features import rule_features
 from interlock.detect.fuse import fused_logit, probability, worst_windows
+from interlock.detect.inputs import Reading, features_of, readings
 from interlock.detect.model import DetectorModel, Judged, load_model
 from interlock.detect.normalise import normalise
-from interlock.detect.pieces import Piece, pieces
+from interlock.detect.place import document_weight
 from interlock.detect.policy import Band, Policy, load_policy
 from interlock.detect.results import (
     Detection,
@@ -397,22 +397,20 @@ class Detector:
             return self._unjudged(
                 text, place, digest, hits, [fault, *faults], [self._why, *why], timings, started
             )
-        found, total = pieces(normalised, hits, model.settings.windows)
-        if len(found) < total:
+        found, cut = readings(normalised, model.settings.windows, hits)
+        if cut is not None:
             faults.append("cut")
-            why.append(f"not all of it was read: {len(found)} of {total} windows")
+            why.append(f"not all of it was read: {cut}")
         if not found and text and not text.isspace():
             faults.append("cut")
             why.append("nothing legible is left of it")
-        document = {"user": 0.0, "document": 1.0}.get(place, model.settings.auto)
-        spans = [(piece.start, piece.end) for piece in found]
-        features = rule_features(
-            spans, hits, [piece.via for piece in found], model.settings.rules.features
-        )
+        faults = list(dict.fromkeys(faults))
+        features = features_of(found, hits, model.settings.rules.features)
+        document = document_weight(text, Place(place).value)
         at = _lap(timings, "windows", at)
         if not found:
             return self._empty(text, place, digest, hits, faults, why, timings, started)
-        judged = model.judge([piece.text for piece in found], features, document)
+        judged = model.judge([reading.text for reading in found], features, document)
         at = _lap(timings, "model", at)
         if not np.isfinite(judged.logit).all():
             raise InputError("the model gave a logit that is not finite")
@@ -468,7 +466,6 @@ class Detector:
             anomaly=anomaly,
             distance=far,
             read=len(found),
-            cut_into=total,
             timings=timings,
             bundle=model.digest,
             rules="" if self._rules is None else self._rules.digest,
@@ -611,7 +608,7 @@ def _weightiest(hits: tuple[Hit, ...], most: int = 3) -> list[Hit]:
     return sorted(once.values(), key=lambda hit: order[hit.severity.value])[:most]
 
 
-def _window(piece: Piece, judged: Judged, at: int, families: tuple[str, ...]) -> WindowScore:
+def _window(piece: Reading, judged: Judged, at: int, families: tuple[str, ...]) -> WindowScore:
     return WindowScore(
         piece.start,
         piece.end,

@@ -86,7 +86,7 @@ class Detection:
     place       `user`, `document` or `auto`
     digest      keyed digest of the text
     characters  of the text
-    read        windows that were judged, of `cut_into`
+    read        windows that were judged
     timings     stage -> milliseconds
     bundle      digest of the bundle that judged, None without one
     rules       digest of the rule pack
@@ -111,7 +111,6 @@ class Detection:
     anomaly: bool = False
     distance: float | None = None
     read: int = 0
-    cut_into: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
     bundle: str | None = None
     rules: str = ""
@@ -176,7 +175,6 @@ class Detection:
             "digest": self.digest,
             "characters": self.characters,
             "read": self.read,
-            "cut_into": self.cut_into,
             "timings": dict(self.timings),
             "bundle": self.bundle,
             "rules": self.rules,
