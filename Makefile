@@ -144,7 +144,6 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
-
 	@touch $@
 
 $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
@@ -157,6 +156,20 @@ $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
 	@$(PIP) -e '.[test,$(EXTRAS),robot]'
+	@touch $@
+
+# The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
+$(VENV)-llama/.made: $(RECIPE)
+	@echo "compiling llama-cpp-python (10 to 15 minutes of processor time)"
+	@$(PYTHON) -m venv --clear $(VENV)-llama
+	@$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt llama-cpp-python==0.3.36
+	@touch $@
+
+$(VENV)-genai/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-genai
+	@$(VENV)-genai/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt onnxruntime-genai==0.18.0
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -110,11 +110,16 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of a model: their ids, resident bytes together, and how many were replaced."""
+    """Processes of a model: their ids, resident bytes together, and how many were replaced.
+
+    waiting and running count requests that did not come through a lane.
+    """
 
     pids: tuple[int, ...] = ()
     rss: int = 0
     replaced: int = 0
+    waiting: int = 0
+    running: int = 0
 
 
 def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], rows: bool) -> int:
