@@ -115,13 +115,15 @@ class TensorSpec:
     shape: tuple[int | str | None, ...]
 
 
-def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
+def create_session(
+    model: bytes, config: SessionConfig | None = None, *, tensors: Mapping[str, Array] = {}
+) -> Any:
     """An `onnxruntime.InferenceSession` over exactly the given bytes; never reads another file.
 
-    External tensors must have been inlined. Optimizing the graph can run parts of it, without
-    any limit: load what is not trusted in a worker (`interlock.engines.worker`). Raises
-    EngineUnavailableError where a provider is absent, none can run a node, or the model is
-    malformed, and MemoryLimitError.
+    External tensors must have been inlined, or be given as `tensors`, by name. Optimizing the
+    graph can run parts of it, without any limit: load what is not trusted in a worker
+    (`interlock.engines.worker`). Raises EngineUnavailableError where a provider is absent, none
+    can run a node, or the model is malformed, and MemoryLimitError.
     """
     ort = onnxruntime()
 
@@ -138,10 +140,13 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
             hint=f"available here: {', '.join(available)}",
         )
     providers = [(name, dict(config.provider_options.get(name, {}))) for name in config.providers]
-    try:
-        session = ort.InferenceSession(
-            model, _session_options(config), providers=providers, enable_fallback=0
+    options = _session_options(config)
+    if tensors:
+        options.add_external_initializers(
+            list(tensors), [ort.OrtValue.ortvalue_from_numpy(each) for each in tensors.values()]
         )
+    try:
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # noqa: BLE001 - the runtime raises a dozen unrelated types
         raise _load_error(error) from None
     in_use = session.get_providers()

@@ -148,7 +148,7 @@ def open_text_model(
         spec=spec,
         tokenizer=tokenizer,
         template=template,
-        session=create_session(bundle.model, config),
+        session=create_session(bundle.model, config, tensors=bundle.tensors),
     )
 
 
