@@ -7,6 +7,7 @@ for the smallest models, at the price of answers that change under the caller's 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,17 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 CPU = "CPUExecutionProvider"
+
+_GPU = "onnxruntime-gpu, installed in place of onnxruntime, and NVIDIA's libraries"
+_PACKAGES = {
+    "CUDAExecutionProvider": _GPU,
+    "TensorrtExecutionProvider": _GPU,
+    "OpenVINOExecutionProvider": "onnxruntime-openvino, installed in place of onnxruntime",
+    "DmlExecutionProvider": "onnxruntime-directml, on Windows",
+    "CoreMLExecutionProvider": "onnxruntime, on macOS",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx, and AMD's libraries",
+    "QNNExecutionProvider": "onnxruntime-qnn, and Qualcomm's libraries",
+}
 
 # A protobuf message, and so a model in one piece, cannot be larger.
 MODEL_LIMIT = (1 << 31) - 1
@@ -136,8 +148,9 @@ def create_session(
     absent = [name for name in config.providers if name not in available]
     if absent:
         raise EngineUnavailableError(
-            f"execution provider '{absent[0]}' is not available",
-            hint=f"available here: {', '.join(available)}",
+            f"execution provider '{absent[0][:80]}' is not available",
+            hint=f"{_where_from(absent[0], ort.get_all_providers())}available here: "
+            f"{', '.join(available)}",
         )
     providers = [(name, dict(config.provider_options.get(name, {}))) for name in config.providers]
     options = _session_options(config)
@@ -159,6 +172,14 @@ def create_session(
     # Kept by the binding for its own fallback, which is off: a second copy of all weights.
     session._model_bytes = None
     return session
+
+
+def _where_from(provider: str, known: Sequence[str]) -> str:
+    """What is missing for a provider that this build of ONNX Runtime lacks."""
+    if provider in _PACKAGES:
+        return f"it comes with the package {_PACKAGES[provider]}; "
+    near = difflib.get_close_matches(provider, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _session_options(config: SessionConfig) -> Any:

@@ -96,6 +96,8 @@ def list_models() -> list[StoredModel]:
 def remove(name: str) -> Path:
     """Delete the model `name`; returns where it was. Raises ConfigError where there is none."""
     path = stored(name)
+    for left in path.parent.glob(".*.removed-*"):
+        shutil.rmtree(left, ignore_errors=True)
     # Out of sight first: what is left after an interruption is no half model.
     hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
     path.rename(hidden)
