@@ -178,7 +178,8 @@ def _where_from(provider: str, known: Sequence[str]) -> str:
     """What is missing for a provider that this build of ONNX Runtime lacks."""
     if provider in _PACKAGES:
         return f"it comes with the package {_PACKAGES[provider]}; "
-    near = difflib.get_close_matches(provider, known, n=1)
+    same = [name for name in known if name.lower() == provider.lower()]
+    near = same or difflib.get_close_matches(provider, known, n=1)
     return f"did you mean {near[0]}? " if near else ""
 
 
