@@ -38,7 +38,8 @@ def command(
     """Serve models over HTTP by the Open Inference Protocol, until it is told to stop.
 
     CONFIG is a TOML or JSON file. A MODEL is a bundle's directory, an ONNX file, a route file, a
-    verified model's directory, or route:NAME for a registered route.
+    verified model's directory, route:NAME for a registered route, or text:NAME for a text model of
+    `interlock models`, which is also asked through OpenAI's API.
     """
     effective = _effective(sources, host, port, environment)
     if check:
@@ -76,7 +77,7 @@ def _effective(
 
 
 def _name(source: str) -> str:
-    path = Path(source.removeprefix("route:"))
+    path = Path(source.removeprefix("route:").removeprefix("text:"))
     name = path.stem if path.suffix in (".onnx", ".toml", ".json") else path.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100] or "model"
 

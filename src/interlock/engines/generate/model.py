@@ -65,6 +65,10 @@ class TextModel:
         """The request's prompt in tokens, checked; raises InputError where it does not fit."""
         if request.prompt_tokens is not None:
             tokens = list(request.prompt_tokens)
+        elif request.text is not None:
+            tokens = self.plain_prompt(request.text)
+            if not tokens:
+                raise InputError("text is empty; a request needs at least one token")
         else:
             assert request.messages is not None
             tokens = self.chat_prompt(request.messages)
@@ -144,7 +148,7 @@ def open_text_model(
         spec=spec,
         tokenizer=tokenizer,
         template=template,
-        session=create_session(bundle.model, config),
+        session=create_session(bundle.model, config, tensors=bundle.tensors),
     )
 
 

@@ -18,7 +18,9 @@ ENVIRONMENT = "INTERLOCK_MODELS"
 """Names another directory for the store."""
 
 # A model of a gigabyte takes its time to open on a slow disk.
-TEXT_LIMITS = BundleLimits(probe_seconds=300.0)
+TEXT_LIMITS = BundleLimits(
+    max_file_bytes=64 << 30, max_total_bytes=64 << 30, probe_seconds=600.0, beside=True
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -94,6 +96,8 @@ def list_models() -> list[StoredModel]:
 def remove(name: str) -> Path:
     """Delete the model `name`; returns where it was. Raises ConfigError where there is none."""
     path = stored(name)
+    for left in path.parent.glob(".*.removed-*"):
+        shutil.rmtree(left, ignore_errors=True)
     # Out of sight first: what is left after an interruption is no half model.
     hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
     path.rename(hidden)
