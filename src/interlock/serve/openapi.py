@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import interlock
-from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve import openai_schema
+from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve.tensors import DATATYPES
 
 _TENSOR = {

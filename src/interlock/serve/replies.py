@@ -20,8 +20,8 @@ from interlock.kernel.errors import (
 )
 from interlock.serve.hosting import UnknownModelError
 from interlock.serve.oip_response import UnanswerableError
-from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 from interlock.serve.openai_reply import error_document, is_openai
+from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
 
 class TooLargeError(InputError):
