@@ -158,6 +158,9 @@ class Endpoints:
         hosted = list(self._hosting.models.values())
         loop = asyncio.get_running_loop()
         found = await asyncio.gather(*(loop.run_in_executor(None, h.health) for h in hosted))
+        for one in found:
+            if one.latency_ms is not None:
+                self._metrics.canary_seconds.labels(one.model).set(one.latency_ms / 1e3)
         word = worst(found)
         status = 503 if word == "unhealthy" else 200
         if len(found) == 1:
@@ -204,13 +207,15 @@ class Endpoints:
         try:
             served = pick.version.served
             rows = served.check(asked.inputs)
-            self._stage(hosted.name, "decode", began)
+            self._stage(state, "decode", began)
             deadline = Deadline.after(min(seconds, asked.seconds or seconds))
             state["rows"] = rows
-            busy = pick.version.lane.busy
+            began = time.perf_counter()
+            waits_long = pick.version.lane.waits_long
             asking = pick.ask(asked.inputs, rows, deadline)
             # Watching a connection costs more than a quick answer, so only one that waits is.
-            answer = await (_while_connected(request, asking) if busy else asking)
+            answer = await (_while_connected(request, asking) if waits_long else asking)
+            self._stage(state, "answer", began)
         finally:
             pick.leave()
         summary = answer.summary
@@ -227,7 +232,7 @@ class Endpoints:
             found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
         except UnanswerableError as error:
             return self._refuse(state, error, parameters())
-        self._stage(hosted.name, "encode", began)
+        self._stage(state, "encode", began)
         return _encoded(found)
 
     def _client(self, request: Request, hosted: Hosted) -> str:
@@ -253,8 +258,10 @@ class Endpoints:
         state["code"] = error.code
         return error_reply(error, parameters)
 
-    def _stage(self, model: str, stage: str, began: float) -> None:
-        self._metrics.stage_seconds.labels(model, stage).observe(time.perf_counter() - began)
+    def _stage(self, state: dict[str, Any], stage: str, began: float) -> None:
+        seconds = time.perf_counter() - began
+        state.setdefault("stages", []).append((stage, began, seconds))
+        self._metrics.of(self._metrics.stage_seconds, state["model"], stage).observe(seconds)
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""

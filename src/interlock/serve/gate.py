@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,9 @@ from interlock.serve.metrics import Metrics
 from interlock.serve.replies import error_reply
 from interlock.serve.server_log import Log
 from interlock.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from interlock.serve.telemetry import Telemetry
 
 # Asked by orchestrators and load balancers, which have no token; they say nothing of a model.
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
@@ -96,11 +100,25 @@ class ClientRates:
         return 0.0 if bucket.try_acquire() else max(bucket.delay(), 1e-3)
 
 
+class RequestIds:
+    """Random ids of 16 hexadecimal digits; a call of the system makes many of them."""
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def next(self) -> str:
+        """One that was not given before, and that nobody can guess."""
+        if not self._left:
+            many = secrets.token_hex(8 * 256)
+            self._left = [many[at : at + 16] for at in range(0, len(many), 16)]
+        return self._left.pop()
+
+
 class Gate:
     """Middleware around the whole application.
 
-    Whatever is refused here or raised inside is answered, counted and logged; `draining` refuses
-    all but the questions for health.
+    Whatever is refused here or raised inside is answered, counted, logged and, with `telemetry`,
+    traced; `draining` refuses all but the questions for health.
     """
 
     def __init__(
@@ -112,6 +130,7 @@ class Gate:
         metrics: Metrics,
         log: Log,
         admin: Tokens | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
@@ -120,6 +139,8 @@ class Gate:
         self._rates = ClientRates(settings.rate, settings.burst)
         self._metrics = metrics
         self._log = log
+        self._telemetry = telemetry
+        self._ids = RequestIds()
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,7 +149,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = secrets.token_hex(8)
+        request_id = self._ids.next()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -161,7 +182,11 @@ class Gate:
                 fault = ServiceError("the server could not answer", wait_seconds=1.0)
                 await error_reply(fault)(scope, receive, answer)
         finally:
-            self._record(state, status, code, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._record(state, status, code, seconds)
+            if self._telemetry is not None:
+                told = {**state, "code": code}
+                self._telemetry.request(scope["headers"], told, status, seconds)
 
     def _admit(self, scope: Scope) -> None:
         """Raise the error for a request that goes no further."""
@@ -197,10 +222,10 @@ class Gate:
     def _record(self, state: dict[str, object], status: int, code: str, seconds: float) -> None:
         endpoint = str(state.get("endpoint", "none"))
         model = str(state.get("model", ""))
-        self._metrics.requests.labels(endpoint, str(status)).inc()
-        self._metrics.request_seconds.labels(endpoint).observe(seconds)
+        self._metrics.of(self._metrics.requests, endpoint, str(status)).inc()
+        self._metrics.of(self._metrics.request_seconds, endpoint).observe(seconds)
         if code:
-            self._metrics.errors.labels(model, code).inc()
+            self._metrics.of(self._metrics.errors, model, code).inc()
         self._log(
             "request",
             request_id=state["request_id"],

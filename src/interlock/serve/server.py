@@ -53,14 +53,27 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
     check_exposure(settings, tokens)
     log = open_log(settings.log)
+    metrics = Metrics()
+    telemetry = None
+    if settings.otlp_endpoint is not None:
+        from interlock.serve.telemetry import Telemetry
+
+        telemetry = Telemetry(settings, metrics.registry)
     listening = _listen(settings)
     try:
-        metrics = Metrics()
         hosting = Hosting(settings, base, metrics, log)
         rollouts = Rollouts(hosting, settings, metrics, log)
         endpoints = Endpoints(hosting, rollouts, settings, metrics, base)
         app = endpoints.app()
-        gate = Gate(app, settings=settings, tokens=tokens, metrics=metrics, log=log, admin=admin)
+        gate = Gate(
+            app,
+            settings=settings,
+            tokens=tokens,
+            metrics=metrics,
+            log=log,
+            admin=admin,
+            telemetry=telemetry,
+        )
 
         @asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
@@ -74,6 +87,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
         with _libraries_log(log):
             hosting.start(rollouts.begin)
             rollouts.start()
+            if telemetry is not None:
+                telemetry.start()
             host, port = listening.getsockname()[:2]
 
             def listens() -> None:
@@ -82,6 +97,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
 
             server = _Server(_config(gate, settings), gate, endpoints, log, listens)
             server.run(sockets=[listening])
+            if telemetry is not None:
+                telemetry.close()
             log("stopped")
             return hosting.ready
     finally:
@@ -169,9 +186,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 @contextmanager
 def _libraries_log(log: Log) -> Iterator[None]:
-    """Meanwhile, warnings of uvicorn and asyncio go to the server's log, and only there."""
+    """Meanwhile, warnings of the libraries below go to the server's log, and only there."""
     handler = LibraryHandler(log)
-    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio", "opentelemetry")]
     for logger in loggers:
         logger.addHandler(handler)
         logger.propagate = False

@@ -93,6 +93,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     client_header      header that names a client to a canary; without it the address does
     feedback           who may label answers: "clients", "admin" or "off"
     recent             answers that are remembered for feedback
+    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
+                       none sends nothing
+    otlp_seconds       between two sendings of the metrics
+    otlp_share         of the requests that are traced where the caller's trace does not say it
     models             by name
     """
 
@@ -124,6 +128,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     client_header: str = "x-client-id"
     feedback: Literal["clients", "admin", "off"] = "clients"
     recent: int = 10_000
+    otlp_endpoint: str | None = None
+    otlp_seconds: float = 15.0
+    otlp_share: float = 1.0
     models: dict[str, ModelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -140,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _within("start_seconds", self.start_seconds, 1, 3600)
         _within("degraded_ms", self.degraded_ms, 0.001, 60_000)
         _within("health_seconds", self.health_seconds, 0, 3600)
+        _within("otlp_seconds", self.otlp_seconds, 0.1, 3600)
+        _within("otlp_share", self.otlp_share, 0, 1)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key must be given together")
         _within("recent", self.recent, 1, 10_000_000)

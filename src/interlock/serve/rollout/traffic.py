@@ -150,7 +150,7 @@ class Pick:
         # The old version's requests go first: under load the shadow is left out.
         if (
             len(watch.tasks) >= watch.pending
-            or shadow.lane.busy
+            or shadow.lane.waiting
             or stable.lane.waiting
             or not shadow.enter()
         ):
