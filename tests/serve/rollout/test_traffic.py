@@ -13,6 +13,7 @@ import pytest
 from serve.test_lane import Doubling
 
 from interlock.errors import EngineCrashError
+from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.clock import NO_DEADLINE
 from interlock.kernel.outcome import Outcome, Status
 from interlock.serve.health import Canary
@@ -175,7 +176,8 @@ def test_a_version_ends_when_the_last_request_has_left_it() -> None:
 def answer(*status: int, **outputs: Any) -> Answer:
     served = Doubling()
     found = served.infer({"x": np.array([0.0] * len(status))}, deadline=NO_DEADLINE)
-    found.outcome.status[:] = status  # type: ignore[union-attr]
+    assert isinstance(found.outcome, BatchOutcome)
+    found.outcome.status[:] = status
     return Answer(found.outcome, {name: np.array(value) for name, value in outputs.items()})
 
 
