@@ -304,6 +304,18 @@ class ModelRollout:
                 raise ConfigError(f"{path} is the version that is served already")
         return version
 
+    def _start_again(self) -> dict[str, Any]:
+        if not self._changing.acquire(blocking=False):
+            raise ConflictError("another change of this model is under way")
+        try:
+            traffic = self._hosted.traffic = self.begin()
+            self._hosted.error = None
+        finally:
+            self._changing.release()
+        digest = traffic.stable.digest
+        self._log("model_ready", model=self._hosted.name, digest=digest)
+        return {"model": self._hosted.name, "changed": True, "digest": digest}
+
     def _begin(self, version: Version, path: str, mode: Mode, percent: float, reason: str) -> None:
         before = self._record.running
         running = Running(
