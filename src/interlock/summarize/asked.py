@@ -80,6 +80,7 @@ class Asked(msgspec.Struct, frozen=True):
     shown     what the model reads: a view of the source, or the summaries of the parts
     ground    where the names in a summary must occur, beside `shown`
     doc, defined, opening  what the extractive step works from (see `extractive.describe`)
+    further   definitions, or files of a folder, beyond those in `defined`
     left_out  says what of the input the token budget left out, empty where nothing
     width     most characters a line; 0 for a single line
     most      most characters in all
@@ -100,6 +101,7 @@ class Asked(msgspec.Struct, frozen=True):
     most: int = 400
     seed: int = 0
     only: Summary | None = None
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ def facts(asked: Asked) -> str:
     lines = []
     if asked.doc:
         lines.append(f"Its documentation: {one_line(first_sentence(asked.doc), _DOC_SHOWN)}")
-    defined = defines(asked.defined)
+    defined = defines(asked.defined, asked.further)
     if defined:
         lines.append(f"It defines: {one_line(defined, _DEFINED_SHOWN)}.")
     return "\n".join(lines)

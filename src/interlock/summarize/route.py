@@ -76,7 +76,7 @@ class ExtractiveEngine:
         """The summary; raises EngineUnavailableError where there are no words to take."""
         started = self._clock.monotonic()
         # Wrapping costs no character: a line break stands for a space.
-        text = extractive.describe(item.doc, item.defined, item.opening, item.most)
+        text = extractive.describe(item.doc, item.defined, item.opening, item.most, item.further)
         if not text:
             raise EngineUnavailableError("the source holds no words to take")
         return Summary(
