@@ -180,17 +180,17 @@ def facts(asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def messages(asked: Asked) -> tuple[Message, ...]:
+def messages(asked: Asked, *, with_facts: bool = True) -> tuple[Message, ...]:
     """The conversation that asks for a summary. Its beginning is the same for all of them.
 
     Of a chunk that defines something, what its first definition is for is asked: public ones and
-    outermost ones come first.
+    outermost ones come first. Without facts it is shorter, where the context is full.
     """
     template, name = _QUESTION[asked.level], asked.name
     if asked.level == "chunk" and asked.defined and len(asked.defined[0][1]) <= _LONGEST_NAME:
         template, name = _NAMED_QUESTION, asked.defined[0][1]
     question = template.format(language=asked.language, name=name)
-    parts = (asked.shown, facts(asked), question)
+    parts = (asked.shown, facts(asked) if with_facts else "", question)
     return (
         Message("system", _SYSTEM),
         Message("user", "\n\n".join(part for part in parts if part)),
