@@ -86,6 +86,9 @@ bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole
 bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
 	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
 
+bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
+	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
