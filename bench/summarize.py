@@ -6,9 +6,9 @@
 TREE is Tokio's source by default, as Debian's librust-tokio-dev has it, which apt-get fetches; of a
 tree of one's own, `--include` chooses files. With `--whole` the tree is summarised as `interlock
 summarize --instances 20` does, resumable in DIRECTORY, and the contracts of the run are printed.
-Else, one run: the same chunks, spread over TREE, are summarised with one instance on one core and with
-one instance a core on all cores, by signatures and by full text, in turn. Efficiency is chunks a
-second on all cores / (cores x chunks a second on one); service time is the model's, attempts that
+Else, one run: the same chunks, spread over TREE, are summarised with one instance on one core and
+with one instance a core on all cores, by signatures and by full text, in turn. Efficiency is chunks
+a second on all cores / (cores x chunks a second on one); service time is the model's, attempts that
 were refused included. Peak memory is the process's, all of the above in one.
 """
 
