@@ -91,6 +91,8 @@ bench-serve: $(VENV)/.test $(VENV)/.serve-peers ## requests/s of the server agai
 
 soak-serve: $(VENV)/.test ## 10 minutes of load at 80% of the server's capacity, then at 300%
 	$(THREADS) $(BIN)/python bench/serve_soak.py --seconds 600
+bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
+	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
 
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py

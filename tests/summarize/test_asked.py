@@ -1,8 +1,20 @@
 """What is asked of a model, and what it is told of the source."""
 
-from interlock.summarize.asked import PROMPT_VERSION, Asked, Summary, facts, messages
-from interlock.summarize.budget import PROMPT_TOKENS, estimate
+import msgspec
+from support.summary_models import NamingModel
+
+from interlock.kernel.clock import NO_DEADLINE
+from interlock.summarize.asked import (
+    ANSWER_TOKENS,
+    PROMPT_VERSION,
+    Asked,
+    Summary,
+    facts,
+    messages,
+)
+from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.guards import Grounded, grounding_of
+from interlock.summarize.route import Meter, ModelEngine
 
 CHUNK = Asked(
     "chunk",
@@ -38,15 +50,20 @@ def test_a_chunk_that_defines_nothing_is_asked_as_a_whole() -> None:
     assert text == "one two\n\nWhat is this text code for? Answer in one short sentence."
 
 
-def test_facts_stay_within_what_the_budget_leaves_for_them() -> None:
+def test_facts_are_short_and_left_out_where_the_context_is_full() -> None:
     long = Asked(
         "chunk",
         language="Python",
         doc="word " * 500,
         defined=tuple(("function", f"a_rather_long_name_of_a_function_{n}") for n in range(40)),
     )
-    prompt = " ".join(message.content for message in messages(long))
-    assert estimate(prompt) < PROMPT_TOKENS
+    assert len(facts(long)) < 500
+    for context, told in ((4096, True), (ANSWER_TOKENS + PROMPT_TOKENS + 8, False)):
+        model = NamingModel(context=context)
+        ModelEngine(model, drawn=False, meter=Meter()).answer(
+            msgspec.structs.replace(long, shown="a"), deadline=NO_DEADLINE
+        )
+        assert ("It defines" in model.asked[0]) is told
 
 
 def test_a_name_that_the_model_was_told_is_no_invention() -> None:

@@ -61,4 +61,4 @@ def test_an_input_needs_room() -> None:
     assert budget.make(2048, None, None).tokens == 2048 - ANSWER_TOKENS - budget.PROMPT_TOKENS
     assert budget.make(2048, 100, None).tokens == 100
     with pytest.raises(ConfigError, match="16 are the least"):
-        budget.make(400, None, None)
+        budget.make(240, None, None)

@@ -80,6 +80,7 @@ class Asked(msgspec.Struct, frozen=True):
     shown     what the model reads: a view of the source, or the summaries of the parts
     ground    where the names in a summary must occur, beside `shown`
     doc, defined, opening  what the extractive step works from (see `extractive.describe`)
+    further   definitions, or files of a folder, beyond those in `defined`
     left_out  says what of the input the token budget left out, empty where nothing
     width     most characters a line; 0 for a single line
     most      most characters in all
@@ -100,6 +101,7 @@ class Asked(msgspec.Struct, frozen=True):
     most: int = 400
     seed: int = 0
     only: Summary | None = None
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,23 +174,23 @@ def facts(asked: Asked) -> str:
     lines = []
     if asked.doc:
         lines.append(f"Its documentation: {one_line(first_sentence(asked.doc), _DOC_SHOWN)}")
-    defined = defines(asked.defined)
+    defined = defines(asked.defined, asked.further)
     if defined:
         lines.append(f"It defines: {one_line(defined, _DEFINED_SHOWN)}.")
     return "\n".join(lines)
 
 
-def messages(asked: Asked) -> tuple[Message, ...]:
+def messages(asked: Asked, *, with_facts: bool = True) -> tuple[Message, ...]:
     """The conversation that asks for a summary. Its beginning is the same for all of them.
 
     Of a chunk that defines something, what its first definition is for is asked: public ones and
-    outermost ones come first.
+    outermost ones come first. Without facts it is shorter, where the context is full.
     """
     template, name = _QUESTION[asked.level], asked.name
     if asked.level == "chunk" and asked.defined and len(asked.defined[0][1]) <= _LONGEST_NAME:
         template, name = _NAMED_QUESTION, asked.defined[0][1]
     question = template.format(language=asked.language, name=name)
-    parts = (asked.shown, facts(asked), question)
+    parts = (asked.shown, facts(asked) if with_facts else "", question)
     return (
         Message("system", _SYSTEM),
         Message("user", "\n\n".join(part for part in parts if part)),

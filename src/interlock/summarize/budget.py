@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from interlock.kernel.errors import ConfigError
 from interlock.summarize.asked import ANSWER_TOKENS
 
-PROMPT_TOKENS = 320
-"""What the instruction, the facts, the question and the chat template's own tokens take at most."""
+PROMPT_TOKENS = 160
+"""What the instruction, the question and the chat template's own tokens take at most."""
 
 CHARACTERS_A_TOKEN = 3.2
 """The estimate where no tokenizer is at hand."""

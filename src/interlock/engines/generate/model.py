@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from interlock.engines.chat import Message
 from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.request import GenerateRequest
 from interlock.engines.generate.spec import CHAT_TEMPLATE, TOKENIZER, TextSpec, spec_of
-from interlock.engines.generate.store import TEXT_LIMITS, stored
+from interlock.engines.generate.store import TEXT_LIMITS, is_name, stored
 from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.engines.onnx import CPU, SessionConfig, create_session
 from interlock.kernel.errors import BundleFormatError, InputError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,8 @@ def load_text_model(
 ) -> TextModel:
     """The text model of that name in the user's store, or the bundle in that directory.
 
+    source     a string that can be a name is one, whatever lies in the working directory; a
+               directory has a separator in its path, such as `./mine`, or is a `Path`
     threads    inside one step; 1 is best for several workers, which share the session
     providers  execution providers of ONNX Runtime by name; the cache lies in the host's memory
                whichever runs
@@ -154,6 +153,6 @@ def open_text_model(
 
 def _locate(source: str | os.PathLike[str]) -> tuple[Path, bool]:
     """The bundle's directory, and whether it is the store's."""
-    if isinstance(source, str) and _NAME.fullmatch(source) and not Path(source).is_dir():
+    if isinstance(source, str) and is_name(source):
         return stored(source), True
     return Path(source), False

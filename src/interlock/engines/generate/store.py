@@ -47,6 +47,15 @@ def store_directory() -> Path:
     return Path(platformdirs.user_cache_dir("interlock", appauthor=False)) / "models"
 
 
+def is_name(source: str) -> bool:
+    """Whether `source` names a model of the store rather than a directory.
+
+    What lies in the working directory has no part in it: a tree that somebody else wrote must not
+    put its own model in the place of the user's.
+    """
+    return _NAME.fullmatch(source) is not None
+
+
 def path_of(name: str) -> Path:
     """Where the model `name` is or would be; ConfigError for a name that cannot be one."""
     if not _NAME.fullmatch(name):
@@ -63,6 +72,11 @@ def stored(name: str) -> Path:
     if path.is_dir():
         return path
     known = [model.name for model in list_models()]
+    if Path(name).is_dir():
+        raise ConfigError(
+            f"there is no model named {name!r} in {store_directory()}",
+            hint=f"for the directory of that name, write ./{name}",
+        )
     hint = (
         f"in the store: {', '.join(known)}" if known else "`interlock models add smollm2` adds one"
     )
