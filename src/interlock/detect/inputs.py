@@ -33,33 +33,54 @@ class Reading:
 
 
 def readings(
-    normalised: Normalised, settings: WindowSettings = DEFAULT_WINDOWS
+    normalised: Normalised,
+    settings: WindowSettings = DEFAULT_WINDOWS,
+    hits: Sequence[Hit] = (),
 ) -> tuple[list[Reading], str | None]:
     """The windows of all readings, the folded one's first, and which cap left some out, if any.
 
     Of the other readings only windows that read otherwise than one before count, at most
-    `settings.extra` of them.
+    `settings.extra` of them. Where there are more than `settings.most` in all, those that one of
+    `hits` lies in are kept first, then the beginning and the end of the text, then some evenly
+    spread over it.
     """
-    found: list[Reading] = []
+    main: list[Reading] = []
+    extra: list[Reading] = []
     seen: set[str] = set()
-    base = 0
-    cut: str | None = None
+    cuts: list[str] = []
     for number, view in enumerate(normalised.views):
         via = tuple(step for step in view.via if step != "fold")
         for window in windows(view.text, settings):
             text = view.text[window.start : window.end]
             if number and text in seen:
                 continue
-            if len(found) >= settings.most:
-                return found, f"more than {settings.most} windows"
-            if number and len(found) - base >= settings.extra:
-                cut = f"more than {settings.extra} windows of other readings"
-                break
             seen.add(text)
-            found.append(Reading(text, *view.span(window.start, window.end), via))
-        if not number:
-            base = len(found)
-    return found, cut
+            reading = Reading(text, *view.span(window.start, window.end), via)
+            (extra if number else main).append(reading)
+    if len(extra) > settings.extra:
+        cuts.append(f"{settings.extra} of {len(extra)} windows of other readings")
+        extra = _chosen(extra, hits, settings.extra)
+    if len(main) + len(extra) > settings.most:
+        room = max(1, settings.most - len(extra))
+        cuts.append(f"{room} of {len(main)} windows")
+        main = _chosen(main, hits, room)
+    return main + extra, ", ".join(cuts) or None
+
+
+def _chosen(found: list[Reading], hits: Sequence[Hit], room: int) -> list[Reading]:
+    """At most `room` of the readings, in their order."""
+    kept = {
+        at: None
+        for at, reading in enumerate(found)
+        if any(hit.start < reading.end and hit.end > reading.start for hit in hits)
+    }
+    quarter = room // 4
+    for at in (*range(quarter), *range(len(found) - quarter, len(found))):
+        kept[at] = None
+    rest = [at for at in range(len(found)) if at not in kept]
+    left = max(0, room - len(kept))
+    chosen = [*kept, *(rest[at * len(rest) // left] for at in range(left))][:room]
+    return [found[at] for at in sorted(chosen)]
 
 
 def features_of(

@@ -120,7 +120,7 @@ class RulePack:
                                 rule.severity,
                                 start,
                                 end,
-                                view.via[1:] if view.via[:1] == ("fold",) else view.via[:-1],
+                                view.disguises,
                             )
                         if len(found) >= most:
                             return _in_order(found.values())

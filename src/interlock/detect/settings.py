@@ -169,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fidelity: Fidelity = Fidelity()
     auto: float = 0.5
     training: tuple[Source, ...] = ()
-    schema: Literal[1] = SETTINGS_SCHEMA
+    schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
         if not self.families:
@@ -198,7 +198,7 @@ class Vectors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: Floats
     attack: Floats
     harmless: Floats
-    schema: Literal[1] = VECTORS_SCHEMA
+    schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
         width = self.embeddings.shape[1:]
@@ -217,13 +217,15 @@ class Vectors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_settings(data: bytes) -> Settings:
     """Read `detector.json`; raises BundleFormatError naming what is wrong."""
     _check_schema(SETTINGS, data, SETTINGS_SCHEMA)
-    return _parse(SETTINGS, data, _SETTINGS)
+    found: Settings = _parse(SETTINGS, data, _SETTINGS)
+    return found
 
 
 def parse_vectors(data: bytes) -> Vectors:
     """Read `vectors.json`, arrays read-only; raises BundleFormatError naming what is wrong."""
     _check_schema(VECTORS, data, VECTORS_SCHEMA)
-    return _parse(VECTORS, data, _VECTORS)
+    found: Vectors = _parse(VECTORS, data, _VECTORS)
+    return found
 
 
 class _Head(msgspec.Struct):
