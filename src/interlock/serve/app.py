@@ -75,7 +75,7 @@ class Endpoints:
     def app(self) -> Starlette:
         """The application, without its gate."""
         model = "/v2/models/{model}"
-        texts = TextEndpoints(self._hosting, self._metrics, self._body)
+        texts = TextEndpoints(self._hosting, self._metrics, self._body, self._client)
         routes = [
             *(self._route(*each) for each in texts.routes()),
             self._route("/v2/health/live", self.live, "live"),
