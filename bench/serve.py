@@ -105,9 +105,7 @@ def _ask(kind: str, peer: str, asked: dict[str, Any]) -> serve_load.Ask:
 
 
 @contextmanager
-def serving(
-    command: list[str], port: int, ask: serve_load.Ask
-) -> Iterator[subprocess.Popen[bytes]]:
+def serving(command: list[str], port: int, ask: serve_load.Ask) -> Iterator[int]:
     """The process id of the server that `command` starts, from its first answer on; then ended."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -64,7 +65,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def add(self, op: str, *inputs: str, to: str | int | None = None, **about: object) -> str:
+    def add(self, op: str, *inputs: str, to: str | int | None = None, **about: Any) -> str:
         name = to if isinstance(to, str) else f"n{len(self.nodes)}"
         if isinstance(to, int):
             about["to"] = to
@@ -90,7 +91,7 @@ class _Graph:
         scale, bias = self.weight("scale", WIDTH), self.weight("bias", WIDTH)
         return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=1e-12)
 
-    def _keep(self, array: np.ndarray) -> str:  # type: ignore[type-arg]
+    def _keep(self, array: np.ndarray) -> str:
         name = f"w{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(array, name))
         return name

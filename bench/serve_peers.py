@@ -100,11 +100,11 @@ def fastapi(kind: str, path: str, port: int) -> None:
 
     model, threads, app = Model(kind, path), ThreadPoolExecutor(AT_ONCE), FastAPI()
 
-    class Encoder(BaseModel):
+    class Encoder(BaseModel):  # type: ignore[misc]
         input_ids: list[list[int]]
         attention_mask: list[list[int]]
 
-    class Strict(BaseModel):
+    class Strict(BaseModel):  # type: ignore[misc]
         x: list[list[float]]
 
     async def run(body: BaseModel) -> dict[str, Any]:

@@ -20,7 +20,7 @@ FILES = ROOT / "examples" / "serve"
 
 def expressions() -> dict[str, str]:
     """Where it stands -> expression."""
-    found = {}
+    found: dict[str, str] = {}
     for group in yaml.safe_load((FILES / "alerts.yml").read_text())["groups"]:
         found |= {rule["alert"]: rule["expr"] for rule in group["rules"]}
     for panel in json.loads((FILES / "grafana.json").read_text())["panels"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_a_request_is_a_span_under_the_callers_with_its_stages(tmp_path: Path) -
 
 def test_a_collector_that_is_away_costs_no_answer(tmp_path: Path) -> None:
     (tmp_path / "affine.onnx").write_bytes(models.affine())
-    away = {"otlp_endpoint": "http://127.0.0.1:9", "otlp_seconds": 0.1}
+    away: dict[str, Any] = {"otlp_endpoint": "http://127.0.0.1:9", "otlp_seconds": 0.1}
     with serving(tmp_path, {"affine": {"path": "affine.onnx"}}, **away) as server:
         assert server.infer("affine", np.ones((1, 3))).status_code == 200
         assert server.stop() == 0

@@ -19,7 +19,9 @@ from interlock.errors import InterlockError, InterruptedRunError, StorageError, 
 # verb -> (module, what it does); the module holds a click command named `command`.
 VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
+    "detect": ("interlock.cli.detect", "Find prompt injections in texts."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
+    "doctor": ("interlock.cli.doctor", "Check a deployment before it serves."),
     "experiment": (
         "interlock.cli.experiment",
         "Run prompts through chat models, and make figures of their answers.",

@@ -6,6 +6,7 @@ common English words and the vocabulary of the rule pack; it decides nothing by 
 
 from __future__ import annotations
 
+import codecs
 from functools import lru_cache
 from importlib import resources
 
@@ -13,7 +14,10 @@ WORDS = frozenset(
     (resources.files("interlock.detect") / "pack" / "words.txt").read_text("ascii").split()
 )
 
-_LONGEST = max(map(len, WORDS))
+ROTATED_WORDS = frozenset(codecs.encode(word, "rot13") for word in WORDS if len(word) > 1)
+REVERSED_WORDS = frozenset(word[::-1] for word in WORDS if len(word) > 1)
+
+_BEGINNINGS = frozenset(word[:count] for word in WORDS for count in range(1, len(word) + 1))
 # "a" and "i" are words of their own, other single letters are what a segmentation fails on.
 _COST_OF_A_LETTER = 3
 
@@ -28,21 +32,27 @@ def segment(letters: str) -> str | None:
     if letters in WORDS:
         return letters
     count = len(letters)
-    best: list[tuple[int, int]] = [(0, 0)]
-    for end in range(1, count + 1):
-        cost, start = best[end - 1][0] + _COST_OF_A_LETTER, end - 1
-        for begin in range(max(0, end - _LONGEST), end):
-            if best[begin][0] + 1 < cost and letters[begin:end] in WORDS:
-                cost, start = best[begin][0] + 1, begin
-        best.append((cost, start))
+    # best[i] is the cost of the first i letters, begin[i] where the last word of them begins.
+    best = [index * _COST_OF_A_LETTER for index in range(count + 1)]
+    begin = list(range(-1, count))
+    for start in range(count):
+        so_far = best[start] + 1
+        if so_far + _COST_OF_A_LETTER - 1 < best[start + 1]:
+            best[start + 1], begin[start + 1] = so_far + _COST_OF_A_LETTER - 1, start
+        for end in range(start + 1, count + 1):
+            word = letters[start:end]
+            if word not in _BEGINNINGS:
+                break
+            if so_far < best[end] and word in WORDS:
+                best[end], begin[end] = so_far, start
     words: list[str] = []
     end = count
     while end:
-        start = best[end][1]
-        words.append(letters[start:end])
-        end = start
+        words.append(letters[begin[end] : end])
+        end = begin[end]
     words.reverse()
     known = [word for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
     if len(known) < 3 or 5 * sum(map(len, known)) < 4 * count:
         return None
-    return " ".join(words)
+    # Of one letter over and over, every letter would be a word.
+    return " ".join(words) if 2 * len(known) <= count else None

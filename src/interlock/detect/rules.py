@@ -32,10 +32,14 @@ class Severity(StrEnum):
 
 
 class Place(StrEnum):
-    """Where a text came from: what is harmless from a user may be an attack in a document."""
+    """Where a text came from: what is harmless from a user may be an attack in a document.
+
+    AUTO stands for "not known": every rule applies.
+    """
 
     USER = "user"
     DOCUMENT = "document"
+    AUTO = "auto"
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +107,7 @@ class RulePack:
             }
             for index in sorted(candidates):
                 rule = self.rules[index]
-                if place not in rule.places:
+                if place is not Place.AUTO and place not in rule.places:
                     continue
                 for pattern in self._patterns[index]:
                     for match in pattern.finditer(view.text):
@@ -116,7 +120,7 @@ class RulePack:
                                 rule.severity,
                                 start,
                                 end,
-                                view.via[1:] if view.via[:1] == ("fold",) else view.via[:-1],
+                                view.disguises,
                             )
                         if len(found) >= most:
                             return _in_order(found.values())

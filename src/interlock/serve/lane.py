@@ -127,9 +127,14 @@ class Lane:
             raise
 
     @property
+    def busy(self) -> bool:
+        """Whether a further request would wait."""
+        return len(self._queue) + self._running >= len(self._threads)
+
+    @property
     def waits_long(self) -> bool:
         """Whether a further request may wait for more than a few milliseconds."""
-        if len(self._queue) + self._running < len(self._threads):
+        if not self.busy:
             return False
         ahead = self._mean * (len(self._queue) + self._running) / len(self._threads)
         return ahead > _LONG or time.monotonic() - self._moved > _LONG
