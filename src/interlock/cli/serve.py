@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from interlock.cli.output import json_option, print_json, print_table
 from interlock.errors import ConfigError, MissingExtraError
@@ -86,6 +87,10 @@ def _explain(effective: Effective, as_json: bool) -> int:
     from interlock.serve.opening import kind_of
 
     kinds = {name: kind_of(own, effective.base) for name, own in effective.settings.models.items()}
+    for own in effective.settings.models.values():
+        if own.candidate is not None:
+            candidate = msgspec.structs.replace(own, path=own.candidate, kind="auto")
+            kind_of(candidate, effective.base)
     rows = effective.rows()
     if as_json:
         print_json(

@@ -172,7 +172,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ConfigError(f"{name} has fewer than 16 characters")
         if not self.client_header or not all(c.isalnum() or c == "-" for c in self.client_header):
             raise ConfigError("client_header must have letters, digits and '-'")
-        for name in self.models:
+        for name, own in self.models.items():
+            if own.candidate is not None and own.use_candidate is None and self.state is None:
+                raise ConfigError(
+                    f"state is not set, and model '{name}' has a candidate to roll out",
+                    hint="set state to a directory, or use_candidate of the model",
+                )
             if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
                 raise ConfigError(
                     f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "

@@ -18,7 +18,7 @@ from interlock.kernel.errors import (
     InterlockError,
     StorageError,
 )
-from interlock.serve.rollout.evidence import Evidence
+from interlock.serve.rollout.evidence import Evidence, EvidenceState
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.rollout.record import OnDecision, Record
 from interlock.serve.rollout.settings import Mode
@@ -247,7 +247,7 @@ class ModelRollout:
                 held = msgspec.structs.replace(running, held=verdict.trigger)
                 self._record.decide("held", verdict.trigger, verdict.numbers, running=held)
             else:
-                self._record.save(evidence.state)
+                self._record.save(self._seen_so_far)
             self._hosted.fault = ""
         except StorageError as error:
             self._not_recorded(error)
@@ -422,6 +422,10 @@ class ModelRollout:
     def _numbers(self) -> dict[str, Any]:
         with self._looking:
             return {} if self._evidence is None else self._evidence.numbers()
+
+    def _seen_so_far(self) -> EvidenceState | None:
+        with self._looking:
+            return None if self._evidence is None else self._evidence.state()
 
     def _work_in(self, evidence: Evidence, traffic: Traffic, watch: Watch) -> None:
         while watch.seen:

@@ -125,7 +125,7 @@ class Record:
         )  # fmt: skip
         self._on_decision(made)
 
-    def save(self, evidence: Callable[[], EvidenceState]) -> bool:
+    def save(self, evidence: Callable[[], EvidenceState | None]) -> bool:
         """Keep what was seen, if some time has passed; a death costs evidence, but no decision.
 
         Whether it was kept. Raises StorageError.
