@@ -178,27 +178,29 @@ def test_nothing_that_is_posted_to_feedback_or_the_admin_api_is_kept_in_log_or_m
         ask = server.client
         started = admin(server, "models/m/rollout", {"path": "v1.onnx", "mode": "canary"})
         assert started.status_code == 200
-        for body in (
+        posted: tuple[Any, ...] = (
             {"request_id": SECRET, "label": "positive"},
             {"request_id": "x", "label": SECRET},
             {"request_id": "x", "label": "positive", SECRET: 1},
             {"labels": [{"request_id": SECRET, "label": "negative"}]},
             {"labels": SECRET},
             SECRET,
-        ):
+        )
+        for body in posted:
             codes.add(ask.post("/v1/feedback", json=body).status_code)
-        for path, body in (
+        orders: tuple[tuple[str, dict[str, Any]], ...] = (
             ("rollout", {"path": SECRET}),
             ("rollout", {"path": "v1.onnx", "digest": SECRET}),
             ("rollout", {"path": "v1.onnx", "mode": SECRET}),
             ("reload", {"path": SECRET}),
             ("rollout/promote", {SECRET: 1}),
             ("rollout/rollback", {"reason": SECRET}),
-        ):
-            codes.add(admin(server, f"models/m/{path}", body).status_code)
-            codes.add(ask.post(f"/v1/admin/models/m/{path}", json=body).status_code)
+        )
+        for path, order in orders:
+            codes.add(admin(server, f"models/m/{path}", order).status_code)
+            codes.add(ask.post(f"/v1/admin/models/m/{path}", json=order).status_code)
             wrong = {"authorization": f"Bearer {SECRET}"}
-            codes.add(ask.post(f"/v1/admin/{SECRET}", json=body, headers=wrong).status_code)
+            codes.add(ask.post(f"/v1/admin/{SECRET}", json=order, headers=wrong).status_code)
         reply = server.infer("m", [[1, 2, 3]], headers={"x-client-id": SECRET})
         codes.add(reply.status_code)
         assert {200, 400, 401, 404} <= codes

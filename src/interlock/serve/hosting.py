@@ -28,7 +28,8 @@ class Hosted:
     """One model: `traffic` once it is ready, `error` where it cannot be.
 
     fault     why it is no better than degraded, such as a rollout that cannot be recorded
-    replaced  processes that were replaced in versions that no longer run
+    replaced, cpu
+              processes that were replaced, and CPU seconds, in versions that no longer run
     """
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
@@ -38,6 +39,7 @@ class Hosted:
         self.error: InterlockError | None = None
         self.fault = ""
         self.replaced = 0
+        self.cpu = 0.0
         self._retiring = 0
         self._counting = threading.Lock()
 
@@ -59,7 +61,8 @@ class Hosted:
     def pick(self, client: str, digest: str | None = None) -> Pick:
         """The version that answers a request, to be left after it; see `Traffic.pick`.
 
-        Raises EngineUnavailableError where the model is not ready.
+        Raises EngineUnavailableError where the model is not ready, and UnknownModelError for a
+        digest that no version has.
         """
         while True:
             traffic = self.traffic
@@ -67,8 +70,13 @@ class Hosted:
                 why = "is loading" if self.error is None else f"failed: {self.error.code}"
                 raise EngineUnavailableError(f"model '{self.name}' {why}")
             found = traffic.pick(client, digest)
-            if found is not None:
-                return found
+            if found is None:
+                continue
+            if digest and found.version.digest != digest:
+                # It was replaced since the request came.
+                found.leave()
+                raise UnknownModelError(f"model '{self.name}' has no such version")
+            return found
 
     def retire(self, version: Version, seconds: float) -> None:
         """Let go of a version that no traffic names any more, in a thread of its own."""
@@ -80,6 +88,7 @@ class Hosted:
             with self._counting:
                 self._retiring -= 1
                 self.replaced += workers.replaced
+                self.cpu += workers.cpu
 
         threading.Thread(target=work, name="interlock-retire", daemon=True).start()
 
@@ -196,7 +205,7 @@ class Hosting:
                 running=0 if lane is None else lane.running,
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
-                cpu=0.0 if workers is None else workers.cpu,
+                cpu=hosted.cpu + (0.0 if workers is None else workers.cpu),
                 lost=hosted.replaced + (0 if workers is None else workers.replaced),
                 digest="" if served is None else served.version,
             )

@@ -98,10 +98,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms        a canary slower than this makes the health "degraded"
     health_seconds     how long a canary's result counts
     log                "stderr", "none" or the path of a file
-    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
-                       none sends nothing
-    otlp_seconds       between two sendings of the metrics
-    otlp_share         of the requests that are traced where the caller's trace does not say it
     state              directory that keeps rollouts, their decisions and what was promoted; without
                        it there are no rollouts
     admin_token        token of the admin API; without one, or a file of them, there is no such API
@@ -110,6 +106,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     client_header      header that names a client to a canary; without it the address does
     feedback           who may label answers: "clients", "admin" or "off"
     recent             answers that are remembered for feedback
+    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
+                       none sends nothing
+    otlp_seconds       between two sendings of the metrics
+    otlp_share         of the requests that are traced where the caller's trace does not say it
     models             by name
     """
 
@@ -134,9 +134,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms: float = 50.0
     health_seconds: float = 1.0
     log: str = "stderr"
-    otlp_endpoint: str | None = None
-    otlp_seconds: float = 15.0
-    otlp_share: float = 1.0
     state: str | None = None
     admin_token: str | None = None
     admin_tokens_file: str | None = None
@@ -144,6 +141,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     client_header: str = "x-client-id"
     feedback: Literal["clients", "admin", "off"] = "clients"
     recent: int = 10_000
+    otlp_endpoint: str | None = None
+    otlp_seconds: float = 15.0
+    otlp_share: float = 1.0
     models: dict[str, ModelSettings] = {}
 
     def __post_init__(self) -> None:

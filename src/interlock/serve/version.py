@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from interlock.bundle.metadata import TensorSpec
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import EngineUnavailableError, InterlockError
+from interlock.kernel.errors import ConfigError, EngineUnavailableError, InterlockError
 from interlock.serve.health import Canary
 from interlock.serve.lane import Lane, Ran
 from interlock.serve.opening import open_model
@@ -73,6 +74,24 @@ class Version:
         workers = self.served.workers()
         self.served.close()
         return workers
+
+
+def check_interface(new: Served, old: Served) -> None:
+    """Raise ConfigError where clients of the old version could not ask the new one."""
+    for what, mine, theirs in (
+        ("inputs", new.inputs, old.inputs),
+        ("outputs", new.outputs, old.outputs),
+    ):
+        if [_form(spec) for spec in mine] != [_form(spec) for spec in theirs]:
+            raise ConfigError(
+                f"the new version's {what} differ from the old one's",
+                hint="serve it as a model of its own",
+            )
+
+
+def _form(spec: TensorSpec) -> tuple[str, str, list[int]]:
+    """A tensor without the names of its open dimensions."""
+    return spec.name, spec.dtype, [dim if isinstance(dim, int) else -1 for dim in spec.shape]
 
 
 def open_version(

@@ -70,7 +70,7 @@ def test_a_good_one_is_promoted_once_that_is_shown() -> None:
 
 def test_a_shadow_and_a_rollout_without_promotion_are_left_to_a_person() -> None:
     for kind in ({"mode": "shadow"}, {"promote": False}):
-        found, _ = decide(GOOD, **kind)  # type: ignore[arg-type]
+        found, _ = decide(GOOD, **kind)
         assert found[:2] == ("hold", "shown_good")
 
 

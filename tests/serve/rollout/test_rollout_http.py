@@ -223,6 +223,17 @@ def test_a_reload_takes_what_is_there_now(server: Running, model: str, place: Pa
     assert answered(server, model=model) == (5, told["digest"])
 
 
+def test_a_model_that_was_not_ready_can_be_loaded_later(tmp_path: Path) -> None:
+    with serving(tmp_path, settings(), environ=ENVIRON) as server:
+        assert server.get("/v2/health/ready").status_code == 503
+        refused = admin(server, "models/m/reload", {})
+        assert (refused.status_code, refused.json()["error"]) == (422, "there is no v0.onnx")
+        versions(tmp_path)
+        assert admin(server, "models/m/reload", {}).json()["changed"]
+        assert server.get("/v2/health/ready").status_code == 200
+        assert answered(server)[0] == 0
+
+
 def test_a_reload_to_another_path_holds_after_a_restart(tmp_path: Path) -> None:
     versions(tmp_path)
     with serving(tmp_path, settings(), environ=ENVIRON, state="state") as server:

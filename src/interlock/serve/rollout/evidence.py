@@ -265,7 +265,7 @@ class Evidence:
 
     def restore(self, state: EvidenceState) -> None:
         """Go on where `state` was taken; raises InputError where it does not fit."""
-        if state.tested != self._tested or set(state.triggers) != set(self._triggers):
+        if (state.tested, set(state.triggers)) != (self._tested, set(self._triggers)):
             raise InputError("what was seen was tested against other limits")
         for name, trigger in self._triggers.items():
             trigger.restore(state.triggers[name])

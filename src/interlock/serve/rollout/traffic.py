@@ -35,6 +35,10 @@ MOST_ROWS = 1024
 """Rows of an answer whose verdicts are remembered."""
 
 
+# From a status's code to a verdict, where no output gives one.
+_BY_STATUS = bytes({_FAILED: 2, _ACCEPTED: 0}.get(code, 1) for code in range(256))
+
+
 @dataclass(eq=False)
 class Watch:
     """What is noted of one rollout's answers until it is judged.
@@ -150,7 +154,7 @@ class Pick:
         # The old version's requests go first: under load the shadow is left out.
         if (
             len(watch.tasks) >= watch.pending
-            or shadow.lane.busy
+            or shadow.lane.waiting
             or stable.lane.waiting
             or not shadow.enter()
         ):
@@ -244,20 +248,22 @@ def verdicts(answer: Answer, positive: str | None) -> bytes:
     positive  the output whose truth says so; None: a row is positive where flagged or refused
     """
     outcome = answer.outcome
-    if isinstance(outcome, BatchOutcome):
-        status = np.asarray(outcome.status[:MOST_ROWS])
-    else:
-        status = np.array([STATUS_OF_CODE.index(outcome.status)])
-    found = status != _ACCEPTED
-    if positive is not None:
-        values = answer.outputs.get(positive)
-        if values is None:
-            return bytes([2]) * len(status)
-        rows = np.asarray(values)[:MOST_ROWS] if isinstance(outcome, BatchOutcome) else [values]
-        found = np.array([_true(row) for row in rows])
-        status = np.where(status == _REFUSED, _FAILED, status)
-    told = np.where(status == _FAILED, 2, found)
-    return told.astype(np.uint8).tobytes()
+    batch = isinstance(outcome, BatchOutcome)
+    status = (
+        outcome.status[:MOST_ROWS].astype(np.uint8).tobytes()
+        if isinstance(outcome, BatchOutcome)
+        else bytes([STATUS_OF_CODE.index(outcome.status)])
+    )
+    if positive is None:
+        return status.translate(_BY_STATUS)
+    values = answer.outputs.get(positive)
+    if values is None:
+        return bytes([2]) * len(status)
+    rows = values[:MOST_ROWS] if batch else [values]
+    return bytes(
+        2 if code in (_FAILED, _REFUSED) else _true(row)
+        for code, row in zip(status, rows, strict=True)
+    )
 
 
 def _true(row: object) -> bool:
