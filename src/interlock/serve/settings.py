@@ -10,15 +10,16 @@ from interlock.kernel.errors import ConfigError
 from interlock.serve.rollout.settings import RolloutSettings
 from interlock.serve.rollout.settings import within as _within
 
-ModelKind = Literal["auto", "bundle", "onnx", "route", "verified", "text"]
+ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "text", "verified"]
 
 
 class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model; the settings of its rollouts are among its own.
 
-    path               a bundle, an ONNX file, a route file, a verified model's directory,
-                       `route:NAME` for a registered route, or `text:NAME` for a text model of
-                       `interlock models`; relative to the configuration's file
+    path               a bundle, a detector's bundle, an ONNX file, a route file, a verified
+                       model's directory, `route:NAME` for a registered route, `text:NAME` for a
+                       text model of `interlock models`, or `detector:shipped`; relative to the
+                       configuration's file
     kind               what it is; "auto" looks at the path
     workers            processes that run it; each holds the weights. Of a text model: threads of
                        its one process, which share them
@@ -38,6 +39,11 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     cache_mb           of a text model: most memory of the key-value caches
     text_seconds       of a text model: deadline of one text, waiting included
     answer_tokens      of a text model: most tokens of a text whose request names no limit
+    environment        of a detector, whose threshold counts; by default the section's name
+    threshold          of a detector, instead of the environment's
+    policy             of a detector: its policy file
+    calibration        of a detector: a file of `interlock detect calibrate`
+    anomaly            of a detector: whether texts unlike all training texts are flagged
     """
 
     path: str
@@ -57,6 +63,11 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     cache_mb: int = 512
     text_seconds: float = 300.0
     answer_tokens: int = 1024
+    environment: Literal["production", "staging", "development"] = "production"
+    threshold: float | None = None
+    policy: str | None = None
+    calibration: str | None = None
+    anomaly: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
@@ -68,6 +79,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
         if self.memory_mb != 0:
             _within("memory_mb", self.memory_mb, 64, 1 << 20)
         _within("call_seconds", self.call_seconds, 0.01, 86_400)
+        if self.threshold is not None:
+            _within("threshold", self.threshold, 0, 1)
         _within("queue", self.queue, 1, 100_000)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
