@@ -137,7 +137,13 @@ class TextServed:
         """See `Served.workers`."""
         process = self.process
         waiting, running = process.load
-        return Workers(process.pids, process.rss, process.replaced, waiting, running)
+        return Workers(
+            pids=process.pids,
+            rss=process.rss,
+            replaced=process.replaced,
+            waiting=waiting,
+            running=running,
+        )
 
     def close(self) -> None:
         """See `Served.close`."""
