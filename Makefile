@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,claude,gemini,openai,serve,source,text,zk
+EXTRAS := sign,numba,detect,parquet,claude,gemini,openai,otel,serve,source,text,zk
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
@@ -86,6 +86,12 @@ bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole
 bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
 	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
 
+bench-serve: $(VENV)/.test $(VENV)/.serve-peers ## requests/s of the server against LitServe, FastAPI and Ray Serve
+	$(THREADS) $(BIN)/python bench/serve.py --peers $(VENV)/serve-peers/bin/python
+
+soak-serve: $(VENV)/.test ## 10 minutes of load at 80% of the server's capacity, then at 300%
+	$(THREADS) $(BIN)/python bench/serve_soak.py --seconds 600
+
 bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
 	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
 
@@ -154,6 +160,13 @@ $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
 	@$(BIN)/python -m venv --clear $(VENV)/oip-clients
 	@$(VENV)/oip-clients/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c tests/clients/constraints.txt 'tritonclient[http]' kserve schemathesis
+	@touch $@
+
+$(VENV)/.serve-peers: $(VENV)/.made bench/serve_constraints.txt
+	@echo "installing the server's peers, in an environment of their own (500 MB)"
+	@$(BIN)/python -m venv --clear $(VENV)/serve-peers
+	@$(VENV)/serve-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c bench/serve_constraints.txt litserve fastapi 'ray[serve]' onnxruntime
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

@@ -20,6 +20,7 @@ from interlock.serve.metrics import Metrics
 from interlock.serve.openai_reply import Reply, error_document, event
 from interlock.serve.openai_request import FieldError, TextAsked, read_chat, read_completion
 from interlock.serve.replies import json_reply, status_of
+from interlock.serve.rollout.traffic import Pick
 from interlock.serve.served import Answer
 from interlock.serve.text_served import TextServed, failed, outcome_of
 
@@ -30,11 +31,16 @@ class TextEndpoints:
     """`/v1/chat/completions`, `/v1/completions` and `/v1/models`."""
 
     def __init__(
-        self, hosting: Hosting, metrics: Metrics, read_body: Callable[[Request], Awaitable[bytes]]
+        self,
+        hosting: Hosting,
+        metrics: Metrics,
+        read_body: Callable[[Request], Awaitable[bytes]],
+        client_of: Callable[[Request, Hosted], str],
     ) -> None:
         self._hosting = hosting
         self._metrics = metrics
         self._read_body = read_body
+        self._client_of = client_of
 
     def routes(self) -> tuple[tuple[str, Endpoint, str, str], ...]:
         """Path, handler, name and method of each."""
@@ -62,33 +68,36 @@ class TextEndpoints:
         body = await self._read_body(request)
         # The model is named in the body, and its own limit counts where the body names none.
         asked = read_chat(body, 1)
-        hosted, served = self._find(request, asked)
-        if not served.chat:
-            raise FieldError(
-                "model",
-                f"model '{hosted.name}' has no chat template",
-                hint="ask /v1/completions, or serve an instruction-tuned model",
-            )
-        if not asked.limited:
-            asked = read_chat(body, served.settings.answer_tokens)
-        return await self._answer(request, hosted, served, asked)
+        hosted, pick = self._find(request, asked)
+        served = _texts_of(pick)
+        try:
+            if not served.chat:
+                raise FieldError(
+                    "model",
+                    f"model '{hosted.name}' has no chat template",
+                    hint="ask /v1/completions, or serve an instruction-tuned model",
+                )
+            if not asked.limited:
+                asked = read_chat(body, served.settings.answer_tokens)
+        except BaseException:
+            pick.leave()
+            raise
+        return await self._answer(request, hosted, pick, asked)
 
     async def completion(self, request: Request) -> Response:
         """What continues a text."""
         asked = read_completion(await self._read_body(request))
-        hosted, served = self._find(request, asked)
-        return await self._answer(request, hosted, served, asked)
+        hosted, pick = self._find(request, asked)
+        return await self._answer(request, hosted, pick, asked)
 
-    def _find(self, request: Request, asked: TextAsked) -> tuple[Hosted, TextServed]:
+    def _find(self, request: Request, asked: TextAsked) -> tuple[Hosted, Pick]:
         hosted = self._hosting.find(asked.model)
         request.scope["state"]["model"] = hosted.name
         if hosted.served is not None and not _texts(hosted):
             raise UnknownModelError(
                 f"model '{hosted.name}' writes no texts", hint="GET /v1/models lists those that do"
             )
-        served, _ = self._hosting.require(hosted)
-        assert isinstance(served, TextServed)
-        return hosted, served
+        return hosted, hosted.pick(self._client_of(request, hosted))
 
     def _described(self, hosted: Hosted) -> dict[str, Any]:
         served = hosted.served
@@ -110,20 +119,28 @@ class TextEndpoints:
         }
 
     async def _answer(
-        self, request: Request, hosted: Hosted, served: TextServed, asked: TextAsked
+        self, request: Request, hosted: Hosted, pick: Pick, asked: TextAsked
     ) -> Response:
+        """The answer of the version that was picked; leaves it when the text has ended."""
+        served = _texts_of(pick)
         state = request.scope["state"]
         state["rows"] = 1
         limit = served.settings.text_seconds
         deadline = Deadline.after(min(limit, asked.seconds or limit))
-        running = _Running(served, _request(asked, deadline))
+        try:
+            running = _Running(served, _request(asked, deadline), pick)
+        except BaseException:
+            pick.leave()
+            raise
         reply = Reply(asked, served.version, state["request_id"], int(time.time()))
 
         def ended(found: GenerateResult | InterlockError) -> Any:
             if isinstance(found, InterlockError):
                 outcome = failed(hosted.name, found, running.seconds)
                 state["code"] = found.code
+                pick.note(error=True, seconds=running.seconds)
             else:
+                pick.note(error=False, seconds=running.first_seconds)
                 outcome = outcome_of(hosted.name, served.version, found)
                 self._metrics.wrote(hosted.name, found)
             state["outcome"] = str(outcome.status)
@@ -140,6 +157,7 @@ class TextEndpoints:
         except BaseException:
             running.cancel()
             raise
+        running.cancel()
         outcome = ended(first)
         if isinstance(first, InterlockError):
             raise first
@@ -147,16 +165,22 @@ class TextEndpoints:
 
 
 class _Running:
-    """A text under way, its events on the loop, and the end of its client's connection."""
+    """A text under way, its events on the loop, and the end of its client's connection.
 
-    def __init__(self, served: TextServed, asked: GenerateRequest) -> None:
+    first_seconds  from the request to the first event
+    """
+
+    def __init__(self, served: TextServed, asked: GenerateRequest, pick: Pick) -> None:
         self._served = served
+        self._pick = pick
         self._began = time.perf_counter()
+        self.first_seconds = 0.0
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._left: asyncio.Future[Any] | None = None
         loop = asyncio.get_running_loop()
 
         def told(found: Event) -> None:
+            self.first_seconds = self.first_seconds or self.seconds
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._events.put_nowait, found)
 
@@ -185,12 +209,13 @@ class _Running:
             found.cancel()
 
     def cancel(self) -> None:
-        """End the text, where it did not end yet."""
+        """End the text, where it did not end yet, and leave its version."""
         if self._left is not None:
             self._left.cancel()
         if self._ticket is not None:
             self._served.process.cancel(self._ticket)
             self._ticket = None
+            self._pick.leave()
 
 
 class _Stream(Response):
@@ -234,6 +259,13 @@ class _Stream(Response):
             scope["state"]["code"] = "client_gone"
         finally:
             self._running.cancel()
+
+
+def _texts_of(pick: Pick) -> TextServed:
+    served = pick.version.served
+    # Another version has the interface of the first, and only text models have this one.
+    assert isinstance(served, TextServed)
+    return served
 
 
 def _texts(hosted: Hosted) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import interlock
 from interlock.serve import openai_schema
+from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve.tensors import DATATYPES
 
 _TENSOR = {
@@ -90,6 +91,7 @@ _ERRORS = {
     "400": "The request is malformed; the message names the field.",
     "401": "A bearer token is needed.",
     "404": "No such model or version.",
+    "409": "It contradicts what is so already.",
     "408": "The body did not arrive in time.",
     "413": "The body is above the limit.",
     "422": "Refused, or the model fails on this input; the parameters say why.",
@@ -100,8 +102,13 @@ _ERRORS = {
 _ANY = ("401", "429", "503")
 
 
-def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
-    """The OpenAPI 3.1 description of a server with these models, name -> version."""
+def document(
+    models: Mapping[str, str] = {}, *, admin: bool = False, feedback: bool = True
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of a server with these models, name -> version.
+
+    admin, feedback  whether it has the admin API, and takes labels
+    """
     named = {"model": list(models), "version": [version for version in models.values() if version]}
     paths: dict[str, Any] = {
         "/v2/health/live": {"get": _operation("Is the process alive", _OBJECT, ())},
@@ -137,6 +144,10 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
         paths[f"{prefix}/infer"] = {"post": infer}
         for path in (prefix, f"{prefix}/ready", f"{prefix}/infer"):
             paths[path]["parameters"] = given
+    if feedback:
+        paths |= rollout_paths.feedback(_operation)
+    if admin:
+        paths |= rollout_paths.admin(_operation, _one_of(named["model"]))
     paths |= openai_schema.paths(_ERRORS)
     return {
         "openapi": "3.1.0",
@@ -148,7 +159,7 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS | openai_schema.SCHEMAS,
+            "schemas": _SCHEMAS | rollout_paths.SCHEMAS | openai_schema.SCHEMAS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -158,7 +169,7 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
 def page() -> str:
     """The description as HTML."""
     rows = []
-    for path, operations in document()["paths"].items():
+    for path, operations in document(admin=True)["paths"].items():
         for method, operation in operations.items():
             if method == "parameters":
                 continue

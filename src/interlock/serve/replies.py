@@ -15,11 +15,13 @@ from interlock.kernel.errors import (
     InputError,
     InterlockError,
     RateLimitError,
+    StorageError,
     TransientError,
 )
 from interlock.serve.hosting import UnknownModelError
 from interlock.serve.oip_response import UnanswerableError
 from interlock.serve.openai_reply import error_document, is_openai
+from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
 
 class TooLargeError(InputError):
@@ -47,6 +49,9 @@ def status_of(error: InterlockError) -> int:
         (InputError, 400),
         (AuthenticationError, 401),
         (UnknownModelError, 404),
+        (UnknownRequestError, 404),
+        (ConflictError, 409),
+        (StorageError, 503),
         (RateLimitError, 429),
         (DeadlineError, 504),
         (EngineUnavailableError, 503),

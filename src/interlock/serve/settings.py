@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
 
 from interlock.kernel.errors import ConfigError
+from interlock.serve.rollout.settings import RolloutSettings
+from interlock.serve.rollout.settings import within as _within
 
 ModelKind = Literal["auto", "bundle", "onnx", "route", "verified", "text"]
 
 
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One model.
+class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model; the settings of its rollouts are among its own.
 
     path               a bundle, an ONNX file, a route file, a verified model's directory,
                        `route:NAME` for a registered route, or `text:NAME` for a text model of
@@ -59,6 +60,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        super().__post_init__()
         if not self.path:
             raise ConfigError("path is empty")
         _within("workers", self.workers, 1, 256)
@@ -97,6 +99,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms        a canary slower than this makes the health "degraded"
     health_seconds     how long a canary's result counts
     log                "stderr", "none" or the path of a file
+    state              directory that keeps rollouts, their decisions and what was promoted; without
+                       it there are no rollouts
+    admin_token        token of the admin API; without one, or a file of them, there is no such API
+    admin_tokens_file  file with one such token a line
+    admin_remote       let other machines than this one use the admin API
+    client_header      header that names a client to a canary; without it the address does
+    feedback           who may label answers: "clients", "admin" or "off"
+    recent             answers that are remembered for feedback
+    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
+                       none sends nothing
+    otlp_seconds       between two sendings of the metrics
+    otlp_share         of the requests that are traced where the caller's trace does not say it
     models             by name
     """
 
@@ -121,6 +135,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms: float = 50.0
     health_seconds: float = 1.0
     log: str = "stderr"
+    state: str | None = None
+    admin_token: str | None = None
+    admin_tokens_file: str | None = None
+    admin_remote: bool = False
+    client_header: str = "x-client-id"
+    feedback: Literal["clients", "admin", "off"] = "clients"
+    recent: int = 10_000
+    otlp_endpoint: str | None = None
+    otlp_seconds: float = 15.0
+    otlp_share: float = 1.0
     models: dict[str, ModelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -137,18 +161,20 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _within("start_seconds", self.start_seconds, 1, 3600)
         _within("degraded_ms", self.degraded_ms, 0.001, 60_000)
         _within("health_seconds", self.health_seconds, 0, 3600)
+        _within("otlp_seconds", self.otlp_seconds, 0.1, 3600)
+        _within("otlp_share", self.otlp_share, 0, 1)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key must be given together")
-        if self.token is not None and len(self.token) < 16:
-            raise ConfigError("token has fewer than 16 characters")
+        _within("recent", self.recent, 1, 10_000_000)
+        for name in ("token", "admin_token"):
+            value = getattr(self, name)
+            if value is not None and len(value) < 16:
+                raise ConfigError(f"{name} has fewer than 16 characters")
+        if not self.client_header or not all(c.isalnum() or c == "-" for c in self.client_header):
+            raise ConfigError("client_header must have letters, digits and '-'")
         for name in self.models:
             if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
                 raise ConfigError(
                     f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "
                     "or '-'"
                 )
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; it must be within {low:g} and {high:g}")

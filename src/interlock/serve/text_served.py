@@ -138,8 +138,8 @@ class TextServed:
         process = self.process
         waiting, running = process.load
         return Workers(
-            pids=process.pids,
-            rss=process.rss,
+            process.pids,
+            process.rss,
             replaced=process.replaced,
             waiting=waiting,
             running=running,
