@@ -29,7 +29,7 @@ from interlock.engines.generate.convert.linear import (
 )
 from interlock.engines.generate.convert.rope import rope_tables
 from interlock.engines.generate.spec import WEIGHTS, Weights
-from interlock.kernel.errors import BundleFormatError
+from interlock.kernel.errors import BundleFormatError, InterlockError
 
 OPSET = 21
 MICROSOFT = "com.microsoft"
@@ -66,9 +66,16 @@ class BuiltGraph:
 def build_graph(checkpoint: Checkpoint, weights: Weights) -> BuiltGraph:
     """The model with its weights.
 
-    Raises BundleFormatError where a tensor is missing or has the wrong shape.
+    Raises BundleFormatError where a tensor is missing, has the wrong shape, or holds numbers that
+    are not finite.
     """
-    return _Builder(checkpoint, weights).model()
+    try:
+        return _Builder(checkpoint, weights).model()
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        if isinstance(error, InterlockError):
+            raise
+        # Sizes that contradict one another show where an array is put into its shape.
+        raise BundleFormatError(f"the model is malformed ({type(error).__name__})") from None
 
 
 def float32_bytes(shape: Architecture) -> int:
@@ -166,6 +173,8 @@ class _Builder:
         return output
 
     def _store(self, name: str, array: npt.NDArray[Any]) -> str:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BundleFormatError(f"the weights of {name} hold numbers that are not finite")
         self._stored[name] = np.ascontiguousarray(array)
         return name
 
