@@ -67,6 +67,9 @@ train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/ne
 train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
 	$(THREADS) $(BIN)/python scripts/train_doom.py
 
+bench-detector-rules: $(VENV)/.extras ## what the detector's rules hit, a source, and what disguises cost; DATA="labelled.parquet …"
+	$(THREADS) $(BIN)/python bench/detector_rules.py $(DATA)
+
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
