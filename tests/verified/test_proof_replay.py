@@ -20,6 +20,7 @@ TOLD = np.array([1.0, -2.0], np.float32)
         (TOLD.astype(np.float64), 1.0, "gives float64"),
         (TOLD[:1], 1.0, "gives float32 (1,)"),
         (np.array([1, np.nan], np.float32), 1.0, "differs by up to nan"),
+        (np.array([1, np.inf], np.float32), 1e-5, "differs by up to inf"),
     ],
 )
 def test_a_difference_is_allowed_as_far_as_the_tolerance(
