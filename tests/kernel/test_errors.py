@@ -92,6 +92,7 @@ def test_the_public_names_are_pinned() -> None:
         "EngineCrashError",
         "EngineError",
         "EngineUnavailableError",
+        "HeldPromptError",
         "InputError",
         "InterlockError",
         "InterruptedRunError",
@@ -158,6 +159,7 @@ def test_codes_are_unique_and_stable() -> None:
         "StorageError": "storage",
         "InterruptedRunError": "interrupted",
         "BudgetError": "budget",
+        "HeldPromptError": "held_prompt",
     }
 
 

@@ -259,3 +259,16 @@ def centred() -> bytes:
         [tensor("y", FLOAT, ["N", 3])],
         [constant("rows", [0])],
     )
+
+
+def shifted(by: float) -> bytes:
+    """y = 2 x + `by` for x (N, 3): one version of many that a client can tell apart."""
+    return build(
+        [
+            helper.make_node("Mul", ["x", "two"], ["doubled"]),
+            helper.make_node("Add", ["doubled", "by"], ["y"]),
+        ],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, ["N", 3])],
+        [constant("two", 2, np.float32), constant("by", by, np.float32)],
+    )

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-import numpy as np
-
 from interlock.detect.lexicon import WORDS, segment
-from interlock.detect.views import View
+from interlock.detect.views import Part, View
 
 # Letters of other scripts by the Latin letter that they are drawn like, after case folding and
 # the removal of accents. Chosen by eye from the Unicode charts, for lower case.
@@ -36,20 +36,38 @@ _LOOK_ALIKE = str.maketrans(
 _FOREIGN = re.compile("[" + "".join(map(chr, _LOOK_ALIKE)) + "]")
 _WORD = re.compile(r"[^\W\d_]+")
 
-_LEET = str.maketrans(
-    {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g",
-     "@": "a", "$": "s", "!": "i", "|": "l", "€": "e", "+": "t"}
-)  # fmt: skip
-_LEET_SIGNS = "01345789@$!|€+"
-_LEET_WORD = re.compile(rf"[a-z{re.escape(_LEET_SIGNS)}]{{3,40}}")
-_HAS_SIGN = re.compile(rf"[{re.escape(_LEET_SIGNS)}]")
-
-# One letter, a separator, one letter, … at least four times. A letter is no separator, so there
-# is one way to read it and matching is linear.
-_APART = re.compile(
-    r"(?<![^\W_])[^\W\d_](?:[^\w\n]{1,3}|_)(?:[^\W\d_](?:[^\w\n]{1,3}|_)){2,}[^\W\d_](?![^\W_])"
+_SIGNS = {"0": "o", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", "9": "g",
+          "@": "a", "$": "s", "!": "i", "|": "l", "\u20ac": "e", "+": "t"}  # fmt: skip
+# A one stands for two letters.
+_LEET = tuple(str.maketrans({**_SIGNS, "1": one}) for one in "il")
+_LEET_SIGNS = "013456789@$!|\u20ac+"
+_LEET_WORD = re.compile(
+    rf"(?<![a-z])(?=[a-z]{{0,30}}[{re.escape(_LEET_SIGNS)}])[a-z{re.escape(_LEET_SIGNS)}]{{2,40}}"
 )
-_RUN_TOGETHER = re.compile(r"[a-z]{14,120}")
+_HAS_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
+_LETTER = re.compile("[a-z]")
+_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
+# From so many words of the lexicon on, the other words with signs in them are read too.
+_LEET_WORDS = 2
+
+# Single characters with white space between, at least four of them.
+_SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
+_WHITE = re.compile(r"\s+")
+# Four letters with the same sign between any two.
+_DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
+# Letters with a sign amid them: "ig.no-re".
+_BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
+_BROKEN = re.compile(r"(?<![a-z])[a-z]{1,14}(?:[.\-_*~|^/\\+#]{1,2}[a-z]{1,14}){1,14}(?![a-z])")
+_SIGN = re.compile(r"[^a-z]+")
+# Words run together are longer than most words.
+_LONG = 14
+_RUN_TOGETHER = re.compile(rf"(?<![a-z])[a-z]{{{_LONG},120}}(?![a-z])")
+
+
+# Control characters of ASCII read as a space; line ends stay.
+_ASCII_SPACES = str.maketrans(
+    dict.fromkeys([chr(point) for point in range(32) if point != 10] + ["\x7f"], " ")
+)
 
 
 def fold(view: View) -> View:
@@ -57,23 +75,31 @@ def fold(view: View) -> View:
 
     White space becomes a space, line ends stay. Lone surrogates become U+FFFD.
     """
+    if view.text.isascii():
+        return view.same_length(view.text.lower().translate(_ASCII_SPACES), "fold")
+    return _translated(view, "fold", _fold_character)
+
+
+def visible(view: View) -> View:
+    """The reading that decoders look at: nothing invisible, ASCII where it is drawn otherwise."""
+    if view.text.isascii():
+        return view
+    read = _translated(view, "visible", _visible_character)
+    return view if read.text == view.text else read
+
+
+def _translated(view: View, step: str, of: Callable[[str], str]) -> View:
     text = view.text
-    if text.isascii():
-        return view.same_length(_plain_space(text.lower()), "fold")
-    table = {ord(character): _fold_character(character) for character in set(text)}
-    if all(len(found) == 1 for found in table.values()):
-        return view.same_length(text.translate(table), "fold")
-    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    kinds, which = np.unique(points, return_inverse=True)
-    lengths = np.array([len(table[int(kind)]) for kind in kinds], dtype=np.int64)[which]
-    return view.repeated(text.translate(table), lengths, "fold")
+    table = {ord(character): of(character) for character in set(text)}
+    translated = text.translate(table)
+    sizes = {chr(point): len(found) for point, found in table.items()}
+    if set(sizes.values()) == {1}:
+        return view.same_length(translated, step)
+    return view.resized(translated, map(sizes.__getitem__, text), step)
 
 
-_SPACES = str.maketrans(dict.fromkeys("\t\v\f\r\x1c\x1d\x1e\x1f", " "))
-
-
-def _plain_space(text: str) -> str:
-    return text.translate(_SPACES)
+# The longest text that one character is read as; longer ones are ornaments and stay as they are.
+_MOST_OF_ONE = 4
 
 
 @lru_cache(maxsize=1 << 14)
@@ -87,6 +113,8 @@ def _fold_character(character: str) -> str:
         return chr(point - 0xE0000).lower()
     if character == "\n":
         return character
+    if character in "\u0085\u2028\u2029":
+        return "\n"
     if character.isspace() or unicodedata.category(character) == "Cc":
         return " "
     kept = [
@@ -94,7 +122,18 @@ def _fold_character(character: str) -> str:
         for part in unicodedata.normalize("NFKD", character.casefold())
         if unicodedata.category(part) not in ("Mn", "Me", "Cf")
     ]
-    return "".join(kept).casefold()
+    return "".join(kept).casefold() if len(kept) <= _MOST_OF_ONE else character
+
+
+@lru_cache(maxsize=1 << 14)
+def _visible_character(character: str) -> str:
+    folded = _fold_character(character)
+    if folded in ("", " ", "\n", "\ufffd"):
+        return folded
+    if 0xE0020 <= ord(character) <= 0xE007E:
+        return chr(ord(character) - 0xE0000)
+    plain = unicodedata.normalize("NFKD", character)
+    return plain if len(plain) == 1 and plain.isascii() else character
 
 
 def latin(view: View) -> View | None:
@@ -106,24 +145,20 @@ def latin(view: View) -> View | None:
     text = view.text
     if text.isascii() or not _FOREIGN.search(text):
         return None
-    changed = False
     latin_around = re.search("[a-z]", text) is not None
-    parts: list[tuple[str, int, int]] = []
-    done = 0
+    return view.changed(_latin_words(text, latin_around), "homoglyphs", aligned=True)
+
+
+def _latin_words(text: str, latin_around: bool) -> Iterator[Part]:
     for found in _WORD.finditer(text):
         word = found[0]
-        if word.isascii() or not _FOREIGN.search(word):
+        if word.isascii():
             continue
         read = word.translate(_LOOK_ALIKE)
-        mixed = re.search("[a-z]", word) is not None
-        if read.isascii() and (mixed or (latin_around and read in WORDS)):
-            parts += [(text[done : found.start()], done, found.start()), (read, *found.span())]
-            done = found.end()
-            changed = True
-    if not changed:
-        return None
-    parts.append((text[done:], done, len(text)))
-    return view.pieces(parts, "homoglyphs")
+        if read.isascii() and (
+            (latin_around and read in WORDS) or re.search("[a-z]", word) is not None
+        ):
+            yield read, *found.span()
 
 
 def letters_for_digits(view: View) -> View | None:
@@ -131,33 +166,34 @@ def letters_for_digits(view: View) -> View | None:
 
     Only readings that are words of the lexicon count, so that versions and prices stay.
     """
-    text = view.text
-    if not _HAS_SIGN.search(text):
-        return None
-    parts: list[tuple[str, int, int]] = []
-    done = 0
+    return view.changed(_leet_words(view.text), "leetspeak", aligned=True)
+
+
+def _leet_words(text: str) -> list[Part]:
+    known: list[Part] = []
+    others: list[Part] = []
     for found in _LEET_WORD.finditer(text):
         word = found[0]
-        if not _HAS_SIGN.search(word):
+        body = word.rstrip("!|+")
+        if not _LETTER.search(body) or _ORDINAL.fullmatch(body):
             continue
-        read = _leet(word)
-        if read is None:
-            continue
-        parts += [(text[done : found.start()], done, found.start()), (read, *found.span())]
-        done = found.end()
-    if not parts:
+        read = _leet(word, body)
+        if read is not None:
+            known.append((read, *found.span()))
+        elif _HAS_SIGN.search(body):
+            others.append((body.translate(_LEET[0]) + word[len(body) :], *found.span()))
+    if len(known) < _LEET_WORDS:
+        return known
+    return sorted(known + others, key=lambda part: part[1])
+
+
+def _leet(word: str, body: str) -> str | None:
+    if len(body) < 3:
         return None
-    parts.append((text[done:], done, len(text)))
-    return view.pieces(parts, "leetspeak")
-
-
-def _leet(word: str) -> str | None:
-    body = word.rstrip("!|+")
-    tail = word[len(body) :]
-    for one in ("i", "l"):
-        for text, rest in ((word, ""), (body, tail)):
-            read = text.replace("1", one).translate(_LEET)
-            if read != text and read in WORDS:
+    for letters, rest in ((word, ""), (body, word[len(body) :])):
+        for table in _LEET:
+            read = letters.translate(table)
+            if read in WORDS and read != letters:
                 return read + rest
     return None
 
@@ -165,29 +201,55 @@ def _leet(word: str) -> str | None:
 def joined(view: View) -> View | None:
     """Letters set apart read as words, and words run together read apart; None without any.
 
-    "i g n o r e   a l l" and "i.g.n.o.r.e.a.l.l" are read as "ignore all".
+    "i g n o r e   a l l", "i.g.n.o.r.e.a.l.l" and "ig.no-re a.ll" are read as "ignore all".
     """
     text = view.text
-    parts: list[tuple[str, int, int]] = []
-    done = 0
-    for found in _APART.finditer(text):
+    changes = list(_spaced(text))
+    if not changes:
+        dotted = _DOTTED.search(text)
+        if dotted is not None:
+            changes = list(_dotted(text, dotted[1]))
+    if not changes and _BREAK.search(text):
+        changes = list(_broken(text))
+    if not changes and max(map(len, text.split()), default=0) >= _LONG:
+        changes = list(_together(text))
+    return view.changed(changes, "spacing")
+
+
+def _spaced(text: str) -> Iterator[Part]:
+    for found in _SPACED.finditer(text):
         run = found[0]
-        # Wider gaps than the usual one lie between words.
-        gaps = re.findall(r"[^\w\n]+|_+", run)
-        usual = min(len(gap) for gap in gaps)
-        words = re.split(rf"[^\w\n]{{{usual + 1},}}", run)
-        letters = [re.sub(r"[\W_]", "", word) for word in words]
-        read = " ".join(segment(word) or word for word in letters)
-        parts += [(text[done : found.start()], done, found.start()), (read, *found.span())]
-        done = found.end()
-    if not parts:
-        for found in _RUN_TOGETHER.finditer(text):
-            apart = segment(found[0])
-            if apart is None or apart == found[0]:
-                continue
-            parts += [(text[done : found.start()], done, found.start()), (apart, *found.span())]
-            done = found.end()
-    if not parts:
-        return None
-    parts.append((text[done:], done, len(text)))
-    return view.pieces(parts, "spacing")
+        gaps = _WHITE.findall(run)
+        # Of letters at least; a row of numbers or of signs is no word.
+        if 2 * sum(map(str.isalpha, run)) <= len(gaps):
+            continue
+        # A wider gap than the usual one lies between words.
+        usual = len(Counter(gaps).most_common(1)[0][0])
+        words = re.sub(rf"(?<!\s)\s{{1,{usual}}}(?!\s)", "", run).split()
+        yield " ".join(segment(word) or word for word in words), *found.span()
+
+
+def _dotted(text: str, sign: str) -> Iterator[Part]:
+    one = re.escape(sign)
+    for found in re.finditer(rf"(?<!\S)[^\s{one}](?:{one}[^\s{one}])+{one}?(?!\S)", text):
+        word = found[0].replace(sign, "")
+        yield segment(word) or word, *found.span()
+
+
+def _broken(text: str) -> Iterator[Part]:
+    for found in _BROKEN.finditer(text):
+        pieces = _SIGN.split(found[0])
+        word = "".join(pieces)
+        if (
+            len(word) > 4
+            and word in WORDS
+            and not all(len(piece) > 1 and piece in WORDS for piece in pieces)
+        ):
+            yield word, *found.span()
+
+
+def _together(text: str) -> Iterator[Part]:
+    for found in _RUN_TOGETHER.finditer(text):
+        apart = segment(found[0])
+        if apart is not None and apart != found[0]:
+            yield apart, *found.span()

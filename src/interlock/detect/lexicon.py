@@ -1,11 +1,13 @@
 """The words by which a disguised text is recognised as one.
 
 A decoding, a reversal or a splitting counts only where it yields words of this list. It holds
-common English words and the vocabulary of the rule pack; it decides nothing by itself.
+common English words, the commonest of a few more languages, and the vocabulary of the rule pack;
+it decides nothing by itself.
 """
 
 from __future__ import annotations
 
+import codecs
 from functools import lru_cache
 from importlib import resources
 
@@ -13,7 +15,10 @@ WORDS = frozenset(
     (resources.files("interlock.detect") / "pack" / "words.txt").read_text("ascii").split()
 )
 
-_LONGEST = max(map(len, WORDS))
+ROTATED_WORDS = frozenset(codecs.encode(word, "rot13") for word in WORDS if len(word) > 1)
+REVERSED_WORDS = frozenset(word[::-1] for word in WORDS if len(word) > 1)
+
+_BEGINNINGS = frozenset(word[:count] for word in WORDS for count in range(1, len(word) + 1))
 # "a" and "i" are words of their own, other single letters are what a segmentation fails on.
 _COST_OF_A_LETTER = 3
 
@@ -23,26 +28,36 @@ def segment(letters: str) -> str | None:
     """`letters` (lower case, no spaces) read as words of the list, or None where it is mostly not.
 
     The reading with the fewest words and the fewest letters left over wins. It counts where at
-    least three words cover at least four fifths of it, or where it is one word.
+    least three words cover at least four fifths of it, those of four letters and more half of it,
+    or where it is one word. Fewer than 20 letters make one word for every four at most.
     """
     if letters in WORDS:
         return letters
     count = len(letters)
-    best: list[tuple[int, int]] = [(0, 0)]
-    for end in range(1, count + 1):
-        cost, start = best[end - 1][0] + _COST_OF_A_LETTER, end - 1
-        for begin in range(max(0, end - _LONGEST), end):
-            if best[begin][0] + 1 < cost and letters[begin:end] in WORDS:
-                cost, start = best[begin][0] + 1, begin
-        best.append((cost, start))
+    # best[i] is the cost of the first i letters, begin[i] where the last word of them begins.
+    best = [index * _COST_OF_A_LETTER for index in range(count + 1)]
+    begin = list(range(-1, count))
+    for start in range(count):
+        so_far = best[start] + 1
+        if so_far + _COST_OF_A_LETTER - 1 < best[start + 1]:
+            best[start + 1], begin[start + 1] = so_far + _COST_OF_A_LETTER - 1, start
+        for end in range(start + 1, count + 1):
+            word = letters[start:end]
+            if word not in _BEGINNINGS:
+                break
+            if so_far < best[end] and word in WORDS:
+                best[end], begin[end] = so_far, start
     words: list[str] = []
     end = count
     while end:
-        start = best[end][1]
-        words.append(letters[start:end])
-        end = start
+        words.append(letters[begin[end] : end])
+        end = begin[end]
     words.reverse()
-    known = [word for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
-    if len(known) < 3 or 5 * sum(map(len, known)) < 4 * count:
+    known = [len(word) for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
+    if len(known) < 3 or 5 * sum(known) < 4 * count:
+        return None
+    # Of short words alone, anything can be put together; a long word, of the endings of others.
+    long = sum(size for size in known if size > 3)
+    if 2 * long < count or (count < 20 and 4 * len(words) > count):
         return None
     return " ".join(words)

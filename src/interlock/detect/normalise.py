@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from interlock.detect.decode import decodings
-from interlock.detect.fold import fold, joined, latin, letters_for_digits
+from interlock.detect.fold import fold, joined, latin, letters_for_digits, visible
+from interlock.detect.stretches import most_telling
 from interlock.detect.views import View
 from interlock.kernel.errors import ConfigError
 
@@ -17,18 +19,22 @@ class Reach:
     depth        encodings inside encodings
     views        most readings of one text
     decoded      most characters of all decoded readings together
+    length       most characters that are read of one text; of a longer one its ends are, and the
+                 stretches between that stand out
     """
 
     depth: int = 3
     views: int = 24
     decoded: int = 1 << 18
+    length: int = 1 << 18
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a negative depth, or no views."""
-        if self.depth < 0 or self.views < 1 or self.decoded < 0:
+        """Raise ConfigError for a negative depth, no views, or a length below 4,096."""
+        if self.depth < 0 or self.views < 1 or self.decoded < 0 or self.length < 4096:
             raise ConfigError(
-                f"depth is {self.depth}, views {self.views} and decoded {self.decoded}; "
-                "depth and decoded must be 0 or more, views 1 or more"
+                f"depth is {self.depth}, views {self.views}, decoded {self.decoded} and length "
+                f"{self.length}; depth and decoded must be 0 or more, views 1 or more, length "
+                "4096 or more"
             )
 
 
@@ -37,7 +43,11 @@ DEFAULT_REACH = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Normalised:
-    """The readings of one text: the folded one first. `cut` says which cap left readings out."""
+    """The readings of one text: the folded one first. `cut` says which cap left something out.
+
+    Only the first reading is whole; the others hold what a disguise was taken off, and what stands
+    around it.
+    """
 
     views: tuple[View, ...]
     cut: str | None = None
@@ -52,51 +62,60 @@ def normalise(text: str, reach: Reach = DEFAULT_REACH) -> Normalised:
     """The readings of `text`: folded, with look-alikes and digits as letters, rejoined, decoded.
 
     Decoded readings are decoded again up to `reach.depth`. The work is linear in the length of
-    the text for a given reach.
+    the text for a given reach, and bounded but for folding, which looks at every character.
     """
     views: list[View] = []
     seen: set[str] = set()
-    cut: str | None = None
-
-    def add(view: View | None) -> None:
-        nonlocal cut
-        if view is None or view.text in seen:
-            return
-        if len(views) >= reach.views:
-            cut = f"more than {reach.views} readings"
-            return
-        seen.add(view.text)
-        views.append(view)
+    cuts: list[str] = []
+    original = View(text)
+    if len(text) > reach.length:
+        original = most_telling(text, reach.length)
+        cuts.append(f"{len(text)} characters, of which {reach.length} were read")
 
     spent = 0
-    level = [View(text)]
+    level = [original]
     for depth in range(reach.depth + 1):
         for raw in level:
             for view in _disguises(fold(raw)):
-                add(view)
-        if depth == reach.depth:
-            break
+                if view.text in seen:
+                    continue
+                if len(views) >= reach.views:
+                    cuts.append(f"more than {reach.views} readings")
+                    break
+                seen.add(view.text)
+                views.append(view)
         deeper: list[View] = []
         for raw in level:
-            for view in decodings(raw):
+            for view in decodings(visible(raw)):
                 spent += len(view.text)
-                if spent > max(reach.decoded, len(text) * 2):
-                    cut = f"more than {reach.decoded} decoded characters"
+                if spent > max(reach.decoded, 2 * min(len(text), reach.length)):
+                    cuts.append(f"more than {reach.decoded} decoded characters")
                     break
                 deeper.append(view)
+        if deeper and depth == reach.depth:
+            cuts.append(f"encodings nested deeper than {reach.depth}")
         level = deeper
         if not level:
             break
-    if level and depth == reach.depth and any(decodings(raw) for raw in level):
-        cut = cut or f"encodings nested deeper than {reach.depth}"
-    return Normalised(tuple(views), cut)
+    return Normalised(tuple(views), "; ".join(dict.fromkeys(cuts)) or None)
 
 
-def _disguises(folded: View) -> list[View]:
-    """The folded reading, and what it is without each disguise, one laid off after the other."""
-    found = [folded]
-    for take_off in (latin, letters_for_digits, joined):
-        plain = take_off(found[-1])
-        if plain is not None:
-            found.append(plain)
-    return found
+def _disguises(folded: View) -> Iterator[View]:
+    """The folded reading, and what it is without each disguise.
+
+    One disguise is laid off after the other, and each by itself, since a reading holds only what
+    stands around its changes.
+    """
+    yield folded
+    chain = folded
+    for take_off in (latin, joined, letters_for_digits):
+        alone = take_off(folded)
+        if alone is not None:
+            yield alone
+        if chain is not folded:
+            chained = take_off(chain)
+            if chained is not None:
+                yield chained
+                chain = chained
+        elif alone is not None:
+            chain = alone

@@ -33,7 +33,8 @@
     │   ├── JournalVersionError    written by a newer release, or not a journal
     │   └── StorageError           the disk is full or a write failed
     ├── InterruptedRunError        stopped on request; the run can be resumed
-    └── BudgetError                the budget leaves no room for more; the run can be resumed
+    ├── BudgetError                the budget leaves no room for more; the run can be resumed
+    └── HeldPromptError            the detector's policy holds the prompt, and nothing was sent
 
 Every error carries a stable `code`, a `hint` of what to do, and `retryable`. Messages name
 the field and the value that are wrong; they never hold prompt text or keys.
@@ -336,3 +337,17 @@ class BudgetError(InterlockError):
 
     code = "budget"
     default_hint = "run it again with --resume and a larger --budget"
+
+
+class HeldPromptError(InterlockError):
+    """The detector's policy holds a prompt, and nothing was sent.
+
+    `detection` is the detector's answer, without the text.
+    """
+
+    code = "held_prompt"
+    default_hint = "the policy file decides what is held; `interlock detect explain` says why"
+
+    def __init__(self, message: str, *, detection: Any = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.detection = detection

@@ -1,0 +1,49 @@
+"""What every verb of `interlock detect` that opens a detector takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from interlock.detect.detector import Detector
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+PLACES = click.Choice(["auto", "user", "document"])
+
+_OPTIONS = (
+    click.option("--bundle", type=_DIRECTORY, help="Another bundle than the shipped one."),
+    click.option("--expected-digest", metavar="DIGEST", help="What the bundle's digest must be."),
+    click.option(
+        "--environment",
+        type=click.Choice(["production", "staging", "development"]),
+        default="production",
+        show_default=True,
+        help="Whose threshold counts.",
+    ),
+    click.option("--threshold", type=click.FloatRange(0, 1), help="Instead of the environment's."),
+    click.option("--calibration", type=_FILE, help="A file of `interlock detect calibrate`."),
+    click.option("--policy", type=_FILE, help="A policy in TOML or JSON."),
+    click.option("--rules", type=_FILE, help="Another rule pack than the shipped one."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True),
+)
+
+
+def detector_options(command: Command) -> Command:
+    """Add the options; the function gets them for `opened`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def opened(options: dict[str, Any], **more: Any) -> Detector:
+    """The detector that the options ask for; raises what `Detector.open` raises."""
+    from interlock.detect.detector import Detector
+
+    return Detector.open(**{**options, **more})

@@ -1,0 +1,112 @@
+"""From a text to what the graph takes of it: one way for training, evaluation and the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interlock.detect.features import FEATURE_NAMES, Features, rule_features
+from interlock.detect.normalise import Normalised
+from interlock.detect.rules import Hit
+from interlock.detect.settings import DEFAULT_WINDOWS, WindowSettings
+from interlock.detect.windows import windows
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One window in one reading of a text.
+
+    text        what the encoder and the n-grams read
+    start, end  where it lies in the original text, end exclusive
+    via         the disguises that were taken off to read it, folding left out
+    """
+
+    text: str
+    start: int
+    end: int
+    via: tuple[str, ...]
+
+
+def readings(
+    normalised: Normalised,
+    settings: WindowSettings = DEFAULT_WINDOWS,
+    hits: Sequence[Hit] = (),
+) -> tuple[list[Reading], str | None]:
+    """The windows of all readings, the folded one's first, and which cap left some out, if any.
+
+    Of the other readings only windows that read otherwise than one before count, at most
+    `settings.extra` of them. Where there are more than `settings.most` in all, those that one of
+    `hits` lies in are kept first, then the beginning and the end of the text, then some evenly
+    spread over it.
+    """
+    main: list[Reading] = []
+    extra: list[Reading] = []
+    seen: set[str] = set()
+    cuts: list[str] = []
+    for number, view in enumerate(normalised.views):
+        via = tuple(step for step in view.via if step != "fold")
+        for window in windows(view.text, settings):
+            text = view.text[window.start : window.end]
+            if number and text in seen:
+                continue
+            seen.add(text)
+            reading = Reading(text, *view.span(window.start, window.end), via)
+            (extra if number else main).append(reading)
+    if len(extra) > settings.extra:
+        cuts.append(f"{settings.extra} of {len(extra)} windows of other readings")
+        extra = _chosen(extra, hits, settings.extra)
+    if len(main) + len(extra) > settings.most:
+        room = max(1, settings.most - len(extra))
+        cuts.append(f"{room} of {len(main)} windows")
+        main = _chosen(main, hits, room)
+    return main + extra, ", ".join(cuts) or None
+
+
+def _chosen(found: list[Reading], hits: Sequence[Hit], room: int) -> list[Reading]:
+    """At most `room` of the readings, in their order."""
+    kept = {
+        at: None
+        for at, reading in enumerate(found)
+        if any(hit.start < reading.end and hit.end > reading.start for hit in hits)
+    }
+    quarter = room // 4
+    for at in (*range(quarter), *range(len(found) - quarter, len(found))):
+        kept[at] = None
+    rest = [at for at in range(len(found)) if at not in kept]
+    left = max(0, room - len(kept))
+    chosen = [*kept, *(rest[at * len(rest) // left] for at in range(left))][:room]
+    return [found[at] for at in sorted(chosen)]
+
+
+def features_of(
+    found: Sequence[Reading], hits: Sequence[Hit], names: Sequence[str] = FEATURE_NAMES
+) -> Features:
+    """The graph's input `rules`, (W, R) float32, of these windows and the text's hits."""
+    return rule_features(
+        [(reading.start, reading.end) for reading in found],
+        hits,
+        [reading.via for reading in found],
+        names,
+    )
+
+
+def token_arrays(encodings: Sequence[Any], most: int) -> tuple[Ids, Ids]:
+    """`input_ids` and `attention_mask`, (W, T) int64, padded to the longest, cut at `most` tokens.
+
+    `encodings` are those of the `tokenizers` package, without padding. A cut keeps the last token,
+    which closes the sequence.
+    """
+    rows = [list(encoding.ids) for encoding in encodings]
+    rows = [row if len(row) <= most else [*row[: most - 1], row[-1]] for row in rows]
+    width = max([1, *(len(row) for row in rows)])
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    mask = np.zeros((len(rows), width), dtype=np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return ids, mask

@@ -1,0 +1,164 @@
+"""Labelled texts from a file: parquet, CSV or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.kernel.errors import InputError, MissingExtraError
+
+_TRUE = frozenset(
+    {"1", "1.0", "true", "yes", "attack", "injection", "malicious", "unsafe", "jailbreak"}
+)
+_FALSE = frozenset({"0", "0.0", "false", "no", "benign", "harmless", "safe", "legitimate", "clean"})
+PLACES = ("user", "document", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One text: whether it is an attack, where the data has it from, and its place."""
+
+    text: str
+    attack: bool
+    source: str
+    place: str
+
+
+def read_labelled(
+    path: Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    source: str = "source",
+    place: str = "place",
+    default_place: str = "auto",
+) -> list[Labelled]:
+    """The rows of a `.parquet`, `.csv`, `.jsonl` or `.json` (a list) file, in its order.
+
+    text, label    names of the columns that must be there; a label is 1 or 0, true or false, or a
+                   word such as `attack` or `benign`
+    source, place  names of columns that may be there; without, the source is the file's name and
+                   the place `default_place`
+
+    Raises InputError naming the row and the column, and MissingExtraError for parquet without the
+    extra `parquet`.
+    """
+    readers = {
+        ".parquet": _parquet,
+        ".pq": _parquet,
+        ".csv": _csv,
+        ".tsv": _csv,
+        ".jsonl": _json_lines,
+        ".ndjson": _json_lines,
+        ".json": _json,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path.name} is none of {', '.join(readers)}",
+            hint="one row a text, with the columns text and label",
+        )
+    columns = (text, label, source, place)
+    try:
+        rows = reader(path, columns)
+        found = [
+            _row(path.name, at, row, columns, path.stem, default_place)
+            for at, row in enumerate(rows, 1)
+        ]
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
+    except (csv.Error, UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise InputError(f"{path.name} cannot be read: {error}") from None
+    if not found:
+        raise InputError(f"{path.name} has no rows")
+    return found
+
+
+def _row(
+    file: str,
+    at: int,
+    row: Mapping[str, Any],
+    columns: tuple[str, str, str, str],
+    stem: str,
+    default_place: str,
+) -> Labelled:
+    text_column, label_column, source_column, place_column = columns
+    for name in (text_column, label_column):
+        if name not in row:
+            there = ", ".join(map(str, row)) or "nothing"
+            raise InputError(f"{file}, row {at}: no column {name!r}; it has {there}")
+    text = row[text_column]
+    if not isinstance(text, str):
+        raise InputError(f"{file}, row {at}: {text_column} is a {type(text).__name__}, not a text")
+    place = row.get(place_column)
+    if place is None or place == "":
+        place = default_place
+    if place not in PLACES:
+        raise InputError(
+            f"{file}, row {at}: {place_column} is {str(place)[:40]!r}; it must be one of "
+            f"{', '.join(PLACES)}"
+        )
+    source = row.get(source_column)
+    attack = _label(row[label_column])
+    if attack is None:
+        raise InputError(
+            f"{file}, row {at}: {label_column} is {str(row[label_column])[:40]!r}; "
+            "it must be 1 for an attack or 0"
+        )
+    return Labelled(text, attack, stem if source in (None, "") else str(source), place)
+
+
+def _label(value: Any) -> bool | None:
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    return False if word in _FALSE else None
+
+
+def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise MissingExtraError("parquet", "reading a parquet file") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            wanted = [name for name in columns if name in there]
+            if not wanted:
+                raise InputError(f"{path.name} has the columns {', '.join(there) or 'none'}")
+            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                yield from batch.to_pylist()
+    except ArrowException as error:
+        raise InputError(
+            f"{path.name} cannot be read: {str(error).splitlines()[0][:200]}"
+        ) from None
+
+
+def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    # The module's own limit is 131,072 characters a cell.
+    csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        yield from reader
+
+
+def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
+    decoder = msgspec.json.Decoder(dict[str, Any])
+    with path.open("rb") as file:
+        for at, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"{path.name}, line {at}: {error}") from None
+
+
+def _json(path: Path, columns: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
+    return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])

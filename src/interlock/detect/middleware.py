@@ -1,0 +1,205 @@
+"""ASGI middleware: the texts in a request's JSON body are judged before the application sees it.
+
+    app = DetectorMiddleware(app, detector, paths=["/v1/chat/completions"])
+
+Needs no framework; Starlette, FastAPI and any other ASGI application take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from typing import Any
+
+import msgspec
+
+from interlock.detect.detector import Detector
+from interlock.detect.policy import Action
+from interlock.detect.results import Detection
+from interlock.kernel.errors import ConfigError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_log = logging.getLogger("interlock.detect")
+
+CHAT_FIELDS = ("messages.*.content", "input", "prompt")
+"""Where chat requests keep their texts."""
+HEADER = b"x-interlock-detector"
+_PLACES = {"user": "user", "tool": "document", "function": "document"}
+_TRUSTED = frozenset({"system", "developer", "assistant"})
+
+
+class DetectorMiddleware:
+    """Judges POST, PUT and PATCH requests with a JSON body; others pass untouched.
+
+    paths      patterns of the request paths that are judged, such as `/v1/*`; all by default
+    fields     where the texts are: keys joined by dots, `*` for every item of a list; everything
+               below such a place that is a text is judged. A message's `role` gives its place, and
+               what the system, the developer and the assistant say is not judged
+    max_bytes  of a body; a larger one is answered with 413
+    concurrency
+               requests that are judged at the same time; more wait
+
+    A held text is answered with 403 and one line of JSON, without the text; `x-interlock-detector`
+    names action and score. A flagged one goes on, with the action in `scope["state"]["detection"]`
+    and in the same header of the answer. A body that is no JSON goes on as it is where the request
+    does not claim to be JSON, and is answered with 400 where it does.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        detector: Detector,
+        *,
+        paths: Sequence[str] = ("*",),
+        fields: Sequence[str] = CHAT_FIELDS,
+        max_bytes: int = 4 << 20,
+        concurrency: int = 4,
+    ) -> None:
+        """Raise ConfigError for an empty field or a limit below 1."""
+        for name, value in (("max_bytes", max_bytes), ("concurrency", concurrency)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be 1 or more")
+        self._fields = [tuple(field.split(".")) for field in fields]
+        if any(not key for field in self._fields for key in field):
+            raise ConfigError(f"fields holds an empty key: {', '.join(fields)}")
+        self._app = app
+        self._detector = detector
+        self._paths = tuple(paths)
+        self._max_bytes = max_bytes
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if not self._judges(scope):
+            await self._app(scope, receive, send)
+            return
+        body, rest = await _body(receive, self._max_bytes)
+        if body is None:
+            await _refuse(send, 413, {"error": f"the body has more than {self._max_bytes} bytes"})
+            return
+        if rest is not None:  # the client is gone
+            await self._app(scope, _replayed([rest], receive), send)
+            return
+        try:
+            document = msgspec.json.decode(body) if body else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            await _refuse(send, 400, {"error": "the body is no JSON"})
+            return
+        worst = await self._worst(document)
+        if worst is not None and worst.action in (Action.BLOCK, Action.ESCALATE):
+            _log.info("request held: %s, text %s", worst.action.value, worst.digest)
+            await _refuse(send, 403, _told(worst), _header(worst))
+            return
+        replay = _replayed([{"type": "http.request", "body": body, "more_body": False}], receive)
+        if worst is None:
+            await self._app(scope, replay, send)
+            return
+        scope.setdefault("state", {})["detection"] = worst
+
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), _header(worst)]}
+            await send(message)
+
+        await self._app(scope, replay, send_marked)
+
+    def _judges(self, scope: Scope) -> bool:
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+            return False
+        if not any(fnmatch.fnmatchcase(scope["path"], pattern) for pattern in self._paths):
+            return False
+        kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
+        return kind in (b"application/json", b"") or kind.endswith(b"+json")
+
+    async def _worst(self, document: Any) -> Detection | None:
+        """The severest answer, None where there is no text to judge."""
+        found = [text for field in self._fields for text in _texts(document, field, "auto")]
+        if not found:
+            return None
+        async with self._slots:
+            answers = [await self._detector.ascan(text, place) for text, place in found]
+        return max(answers, key=lambda answer: (answer.action.rank, answer.score or 0.0))
+
+
+def _texts(value: Any, field: tuple[str, ...], place: str) -> Iterator[tuple[str, str]]:
+    """(text, place) of all texts that `field` leads to."""
+    if isinstance(value, dict) and isinstance(value.get("role"), str):
+        if value["role"] in _TRUSTED:
+            return
+        place = _PLACES.get(value["role"], place)
+    if field:
+        key, rest = field[0], field[1:]
+        if key == "*" and isinstance(value, list):
+            for item in value:
+                yield from _texts(item, rest, place)
+        elif isinstance(value, dict) and key in value:
+            yield from _texts(value[key], rest, place)
+        return
+    if isinstance(value, str):
+        yield value, place
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, (), place)
+    elif isinstance(value, dict):
+        # A part of a message, such as {"type": "text", "text": …}, or a message with its content.
+        for key in ("text", "content", "output"):
+            if key in value:
+                yield from _texts(value[key], (), place)
+
+
+async def _body(receive: Receive, most: int) -> tuple[bytes | None, Message | None]:
+    """The whole body, None where it is too large; and a message that is no part of it."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts), message
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            return None, None
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts), None
+
+
+def _replayed(messages: list[Message], receive: Receive) -> Receive:
+    waiting = list(messages)
+
+    async def receive_again() -> Message:
+        return waiting.pop(0) if waiting else await receive()
+
+    return receive_again
+
+
+def _told(found: Detection) -> dict[str, Any]:
+    return {
+        "error": "the request was held by the prompt-injection detector",
+        "action": found.action.value,
+        "score": found.score,
+        "family": found.family,
+        "reasons": list(found.reasons),
+        "text": found.digest,
+    }
+
+
+def _header(found: Detection) -> tuple[bytes, bytes]:
+    score = "none" if found.score is None else f"{found.score:.3f}"
+    return HEADER, f"{found.action.value}; score={score}".encode()
+
+
+async def _refuse(
+    send: Send, status: int, document: dict[str, Any], *headers: tuple[bytes, bytes]
+) -> None:
+    body = msgspec.json.encode(document)
+    start = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*start, *headers]})
+    await send({"type": "http.response.body", "body": body})

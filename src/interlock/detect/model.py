@@ -1,0 +1,320 @@
+"""A detector's bundle, loaded: the graph, its tokenizer and settings, and the fidelity gate."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from interlock.bundle import Bundle, load
+from interlock.bundle.manifest import MANIFEST, digest_of
+from interlock.detect import tokenizer as tokenizers
+from interlock.detect.ngrams import ngram_ids
+from interlock.detect.settings import (
+    SETTINGS,
+    TOKENIZER,
+    VECTORS,
+    Settings,
+    Vectors,
+    parse_settings,
+    parse_vectors,
+)
+from interlock.engines.onnx import OnnxSession, SessionConfig
+from interlock.kernel.errors import (
+    BundleContractError,
+    BundleFormatError,
+    BundleIntegrityError,
+)
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+SHIPPED = Path(__file__).parent / "model"
+"""The bundle that ships with the package. `make train-detector` replaces it."""
+
+INPUTS = {
+    "input_ids": ("int64", 2),
+    "attention_mask": ("int64", 2),
+    "ngrams": ("int64", 2),
+    "rules": ("float32", 2),
+    "document": ("float32", 2),
+}
+"""What the graph takes: dtype and rank."""
+
+OUTPUTS = {
+    "embedding": ("float32", 2),
+    "score": ("float32", 1),
+    "logit": ("float32", 1),
+    "families": ("float32", 2),
+    "encoder_logit": ("float32", 1),
+    "ngram_logit": ("float32", 1),
+    "rule_logit": ("float32", 1),
+}
+"""What it gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the graph says of w windows, in their order.
+
+    embedding  (w, d), of length 1
+    score, logit, encoder, ngrams, rules
+               (w,); the last three are the parts of the logit
+    families   (w, f) probabilities
+    """
+
+    embedding: Floats
+    score: Floats
+    logit: Floats
+    families: Floats
+    encoder: Floats
+    ngrams: Floats
+    rules: Floats
+
+
+class DetectorModel:
+    """A bundle that passed the fidelity gate. Thread-safe.
+
+    settings  the content of `detector.json`
+    digest    of the bundle
+    fidelity  mean and minimum of the cosines that the gate found, None where an earlier load's
+              verdict on the same bytes was taken
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int = 1,
+        remember: Path | None = None,
+        tokenizer: Any = None,
+    ) -> None:
+        """Raise BundleFormatError, BundleContractError, or what a session raises.
+
+        remember   directory in which the gate's verdict is kept for the next load
+        tokenizer  instead of the bundle's own; the gate says whether it fits
+        """
+        for name in (SETTINGS, TOKENIZER, VECTORS):
+            if name not in bundle.files:
+                raise BundleFormatError(
+                    f"the bundle is no detector: it has no {name}", hint="name another bundle"
+                )
+        self.settings: Settings = parse_settings(bundle.files[SETTINGS])
+        self.vectors: Vectors = parse_vectors(bundle.files[VECTORS])
+        self.digest = bundle.digest
+        self.evidence = bundle.evidence()
+        _check_signature(bundle, self.settings)
+        most = self.settings.windows.tokens
+        own = tokenizer is None
+        self.tokenizer = (
+            tokenizers.from_bytes(bundle.files[TOKENIZER], most=most) if own else tokenizer
+        )
+        self._session = OnnxSession(bundle.model, SessionConfig(intra_op_threads=threads))
+        self._names = tuple(OUTPUTS)
+        self._features = len(self.settings.rules.features)
+        self.known = np.concatenate([self.vectors.attack, self.vectors.harmless])
+        marker = _marker(remember, self.digest) if own and remember is not None else None
+        self.fidelity: tuple[float, float] | None = None
+        if marker is None or not marker.exists():
+            self.fidelity = self._gate()
+            if marker is not None:
+                _leave(marker)
+        else:
+            self.embed([self.vectors.texts[0]])
+
+    def judge(self, texts: list[str], rules: Floats, document: float) -> Judged:
+        """What the graph says of windows; each is run by itself, so none depends on another.
+
+        texts     w windows as they are to be read
+        rules     (w, features) float32
+        document  0 for a user's text, 1 for a document
+
+        Raises EngineError and MemoryLimitError.
+        """
+        place = np.full((1, 1), document, np.float32)
+        rows = []
+        for at, encoding in enumerate(self.tokenizer.encode_batch_fast(texts)):
+            ids = np.array([encoding.ids], np.int64)
+            rows.append(
+                self._session.run(
+                    {
+                        "input_ids": ids,
+                        "attention_mask": np.ones_like(ids),
+                        "ngrams": ngram_ids(texts[at : at + 1], self.settings.ngrams),
+                        "rules": rules[at : at + 1],
+                        "document": place,
+                    },
+                    outputs=self._names,
+                )
+            )
+        joined = rows[0] if len(rows) == 1 else _joined(rows, self._names)
+        return Judged(
+            joined["embedding"],
+            joined["score"],
+            joined["logit"],
+            joined["families"],
+            joined["encoder_logit"],
+            joined["ngram_logit"],
+            joined["rule_logit"],
+        )
+
+    def inputs(self, text: str) -> dict[str, Any]:
+        """What the graph takes of a text beside its tokens, rules left out: for `run_bare`."""
+        return {
+            "ngrams": ngram_ids([text], self.settings.ngrams),
+            "rules": np.zeros((1, self._features), np.float32),
+            "document": np.zeros((1, 1), np.float32),
+        }
+
+    def run_bare(self, text: str, inputs: dict[str, Any]) -> None:
+        """Tokenizer and graph and nothing else: what the whole detector is compared with."""
+        ids = np.array([self.tokenizer.encode_batch_fast([text])[0].ids], np.int64)
+        self._session.run(
+            {"input_ids": ids, "attention_mask": np.ones_like(ids), **inputs}, outputs=self._names
+        )
+
+    def embed(self, texts: list[str]) -> Floats:
+        """(n, d) embeddings of texts, of length 1; what is beyond a window's tokens is cut off."""
+        plain = [tokenizers.storable(text) for text in texts]
+        return self.judge(plain, np.zeros((len(texts), self._features), np.float32), 0.0).embedding
+
+    def _gate(self) -> tuple[float, float]:
+        vectors, bounds = self.vectors, self.settings.fidelity
+        if not vectors.texts:
+            raise BundleContractError("the bundle stores no embeddings to compare with")
+        found = self.embed(list(vectors.texts))
+        if found.shape != vectors.embeddings.shape:
+            raise BundleContractError(
+                f"embeddings have shape {found.shape}, the stored ones {vectors.embeddings.shape}"
+            )
+        cosines = (found * vectors.embeddings).sum(axis=1)
+        mean, least = float(cosines.mean()), float(cosines.min())
+        # Not `<`: a NaN must not pass.
+        if not (mean >= bounds.mean and least >= bounds.minimum):
+            raise BundleContractError(
+                f"the embeddings differ from the stored ones: mean cosine {mean:.4f}, minimum "
+                f"{least:.4f}; {bounds.mean} and {bounds.minimum} are needed",
+                hint="use the bundle's own tokenizer, and this release's ONNX Runtime",
+            )
+        return mean, least
+
+
+def load_model(
+    directory: str | Path | None = None,
+    *,
+    expected_digest: str | None = None,
+    require_signature: Path | None = None,
+    threads: int = 1,
+    remember: bool = True,
+    tokenizer: str | Path | None = None,
+) -> DetectorModel:
+    """The detector's bundle in `directory`, or the shipped one.
+
+    expected_digest, require_signature
+              as `interlock.bundle.load` takes them
+    remember  keep verdicts of probe and gate in the user's cache directory, by digest
+    tokenizer another one than the bundle's own; the fidelity gate says whether it fits
+
+    Raises the errors of `interlock.bundle.load`, and BundleContractError where the graph is not a
+    detector's or its embeddings drift.
+    """
+    keep = _cache_directory() if remember else None
+    if directory is None:
+        if not SHIPPED.is_dir():
+            raise BundleFormatError(
+                "this package ships no detector bundle", hint="name one with --bundle"
+            )
+        # Some installers hard-link a package's files, which loading refuses. These are trusted as
+        # far as the code beside them is, so a copy of them is as good, and needs no probe.
+        with TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "model"
+            shutil.copytree(SHIPPED, copy, copy_function=shutil.copyfile)
+            bundle = load(
+                copy,
+                expected_digest=expected_digest,
+                require_signature=require_signature,
+                probe=False,
+            )
+    else:
+        bundle = _load(Path(directory), expected_digest, require_signature, keep)
+    other = None
+    if tokenizer is not None:
+        most = parse_settings(bundle.files.get(SETTINGS, b"")).windows.tokens
+        other = tokenizers.open_tokenizer(tokenizer, most=most)
+    return DetectorModel(bundle, threads=threads, remember=keep, tokenizer=other)
+
+
+def _load(
+    directory: Path, expected: str | None, signature: Path | None, keep: Path | None
+) -> Bundle:
+    """The bundle there; bytes that passed before are hashed and checked, but not probed again."""
+    passed = None if keep is None else _passed(keep, directory)
+    if passed is not None and expected in (None, passed):
+        # Something else may lie there by now, which must be probed.
+        with suppress(BundleIntegrityError):
+            return load(directory, expected_digest=passed, require_signature=signature, probe=False)
+    return load(directory, expected_digest=expected, require_signature=signature)
+
+
+def _joined(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: np.concatenate([row[name] for row in rows]) for name in names}
+
+
+def _check_signature(bundle: Bundle, settings: Settings) -> None:
+    for kind, specs, wanted in (
+        ("input", bundle.metadata.inputs, INPUTS),
+        ("output", bundle.metadata.outputs, OUTPUTS),
+    ):
+        there = {spec.name: (spec.dtype, len(spec.shape)) for spec in specs}
+        for name, form in wanted.items():
+            if there.get(name) != form:
+                raise BundleContractError(
+                    f"the {kind} {name!r} is {there.get(name)}; a detector's is {form}"
+                )
+    if {spec.name for spec in bundle.metadata.inputs} != set(INPUTS):
+        raise BundleContractError("the graph takes more inputs than a detector's")
+    widths = {spec.name: spec.shape for spec in (*bundle.metadata.inputs, *bundle.metadata.outputs)}
+    for name, size in (
+        ("rules", len(settings.rules.features)),
+        ("families", len(settings.families)),
+    ):
+        width = widths[name][1]
+        if isinstance(width, int) and width != size:
+            raise BundleContractError(f"{name!r} has width {width}; {SETTINGS} names {size}")
+
+
+def _cache_directory() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("interlock")) / "detect"
+
+
+def _marker(directory: Path, digest: str) -> Path:
+    """The file that says that these bytes passed on this machine with this runtime."""
+    facts = (digest, version("onnxruntime"), platform.machine(), platform.processor())
+    return directory / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _passed(cache: Path, directory: Path) -> str | None:
+    """The digest of the bundle that lies there now, if it passed before."""
+    try:
+        digest = digest_of((directory / MANIFEST).read_bytes())
+    except OSError:
+        return None
+    return digest if _marker(cache, digest).exists() else None
+
+
+def _leave(marker: Path) -> None:
+    # Without a cache the next load takes longer, no more.
+    with suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()

@@ -1,0 +1,151 @@
+"""A guard around an `openai` client: messages are judged before they are sent.
+
+    client = guard(openai.OpenAI(), detector)
+    client.chat.completions.create(...)
+
+Works with the sync and the async client, streamed answers included, and needs nothing of the
+package: it stands in front of the client's own methods.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from interlock.detect.detector import Detector
+from interlock.detect.policy import Action
+from interlock.detect.results import Detection
+from interlock.kernel.errors import HeldPromptError
+
+_log = logging.getLogger("interlock.detect")
+_PLACES = {"user": "user", "tool": "document", "function": "document"}
+_TRUSTED = frozenset({"system", "developer", "assistant"})
+_GUARDED = {
+    ("chat", "completions", "create"): "messages",
+    ("chat", "completions", "parse"): "messages",
+    ("chat", "completions", "stream"): "messages",
+    ("responses", "create"): "input",
+    ("responses", "parse"): "input",
+    ("responses", "stream"): "input",
+    ("completions", "create"): "prompt",
+}
+# Copies of the client that its methods return; they must be guarded as well.
+_COPIES = frozenset({"with_options", "copy"})
+_WAYS = frozenset({"with_raw_response", "with_streaming_response", "beta"})
+
+
+def guard(
+    client: Any,
+    detector: Detector,
+    *,
+    on_flag: Callable[[Detection], None] | None = None,
+) -> Any:
+    """`client` with its requests judged; every other attribute is the client's own.
+
+    on_flag  called with the answer for each flagged message; the request is sent all the same
+
+    A request with a held message raises HeldPromptError before anything is sent. Judged are user,
+    tool and function messages, the outputs of calls, and prompts that are plain texts; what the
+    system, the developer and the assistant say is not.
+    """
+    return _Guarded(client, detector, on_flag, ())
+
+
+class _Guarded:
+    """Stands for `client` or something below it, at `path`."""
+
+    def __init__(
+        self,
+        target: Any,
+        detector: Detector,
+        on_flag: Callable[[Detection], None] | None,
+        path: tuple[str, ...],
+    ) -> None:
+        self._target = target
+        self._detector = detector
+        self._on_flag = on_flag
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        path = self._path if name in _WAYS else (*self._path, name)
+        field = _GUARDED.get(path)
+        if field is not None and callable(found):
+            return self._judging(found, field)
+        if not self._path and name in _COPIES:
+            return lambda *args, **kwargs: _Guarded(
+                found(*args, **kwargs), self._detector, self._on_flag, ()
+            )
+        if name in _WAYS or any(known[: len(path)] == path for known in _GUARDED):
+            return _Guarded(found, self._detector, self._on_flag, path)
+        return found
+
+    def __enter__(self) -> _Guarded:
+        self._target.__enter__()
+        return self
+
+    def __exit__(self, *args: Any) -> Any:
+        return self._target.__exit__(*args)
+
+    async def __aenter__(self) -> _Guarded:
+        await self._target.__aenter__()
+        return self
+
+    async def __aexit__(self, *args: Any) -> Any:
+        return await self._target.__aexit__(*args)
+
+    def _judging(self, method: Callable[..., Any], field: str) -> Callable[..., Any]:
+        if inspect.iscoroutinefunction(inspect.unwrap(method)):
+
+            async def send_async(*args: Any, **kwargs: Any) -> Any:
+                for text, place in _texts(kwargs.get(field), "user"):
+                    self._take(await self._detector.ascan(text, place))
+                return await method(*args, **kwargs)
+
+            return send_async
+
+        def send(*args: Any, **kwargs: Any) -> Any:
+            for text, place in _texts(kwargs.get(field), "user"):
+                self._take(self._detector.scan(text, place))
+            return method(*args, **kwargs)
+
+        return send
+
+    def _take(self, found: Detection) -> None:
+        if found.action in (Action.BLOCK, Action.ESCALATE):
+            _log.info("request held: %s, text %s", found.action.value, found.digest)
+            raise HeldPromptError(
+                f"a message was held ({found.action.value}): {'; '.join(found.reasons)}",
+                detection=found,
+            )
+        if found.action is Action.FLAG and self._on_flag is not None:
+            self._on_flag(found)
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(text, place) of what a request's messages, input or prompt hold."""
+    if isinstance(value, str):
+        yield value, place
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, place)
+        return
+    role = _field(value, "role")
+    if role in _TRUSTED:
+        return
+    if isinstance(role, str):
+        place = _PLACES.get(role, "auto")
+    kind = _field(value, "type")
+    if isinstance(kind, str) and kind.endswith("_output"):
+        place = "document"
+    for name in ("text", "content", "output"):
+        inner = _field(value, name)
+        if inner is not None:
+            yield from _texts(inner, place)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)

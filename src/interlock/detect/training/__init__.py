@@ -1,0 +1,1 @@
+"""How the detector's bundle is made: texts, labels of windows, fitting, export."""

@@ -1,0 +1,149 @@
+"""Labelled files of every kind, the figures of a detector on them, thresholds from them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support.detectors import ATTACKS, HARMLESS
+
+from interlock.detect import Detection, Detector, StubL2Detector
+from interlock.detect.calibration import calibrate, load_calibration
+from interlock.detect.evaluate import evaluate, score
+from interlock.detect.labelled import Labelled, read_labelled
+from interlock.errors import ConfigError, InputError
+
+ROWS = [
+    *({"text": text, "label": 1, "source": "one"} for text in ATTACKS),
+    *({"text": text, "label": 0, "source": "two"} for text in HARMLESS),
+]
+
+
+def write(directory: Path, suffix: str) -> Path:
+    path = directory / f"rows{suffix}"
+    if suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif suffix == ".jsonl":
+        path.write_bytes(b"\n".join(msgspec.json.encode(row) for row in ROWS))
+    elif suffix == ".json":
+        path.write_bytes(msgspec.json.encode(ROWS))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ROWS[0], delimiter="\t" if suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".jsonl", ".json"])
+def test_every_format_holds_the_same(tmp_path: Path, suffix: str) -> None:
+    found = read_labelled(write(tmp_path, suffix))
+    assert found == [
+        Labelled(str(row["text"]), row["label"] == 1, str(row["source"]), "auto") for row in ROWS
+    ]
+
+
+def test_columns_may_have_other_names_and_a_place(tmp_path: Path) -> None:
+    path = tmp_path / "mail.csv"
+    path.write_text('prompt,kind,place\n"a ""long"" text",benign,document\nb,attack,\n')
+    found = read_labelled(path, text="prompt", label="kind", default_place="user")
+    assert found == [
+        Labelled('a "long" text', False, "mail", "document"),
+        Labelled("b", True, "mail", "user"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", "text,label\nhello,perhaps\n", "row 1: label is 'perhaps'"),
+        ("a.csv", "text\nhello\n", "no column 'label'"),
+        ("a.csv", "text,label\n", "no rows"),
+        ("a.csv", "text,label,place\nhello,1,moon\n", "place is 'moon'"),
+        ("a.jsonl", '{"text": 1, "label": 0}', "text is a int"),
+        ("a.jsonl", '{"text": "a", "label": 0}\n{', "line 2"),
+        ("a.json", "{}", "cannot be read"),
+        ("a.parquet", "no parquet", "cannot be read"),
+        ("a.txt", "hello", "is none of"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, told: str) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=told):
+        read_labelled(path)
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(f"text,label\n{'a' * 300_000},0\n")
+    assert len(read_labelled(path)[0].text) == 300_000
+
+
+def test_the_figures_of_a_detector(detector: Detector, tmp_path: Path) -> None:
+    rows = read_labelled(write(tmp_path, ".jsonl"))
+    heard: list[Detection] = []
+    found = evaluate(score(detector, rows, heard.append), detector.confidence_threshold)
+    assert len(heard) == found["n"] == len(rows)
+    assert found["threshold"] == detector.confidence_threshold
+    assert found["at_threshold"] == {"fpr": 0.0, "recall": 1.0, "f1": 1.0, "accuracy": 1.0}
+    assert found["recall_at_fpr"]["0.01"] == 1.0
+    assert found["auc"] == 1.0
+    assert found["per_source"]["one"]["at_threshold"]["recall"] == 1.0
+    assert found["per_source"]["two"]["at_threshold"]["fpr"] == 0.0
+    assert found["per_source"]["two"]["auc"] is None
+    assert found["intervals"]["at_threshold"]["fpr"][1] > 0.3
+    msgspec.json.encode(found)
+
+
+def test_what_was_not_judged_counts_as_held_and_is_counted(tmp_path: Path) -> None:
+    rows = read_labelled(write(tmp_path, ".jsonl"))
+    found = evaluate(score(StubL2Detector(), rows), 0.5)
+    assert found["unjudged"] == len(rows)
+    assert found["at_threshold"]["fpr"] == 1.0
+
+
+def test_a_calibration_keeps_the_rate_that_was_asked_for(
+    detector: Detector, bundle: Path, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    scores, attacks = draw.uniform(size=3000), np.arange(3000) < 1000
+    digest = str(detector.model_info["bundle"])
+    found = calibrate(scores, attacks, bundle=digest, fpr=0.02)
+    harmless = scores[~attacks]
+    assert (harmless >= found.thresholds["production"]).mean() == found.measured
+    assert found.interval[1] <= 0.0225
+    assert found.measured <= 0.02
+    assert found.thresholds["production"] > found.thresholds["staging"]
+    assert found.thresholds["staging"] > found.thresholds["development"]
+    path = tmp_path / "calibration.json"
+    path.write_bytes(found.encode())
+    calibrated = Detector.open(bundle=bundle, calibration=path, remember=False)
+    assert calibrated.confidence_threshold == found.thresholds["production"]
+    assert calibrated.model_info["calibrated"]
+    path.write_bytes(of_another_bundle(found))
+    with pytest.raises(ConfigError, match="is of bundle"):
+        Detector.open(bundle=bundle, calibration=path, remember=False)
+
+
+def of_another_bundle(found: object) -> bytes:
+    return msgspec.json.encode({**msgspec.to_builtins(found), "bundle": "sha256:0"})
+
+
+def test_too_few_texts_make_no_calibration(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="100 or more"):
+        calibrate(np.zeros(99), np.zeros(99, np.bool_), bundle="x", fpr=0.01)
+    with pytest.raises(InputError, match="fpr"):
+        calibrate(np.zeros(99), np.zeros(99, np.bool_), bundle="x", fpr=0)
+    path = tmp_path / "calibration.json"
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"calibration\.json"):
+        load_calibration(path, bundle="x")

@@ -1,0 +1,76 @@
+"""Figures against definitions written another way, and what the intervals promise."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.detect import metrics
+
+SCORES = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), st.booleans()))
+
+
+@given(SCORES)
+def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[float, bool]]) -> None:
+    scores = np.array([score for score, _ in rows], np.float64)
+    attacks = np.array([attack for _, attack in rows], np.bool_)
+    found = metrics.auc(scores, attacks)
+    pairs = list(itertools.product(scores[attacks], scores[~attacks]))
+    if not pairs:
+        assert found is None
+        return
+    assert found is not None
+    area, (low, high) = found
+    assert area == pytest.approx(sum((a > b) + (a == b) / 2 for a, b in pairs) / len(pairs))
+    assert 0 <= low <= area <= high <= 1
+
+
+@given(SCORES, st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]))
+def test_no_more_harmless_texts_reach_the_threshold_than_allowed(
+    rows: list[tuple[float, bool]], share: float
+) -> None:
+    harmless = np.array([score for score, attack in rows if not attack], np.float64)
+    threshold = metrics.threshold_at(harmless, share)
+    assert (harmless >= threshold).sum() <= share * len(harmless) + 1e-9
+    lower = np.unique(harmless[harmless < threshold])
+    if len(lower):  # the next score down would be one too many
+        assert (harmless >= lower[-1]).sum() > share * len(harmless)
+
+
+@given(SCORES, st.floats(0, 1))
+def test_counts_add_up(rows: list[tuple[float, bool]], threshold: float) -> None:
+    scores = np.array([score for score, _ in rows], np.float64)
+    attacks = np.array([attack for _, attack in rows], np.bool_)
+    found = metrics.count(scores, attacks, threshold)
+    assert found.true_positive + found.false_negative == attacks.sum()
+    assert found.false_positive + found.true_negative == (~attacks).sum()
+    for name, (low, high) in found.intervals().items():
+        assert low <= found.figures()[name] <= high  # type: ignore[operator]
+
+
+def test_the_interval_of_the_area_covers_the_truth() -> None:
+    """Scores of two normal distributions one apart have the area Φ(1/√2) = 0.7602."""
+    draw = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        scores = np.concatenate([draw.normal(1, 1, 60), draw.normal(0, 1, 80)])
+        found = metrics.auc(scores, np.arange(140) < 60)
+        assert found is not None
+        covered += found[1][0] <= 0.76025 <= found[1][1]
+    assert covered >= 180
+
+
+def test_recall_at_a_rate() -> None:
+    scores = np.array([0.9, 0.8, 0.3, *np.linspace(0, 0.5, 100)])
+    attacks = np.arange(103) < 3
+    found = metrics.recall_at(scores, attacks, 0.01)
+    assert found is not None
+    recall, threshold, (low, high) = found
+    assert recall == pytest.approx(2 / 3)
+    assert ((scores >= threshold) & ~attacks).sum() == 1
+    assert low <= recall <= high
+    assert metrics.recall_at(scores, np.ones(103, np.bool_), 0.01) is None

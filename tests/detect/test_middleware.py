@@ -1,0 +1,150 @@
+"""A real application behind the middleware, asked over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from support.detectors import ATTACKS, HARMLESS
+from support.loopback import served
+
+from interlock.detect import Detector, DetectorMiddleware, StubL2Detector
+from interlock.errors import ConfigError
+
+
+async def echo(request: Request) -> JSONResponse:
+    body = await request.body()
+    found = getattr(request.state, "detection", None)
+    return JSONResponse(
+        {
+            "body": body.decode("utf-8", "replace"),
+            "action": None if found is None else found.action.value,
+        }
+    )
+
+
+async def drip(request: Request) -> Response:
+    return Response(b"".join([part async for part in request.stream()]))
+
+
+async def plain(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("plain")
+
+
+APP = Starlette(
+    routes=[
+        Route("/v1/chat/completions", echo, methods=["POST"]),
+        Route("/drip", drip, methods=["POST"]),
+        Route("/plain", plain, methods=["GET"]),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def address(detector: Detector) -> Iterator[str]:
+    app = DetectorMiddleware(APP, detector, max_bytes=100_000)
+    with served(app) as found:
+        yield found
+
+
+def chat(*contents: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for content in contents]}
+
+
+def post(address: str, document: Any, path: str = "/v1/chat/completions") -> httpx2.Response:
+    return httpx2.post(address + path, json=document, timeout=60)
+
+
+def test_a_harmless_request_arrives_as_it_was_sent(address: str) -> None:
+    document = chat(*HARMLESS)
+    reply = post(address, document)
+    assert reply.status_code == 200
+    assert json.loads(reply.json()["body"]) == document
+    assert reply.json()["action"] == "allow"
+    assert reply.headers["x-interlock-detector"].startswith("allow; score=")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        chat(ATTACKS[0]),
+        chat(HARMLESS[0], ATTACKS[0]),
+        chat([{"type": "text", "text": HARMLESS[0]}, {"type": "text", "text": ATTACKS[0]}]),
+        chat(ATTACKS[0], role="tool"),
+        {"input": ATTACKS[0]},
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": ATTACKS[0]}]}]},
+        {"prompt": [HARMLESS[0], ATTACKS[0]]},
+    ],
+)
+def test_an_attack_is_held_wherever_it_stands(address: str, document: dict[str, Any]) -> None:
+    reply = post(address, document)
+    assert reply.status_code == 403
+    told = reply.json()
+    assert told["action"] == "block"
+    assert told["reasons"]
+    assert ATTACKS[0] not in reply.text
+    assert reply.headers["x-interlock-detector"].startswith("block")
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "assistant"])
+def test_what_the_system_says_is_not_judged(address: str, role: str) -> None:
+    assert post(address, chat(ATTACKS[0], role=role)).status_code == 200
+
+
+def test_a_body_in_pieces_is_replayed(address: str) -> None:
+    document = json.dumps(chat(HARMLESS[0])).encode()
+
+    def parts() -> Iterator[bytes]:
+        for at in range(0, len(document), 7):
+            yield document[at : at + 7]
+
+    headers = {"content-type": "application/json"}
+    reply = httpx2.post(address + "/drip", content=parts(), headers=headers, timeout=60)
+    assert reply.content == document
+
+
+def test_bodies_have_a_limit_and_must_be_json(address: str) -> None:
+    assert post(address, chat("a" * 200_000)).status_code == 413
+    headers = {"content-type": "application/json"}
+    path = address + "/v1/chat/completions"
+    assert httpx2.post(path, content=b"{", headers=headers).status_code == 400
+    assert httpx2.post(path, content=b"[" * 50_000, headers=headers).status_code == 400
+
+
+def test_what_is_not_judged_passes_untouched(address: str) -> None:
+    assert httpx2.get(address + "/plain").text == "plain"
+    headers = {"content-type": "text/plain"}
+    reply = httpx2.post(
+        address + "/v1/chat/completions", content=ATTACKS[0].encode(), headers=headers
+    )
+    assert reply.json()["body"] == ATTACKS[0]
+    assert post(address, {"temperature": 1}).json()["action"] is None
+
+
+def test_only_the_paths_and_fields_that_are_named(detector: Detector) -> None:
+    app = DetectorMiddleware(APP, detector, paths=["/v1/*"], fields=["mails.*.body"])
+    with served(app) as address:
+        assert post(address, {"mails": [{"body": ATTACKS[0]}]}, "/drip").status_code == 200
+        assert post(address, {"mails": [{"body": ATTACKS[0]}]}).status_code == 403
+        assert post(address, chat(ATTACKS[0])).status_code == 200
+
+
+def test_a_stub_holds_everything() -> None:
+    with served(DetectorMiddleware(APP, StubL2Detector())) as address:
+        reply = post(address, chat(HARMLESS[0]))
+        assert reply.status_code == 403
+        assert reply.json()["action"] == "escalate"
+
+
+def test_misuse(detector: Detector) -> None:
+    with pytest.raises(ConfigError, match="max_bytes"):
+        DetectorMiddleware(APP, detector, max_bytes=0)
+    with pytest.raises(ConfigError, match="empty key"):
+        DetectorMiddleware(APP, detector, fields=["a..b"])

@@ -1,0 +1,163 @@
+"""The real SDK against a server on loopback: what is held is never sent."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from support.detectors import ATTACKS, HARMLESS
+from support.loopback import served
+
+from interlock.detect import Detection, Detector, guard
+from interlock.detect.policy import load_policy
+from interlock.errors import HeldPromptError
+
+RECEIVED: list[Any] = []
+
+
+async def completions(request: Request) -> Response:
+    document = await request.json()
+    RECEIVED.append(document)
+    common = {"id": "c", "created": 0, "model": "m"}
+    if not document.get("stream"):
+        message = {"role": "assistant", "content": "hello"}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return JSONResponse({**common, "object": "chat.completion", "choices": choices})
+
+    async def events() -> Any:
+        import json
+
+        for word in ("hel", "lo"):
+            choices = [{"index": 0, "delta": {"content": word}, "finish_reason": None}]
+            chunk = {**common, "object": "chat.completion.chunk", "choices": choices}
+            yield f"data: {json.dumps(chunk)}\n\n"
+        yield "data: [DONE]\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    app = Starlette(routes=[Route("/v1/chat/completions", completions, methods=["POST"])])
+    with served(app) as found:
+        yield f"{found}/v1"
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    RECEIVED.clear()
+
+
+@pytest.fixture
+def client(address: str, detector: Detector) -> Iterator[Any]:
+    with openai.OpenAI(base_url=address, api_key="any", max_retries=0) as plain:
+        yield guard(plain, detector)
+
+
+def user(text: Any) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": ATTACKS[0]}, {"role": "user", "content": text}]
+
+
+def test_a_harmless_message_is_sent_and_answered(client: Any) -> None:
+    reply = client.chat.completions.create(model="m", messages=user(HARMLESS[0]))
+    assert reply.choices[0].message.content == "hello"
+    assert RECEIVED[0]["messages"] == user(HARMLESS[0])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": ATTACKS[0]},
+        {"role": "user", "content": [{"type": "text", "text": ATTACKS[0]}]},
+        {"role": "tool", "tool_call_id": "t", "content": ATTACKS[0]},
+    ],
+)
+def test_a_held_message_is_never_sent(client: Any, message: dict[str, Any]) -> None:
+    with pytest.raises(HeldPromptError) as raised:
+        client.chat.completions.create(model="m", messages=[message])
+    assert RECEIVED == []
+    assert raised.value.detection.attack
+    assert ATTACKS[0] not in str(raised.value)
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert again.detection.score == raised.value.detection.score
+
+
+def test_streams_come_through(client: Any) -> None:
+    chunks = client.chat.completions.create(model="m", messages=user(HARMLESS[0]), stream=True)
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "hello"
+    with pytest.raises(HeldPromptError):
+        client.chat.completions.create(model="m", messages=user(ATTACKS[0]), stream=True)
+
+
+def test_copies_and_raw_answers_are_guarded_as_well(client: Any) -> None:
+    for other in (client.with_options(timeout=9), client.copy()):
+        with pytest.raises(HeldPromptError):
+            other.chat.completions.create(model="m", messages=user(ATTACKS[0]))
+    for raw in (
+        client.chat.completions.with_raw_response,
+        client.with_raw_response.chat.completions,
+        client.chat.with_raw_response.completions,
+    ):
+        with pytest.raises(HeldPromptError):
+            raw.create(model="m", messages=user(ATTACKS[0]))
+        reply = raw.create(model="m", messages=user(HARMLESS[0]))
+        assert reply.parse().choices[0].message.content == "hello"
+
+
+def test_other_calls_of_the_api_are_judged(client: Any) -> None:
+    with pytest.raises(HeldPromptError):
+        client.responses.create(model="m", input=ATTACKS[0])
+    output = {"type": "function_call_output", "call_id": "c", "output": ATTACKS[0]}
+    with pytest.raises(HeldPromptError):
+        client.responses.create(model="m", input=[output])
+    with pytest.raises(HeldPromptError):
+        client.completions.create(model="m", prompt=[HARMLESS[0], ATTACKS[0]])
+    assert RECEIVED == []
+
+
+def test_everything_else_is_the_clients_own(client: Any, address: str) -> None:
+    assert str(client.base_url).rstrip("/") == address
+    assert client.max_retries == 0
+
+
+def test_a_flagged_message_is_sent_and_told(address: str, bundle: Any) -> None:
+    detector = Detector.open(bundle=bundle, remember=False)
+    detector.HIGH_CONFIDENCE_THRESHOLD = 1.0
+    assert load_policy().decide(place="user", attack=True).value == "flag"
+    told: list[Detection] = []
+    with openai.OpenAI(base_url=address, api_key="any", max_retries=0) as plain:
+        client = guard(plain, detector, on_flag=told.append)
+        client.chat.completions.create(model="m", messages=user(ATTACKS[1]))
+    assert [found.action.value for found in told] == ["flag"]
+    assert len(RECEIVED) == 1
+
+
+def test_the_async_client(address: str, detector: Detector) -> None:
+    async def talk() -> None:
+        async with openai.AsyncOpenAI(base_url=address, api_key="any", max_retries=0) as plain:
+            client = guard(plain, detector)
+            reply = await client.chat.completions.create(model="m", messages=user(HARMLESS[0]))
+            assert reply.choices[0].message.content == "hello"
+            chunks = await client.chat.completions.create(
+                model="m", messages=user(HARMLESS[0]), stream=True
+            )
+            words = [chunk.choices[0].delta.content async for chunk in chunks]
+            assert "".join(words) == "hello"
+            sent = len(RECEIVED)
+            with pytest.raises(HeldPromptError):
+                await client.chat.completions.create(model="m", messages=user(ATTACKS[0]))
+            with pytest.raises(HeldPromptError):
+                await client.with_raw_response.chat.completions.create(
+                    model="m", messages=user(ATTACKS[0])
+                )
+            assert len(RECEIVED) == sent
+
+    asyncio.run(talk())
