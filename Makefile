@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,claude,gemini,openai,otel,serve,source,text,zk
+EXTRAS := sign,numba,detect,parquet,claude,gemini,openai,otel,serve,source,text,zk
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.

@@ -47,7 +47,6 @@ def test_check_explains_every_value_and_where_it_came_from(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["serve"], "nothing to serve is named"),
         (["serve", "nowhere", "--check"], "there is no nowhere"),
         (["serve", "a.onnx", "b/a.onnx"], "would both be called 'a'"),
         (["serve", "a.onnx", "--environment", "staging"], "no configuration file"),

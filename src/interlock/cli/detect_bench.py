@@ -31,7 +31,7 @@ def bench(calls: int, growth_calls: int, as_json: bool, **options: Any) -> int:
     six is missed.
     """
     from interlock.detect.benchmark import benchmark
-    from interlock.detect.detector import DetectorConfig
+    from interlock.detect.config import DetectorConfig
 
     found = benchmark(
         DetectorConfig(**options),

@@ -39,7 +39,8 @@ def command(
     """Serve models over HTTP by the Open Inference Protocol, until it is told to stop.
 
     CONFIG is a TOML or JSON file. A MODEL is a bundle's directory, an ONNX file, a route file, a
-    verified model's directory, or route:NAME for a registered route.
+    verified model's directory, route:NAME for a registered route, or detector:shipped, which is
+    also what is served where nothing is named.
     """
     effective = _effective(sources, host, port, environment)
     if check:
@@ -62,9 +63,9 @@ def _effective(
         )
     if configs:
         return load_config(Path(configs[0]), environment=environment, **options)
-    if not sources:
-        raise ConfigError("nothing to serve is named", hint="name a configuration or a model")
     models: dict[str, str] = {}
+    if not sources:
+        models["detector"] = "detector:shipped"
     for source in sources:
         name = _name(source)
         if name in models:
@@ -77,6 +78,8 @@ def _effective(
 
 
 def _name(source: str) -> str:
+    if source.startswith("detector:"):
+        return "detector"
     path = Path(source.removeprefix("route:"))
     name = path.stem if path.suffix in (".onnx", ".toml", ".json") else path.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100] or "model"

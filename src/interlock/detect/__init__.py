@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interlock.detect.calibration import Calibration
+    from interlock.detect.config import DetectorConfig
     from interlock.detect.conversation import Conversation
-    from interlock.detect.detector import Detector, DetectorConfig
+    from interlock.detect.detector import Detector
     from interlock.detect.factory import (
         StubL2Detector,
         create_best_l2_detector,
@@ -43,7 +44,7 @@ _MODULES = {
     "Conversation": "conversation",
     "Detection": "results",
     "Detector": "detector",
-    "DetectorConfig": "detector",
+    "DetectorConfig": "config",
     "DetectorMiddleware": "middleware",
     "Hit": "rules",
     "L2Prediction": "results",

@@ -20,4 +20,6 @@ def distance(embeddings: Floats, known: Floats) -> float:
     """
     if not len(embeddings) or not len(known):
         return 0.0
-    return float(np.mean(1.0 - (embeddings @ known.T).max(axis=1)))
+    # Not `@`: OpenBLAS ends the process where it gets no memory for its buffers.
+    cosines = np.einsum("wd,kd->wk", embeddings, known)
+    return float(np.mean(1.0 - cosines.max(axis=1)))

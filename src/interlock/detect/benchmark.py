@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from interlock.detect.detector import Detector, DetectorConfig
+from interlock.detect.config import DetectorConfig
+from interlock.detect.detector import Detector
 from interlock.detect.model import DetectorModel
 from interlock.kernel.errors import InputError
 

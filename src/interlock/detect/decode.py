@@ -36,8 +36,11 @@ _RUN = re.compile(r"[A-Za-z0-9+/_-]{12}")
 _DIGIT = re.compile("[0-9]")
 
 # Words only when read so: a text without any of them is in no such disguise.
-_ROTATED_ONLY = ROTATED_WORDS - WORDS
-_REVERSED_ONLY = REVERSED_WORDS - WORDS
+_ROTATED_ONLY = frozenset(word for word in ROTATED_WORDS - WORDS if len(word) > 2)
+_REVERSED_ONLY = frozenset(word for word in REVERSED_WORDS - WORDS if len(word) > 2)
+
+# Applied twice they give the text that was there before.
+_UNDO_THEMSELVES = frozenset({"rot13", "reversed", "reversed words"})
 
 Decoder = Callable[[str], Iterator[Part]]
 """Finds what it can decode in a text, in order."""
@@ -60,6 +63,8 @@ def decodings(view: View) -> list[View]:
     text = view.text
     found: list[View] = []
     for step, decoder in _decoders(text):
+        if step in _UNDO_THEMSELVES and not _UNDO_THEMSELVES.isdisjoint(view.via):
+            continue
         changes = [part for part in decoder(text) if part[0]]
         if changes:
             read = view.changed(changes, step, aligned=step in ("rot13", "reversed words"))
@@ -84,9 +89,9 @@ def _decoders(text: str) -> list[tuple[str, Decoder]]:
     if "\\" in text:
         needed.append(("escapes", _escapes))
     words = _WORD.findall(text.lower())
-    if not _ROTATED_ONLY.isdisjoint(words):
+    if len(_ROTATED_ONLY.intersection(words)) > 1:
         needed.append(("rot13", _rotated))
-    if not _REVERSED_ONLY.isdisjoint(words):
+    if len(_REVERSED_ONLY.intersection(words)) > 1:
         needed += [("reversed", _reversed), ("reversed words", _reversed_words)]
     return needed
 
@@ -199,6 +204,8 @@ def _escapes(text: str) -> Iterator[Part]:
             yield chr(point), *found.span()
 
 
+# What is encoded once more has few letters.
+_ENCODED = re.compile(r"(?:[0-9A-Za-z+/=_%.~-]|[ ,;&#x\\\n]){12,}")
 _LAYOUT = str.maketrans("", "", "\n\r\t")
 
 
@@ -216,51 +223,59 @@ def _readable(raw: bytes) -> str | None:
         return None
     sample = text[:_JUDGED]
     letters = sum(map(str.isalpha, sample)) + sum(map(str.isspace, sample))
-    return text if letters * 10 >= len(sample) * 6 else None
+    if letters * 10 >= len(sample) * 6 or _ENCODED.fullmatch(sample):
+        return text
+    return None
 
 
 def _rotated(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, ROTATED_WORDS):
+    for start, end in _runs(text, ROTATED_WORDS, _ROTATED_ONLY):
         yield codecs.encode(text[start:end], "rot13"), start, end
 
 
 def _reversed(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, REVERSED_WORDS):
+    for start, end in _runs(text, REVERSED_WORDS, _REVERSED_ONLY):
         yield text[start:end][::-1], start, end
 
 
 def _reversed_words(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, REVERSED_WORDS):
+    for start, end in _runs(text, REVERSED_WORDS, _REVERSED_ONLY):
         yield _WORD.sub(lambda word: word[0][::-1], text[start:end]), start, end
 
 
-def _runs(text: str, words: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of words of which most are in `words`, and few in the lexicon as they stand.
+def _runs(text: str, words: frozenset[str], only: frozenset[str]) -> Iterator[tuple[int, int]]:
+    """Stretches of words of which many are in `words`, and few in the lexicon as they stand.
 
-    A stretch is at least three words long; four fifths of its words are in `words`, and fewer than
-    two fifths in the lexicon. A word of neither kind may lie between two that are.
+    A stretch begins and ends with a word of `words` and has no more than three others in a row. It
+    is three words long at least; a third of them are in `words`, two at least in `only`, and fewer
+    than a quarter are words as they stand and nothing else.
     """
     run: list[tuple[int, int, str]] = []
+    others = 0
     for match in _WORD.finditer(text):
         word = match[0].lower()
-        start, end = match.span()
-        if run and start - run[-1][1] > 3:
-            yield from _worth(run, words)
-            run = []
-        if word in words or (run and len(run) < 400):
-            run.append((start, end, word))
-    yield from _worth(run, words)
+        # A single letter reads the same in too many ways.
+        if len(word) == 1:
+            continue
+        if word in words:
+            others = 0
+        else:
+            others += 1
+            if not run:
+                continue
+            if others > 3:
+                yield from _worth(run[:-3], words, only)
+                run = []
+                continue
+        run.append((*match.span(), word))
+    yield from _worth(run[: len(run) - others] if run else run, words, only)
 
 
-def _worth(run: list[tuple[int, int, str]], words: frozenset[str]) -> Iterator[tuple[int, int]]:
-    last = len(run)
-    while last and run[last - 1][2] not in words:
-        last -= 1
-    run = run[:last]
-    if last < 3:
-        return
-    # A single letter reads the same in too many ways.
-    as_read = sum(word in words or word in "ai" for _, _, word in run)
-    as_is = sum(len(word) > 1 and word in WORDS for _, _, word in run)
-    if 5 * as_read >= 4 * last and 5 * as_is < 2 * last:
+def _worth(
+    run: list[tuple[int, int, str]], words: frozenset[str], only: frozenset[str]
+) -> Iterator[tuple[int, int]]:
+    telling = sum(word in only for _, _, word in run)
+    as_read = sum(word in words for _, _, word in run)
+    as_is = sum(word in WORDS and word not in words for _, _, word in run)
+    if telling > 1 and len(run) > 2 and 3 * as_read >= len(run) and 4 * as_is < len(run):
         yield run[0][0], run[-1][1]

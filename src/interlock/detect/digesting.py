@@ -11,6 +11,7 @@ from interlock.kernel.errors import ConfigError
 
 KEY_VARIABLE: Final = "INTERLOCK_DIGEST_KEY"
 _SIZE = 16
+_BLOCK = 1 << 16
 
 
 class Digester:
@@ -32,5 +33,7 @@ class Digester:
     def __call__(self, text: str) -> str:
         """32 hexadecimal digits for `text`, lone surrogates included."""
         state = self._state.copy()
-        state.update(text.encode("utf-8", "surrogatepass"))
+        # Block by block: a second copy of a long text may be more than there is memory for.
+        for start in range(0, len(text), _BLOCK):
+            state.update(text[start : start + _BLOCK].encode("utf-8", "surrogatepass"))
         return state.hexdigest()

@@ -112,13 +112,13 @@ def _reversed(text: str, chance: random.Random) -> str:
     return text[::-1]
 
 
-_NESTABLE: tuple[Disguise, ...] = (_base64, _hex, _rot13, _url)
-
-
 def _nested(text: str, chance: random.Random) -> str:
-    """Two or three encodings, one in the other, of which the outermost is never rot13."""
-    for inner in chance.sample(_NESTABLE, k=chance.choice([1, 2])):
-        text = inner(text, chance)
+    """Two or three encodings, one in the other; rot13 can only be the innermost."""
+    layers = chance.sample((_base64, _hex, _url), k=chance.choice([1, 2]))
+    if len(layers) == 1 and chance.random() < 0.5:
+        layers.insert(0, _rot13)
+    for put_on in layers:
+        text = put_on(text, chance)
     return chance.choice([_base64, _hex])(text, chance)
 
 

@@ -22,7 +22,8 @@ from time import perf_counter
 from typing import Literal
 
 from interlock.bundle.manifest import MANIFEST
-from interlock.detect.detector import Detector, DetectorConfig, check_threshold
+from interlock.detect.config import DetectorConfig, check_threshold
+from interlock.detect.detector import Detector
 from interlock.detect.model import SHIPPED
 from interlock.detect.onnx_encoder import open_encoder
 from interlock.detect.policy import load_policy

@@ -42,18 +42,22 @@ _SIGNS = {"0": "o", "3": "e", "4": "a", "5": "s", "6": "g", "7": "t", "8": "b", 
 _LEET = tuple(str.maketrans({**_SIGNS, "1": one}) for one in "il")
 _LEET_SIGNS = "013456789@$!|\u20ac+"
 _LEET_WORD = re.compile(
-    rf"(?<![a-z])(?=[a-z]{{0,30}}[{re.escape(_LEET_SIGNS)}])[a-z{re.escape(_LEET_SIGNS)}]{{3,40}}"
+    rf"(?<![a-z])(?=[a-z]{{0,30}}[{re.escape(_LEET_SIGNS)}])[a-z{re.escape(_LEET_SIGNS)}]{{2,40}}"
 )
+_HAS_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
+_LETTER = re.compile("[a-z]")
+_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
+# From so many words of the lexicon on, the other words with signs in them are read too.
+_LEET_WORDS = 2
 
-# One letter, a separator, one letter, … at least four times. A letter is no separator, so there
-# is one way to read it and matching is linear.
-_APART = re.compile(
-    r"(?<![^\W_])[^\W\d_](?:[^\w]{1,3}|_)(?:[^\W\d_](?:[^\w]{1,3}|_)){2,}[^\W\d_](?![^\W_])"
-)
-_GAP = re.compile(r"\W+|_")
+# Single characters with white space between, at least four of them.
+_SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
+_WHITE = re.compile(r"\s+")
+# Four letters with the same sign between any two.
+_DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
 # Letters with a sign amid them: "ig.no-re".
-_BROKEN = re.compile(r"(?<![a-z])[a-z]{1,14}(?:[.\-_*~|^/\\+#]{1,2}[a-z]{1,14}){1,14}(?![a-z])")
 _BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
+_BROKEN = re.compile(r"(?<![a-z])[a-z]{1,14}(?:[.\-_*~|^/\\+#]{1,2}[a-z]{1,14}){1,14}(?![a-z])")
 _SIGN = re.compile(r"[^a-z]+")
 # Words run together are longer than most words.
 _LONG = 14
@@ -165,19 +169,33 @@ def letters_for_digits(view: View) -> View | None:
     return view.changed(_leet_words(view.text), "leetspeak", aligned=True)
 
 
-def _leet_words(text: str) -> Iterator[Part]:
+def _leet_words(text: str) -> list[Part]:
+    known: list[Part] = []
+    others: list[Part] = []
     for found in _LEET_WORD.finditer(text):
         word = found[0]
         body = word.rstrip("!|+")
-        for letters, rest in ((word, ""), (body, word[len(body) :])):
-            for table in _LEET:
-                read = letters.translate(table)
-                if read in WORDS and read != letters:
-                    yield read + rest, *found.span()
-                    break
-            else:
-                continue
-            break
+        if not _LETTER.search(body) or _ORDINAL.fullmatch(body):
+            continue
+        read = _leet(word, body)
+        if read is not None:
+            known.append((read, *found.span()))
+        elif _HAS_SIGN.search(body):
+            others.append((body.translate(_LEET[0]) + word[len(body) :], *found.span()))
+    if len(known) < _LEET_WORDS:
+        return known
+    return sorted(known + others, key=lambda part: part[1])
+
+
+def _leet(word: str, body: str) -> str | None:
+    if len(body) < 3:
+        return None
+    for letters, rest in ((word, ""), (body, word[len(body) :])):
+        for table in _LEET:
+            read = letters.translate(table)
+            if read in WORDS and read != letters:
+                return read + rest
+    return None
 
 
 def joined(view: View) -> View | None:
@@ -186,7 +204,11 @@ def joined(view: View) -> View | None:
     "i g n o r e   a l l", "i.g.n.o.r.e.a.l.l" and "ig.no-re a.ll" are read as "ignore all".
     """
     text = view.text
-    changes = list(_apart(text))
+    changes = list(_spaced(text))
+    if not changes:
+        dotted = _DOTTED.search(text)
+        if dotted is not None:
+            changes = list(_dotted(text, dotted[1]))
     if not changes and _BREAK.search(text):
         changes = list(_broken(text))
     if not changes and max(map(len, text.split()), default=0) >= _LONG:
@@ -194,21 +216,24 @@ def joined(view: View) -> View | None:
     return view.changed(changes, "spacing")
 
 
-def _apart(text: str) -> Iterator[Part]:
-    for found in _APART.finditer(text):
+def _spaced(text: str) -> Iterator[Part]:
+    for found in _SPACED.finditer(text):
         run = found[0]
-        gaps = _GAP.findall(run)
-        usual = Counter(gaps).most_common(1)[0][0]
-        # A wider gap than the usual one, or a space where a sign is usual, lies between words.
-        between = [
-            gap != usual and (len(gap) > len(usual) or (gap.isspace() and not usual.isspace()))
-            for gap in gaps
-        ]
-        letters = _GAP.split(run)
-        words = letters[0]
-        for letter, apart in zip(letters[1:], between, strict=True):
-            words += " " + letter if apart else letter
-        yield " ".join(segment(word) or word for word in words.split()), *found.span()
+        gaps = _WHITE.findall(run)
+        # Of letters at least; a row of numbers or of signs is no word.
+        if 2 * sum(map(str.isalpha, run)) <= len(gaps):
+            continue
+        # A wider gap than the usual one lies between words.
+        usual = len(Counter(gaps).most_common(1)[0][0])
+        words = re.sub(rf"(?<!\s)\s{{1,{usual}}}(?!\s)", "", run).split()
+        yield " ".join(segment(word) or word for word in words), *found.span()
+
+
+def _dotted(text: str, sign: str) -> Iterator[Part]:
+    one = re.escape(sign)
+    for found in re.finditer(rf"(?<!\S)[^\s{one}](?:{one}[^\s{one}])+{one}?(?!\S)", text):
+        word = found[0].replace(sign, "")
+        yield segment(word) or word, *found.span()
 
 
 def _broken(text: str) -> Iterator[Part]:

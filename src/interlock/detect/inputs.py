@@ -69,17 +69,18 @@ def readings(
 
 def _chosen(found: list[Reading], hits: Sequence[Hit], room: int) -> list[Reading]:
     """At most `room` of the readings, in their order."""
-    kept: dict[int, None] = {}
-    for hit in hits:
-        for at, reading in enumerate(found):
-            if hit.start < reading.end and hit.end > reading.start:
-                kept[at] = None
+    kept = {
+        at: None
+        for at, reading in enumerate(found)
+        if any(hit.start < reading.end and hit.end > reading.start for hit in hits)
+    }
     quarter = room // 4
-    ends = [*range(quarter), *range(len(found) - quarter, len(found))]
-    left = max(1, room - len(ends))
-    for at in (*ends, *(at * len(found) // left for at in range(left))):
+    for at in (*range(quarter), *range(len(found) - quarter, len(found))):
         kept[at] = None
-    return [found[at] for at in sorted(list(kept)[:room])]
+    rest = [at for at in range(len(found)) if at not in kept]
+    left = max(0, room - len(kept))
+    chosen = [*kept, *(rest[at * len(rest) // left] for at in range(left))][:room]
+    return [found[at] for at in sorted(chosen)]
 
 
 def features_of(

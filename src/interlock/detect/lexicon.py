@@ -1,7 +1,8 @@
 """The words by which a disguised text is recognised as one.
 
 A decoding, a reversal or a splitting counts only where it yields words of this list. It holds
-common English words and the vocabulary of the rule pack; it decides nothing by itself.
+common English words, the commonest of a few more languages, and the vocabulary of the rule pack;
+it decides nothing by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def segment(letters: str) -> str | None:
     """`letters` (lower case, no spaces) read as words of the list, or None where it is mostly not.
 
     The reading with the fewest words and the fewest letters left over wins. It counts where at
-    least three words cover at least four fifths of it, or where it is one word.
+    least three words cover at least four fifths of it, those of four letters and more half of it,
+    or where it is one word. Fewer than 20 letters make one word for every four at most.
     """
     if letters in WORDS:
         return letters
@@ -51,8 +53,11 @@ def segment(letters: str) -> str | None:
         words.append(letters[begin[end] : end])
         end = begin[end]
     words.reverse()
-    known = [word for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
-    if len(known) < 3 or 5 * sum(map(len, known)) < 4 * count:
+    known = [len(word) for word in words if word in WORDS and (len(word) > 1 or word in "ai")]
+    if len(known) < 3 or 5 * sum(known) < 4 * count:
         return None
-    # Of one letter over and over, every letter would be a word.
-    return " ".join(words) if 2 * len(known) <= count else None
+    # Of short words alone, anything can be put together; a long word, of the endings of others.
+    long = sum(size for size in known if size > 3)
+    if 2 * long < count or (count < 20 and 4 * len(words) > count):
+        return None
+    return " ".join(words)

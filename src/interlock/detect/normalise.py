@@ -108,7 +108,7 @@ def _disguises(folded: View) -> Iterator[View]:
     """
     yield folded
     chain = folded
-    for take_off in (latin, letters_for_digits, joined):
+    for take_off in (latin, joined, letters_for_digits):
         alone = take_off(folded)
         if alone is not None:
             yield alone

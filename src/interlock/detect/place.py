@@ -8,8 +8,8 @@ from typing import Literal
 Where = Literal["user", "document", "auto"]
 
 _HEADER = re.compile(
-    r"(?im)^[\W_]{0,3}(?:subject|from|to|cc|date|sent|received date|email_from|betreff|von|an|objet|"
-    r"asunto|oggetto|assunto|onderwerp) ?:"
+    r"(?im)^[\W_]{0,3}(?:subject|from|to|cc|date|sent|received date|email_from|betreff|von|an|"
+    r"objet|asunto|oggetto|assunto|onderwerp) ?:"
 )
 _GREETING = re.compile(
     r"(?im)^\W{0,3}(?:hi|hello|dear|hey|good (?:morning|afternoon|evening)|hallo|liebe[rs]?|"
@@ -24,8 +24,8 @@ _CLOSING = re.compile(
 _TABLE = re.compile(r"(?m)^ *\|.*\|.*\|? *$|^[^\n,]+(?:,[^\n,]+){3,}$|^[^\n\t]+(?:\t[^\n\t]+){2,}$")
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?: [^<>\n]{0,200})?/?>|<!--")
 _CODE = re.compile(
-    r"(?m)^\s*(?:def |class |import |from \w+ import|return\b|if \(|for \(|#include|public |private |"
-    r"const |let |var |function |SELECT |//|/\*|\}|\{|>>> |\$ )|[;{}]\s*$|^ {4,}\S.*[=(:]"
+    r"(?m)^\s*(?:def |class |import |from \w+ import|return\b|if \(|for \(|#include|public |"
+    r"private |const |let |var |function |SELECT |//|/\*|\}|\{|>>> |\$ )|[;{}]\s*$|^ {4,}\S.*[=(:]"
 )
 _LONG = 700
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from interlock.detect.normalise import Normalised
 from interlock.kernel.errors import ConfigError, MissingExtraError
 
 PACK_SCHEMA = 1
+
+# No folded text holds it, so a search that does not find it at the end was broken off.
+_END = "\x00"
 
 
 class Severity(StrEnum):
@@ -66,8 +70,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _PackFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int
-    definitions: dict[str, str]
     rules: tuple[Rule, ...]
+    definitions: dict[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ class Hit:
 
 
 class RulePack:
-    """Rules, compiled once. Safe across threads. `digest` is the SHA-256 of the pack's file."""
+    """Rules, compiled once. Safe across threads. `digest` is the SHA-256 over
+    those of the pack's files, in the order of their names."""
 
     def __init__(self, rules: Sequence[Rule], definitions: Mapping[str, str], digest: str) -> None:
         self.rules = tuple(rules)
@@ -92,7 +97,7 @@ class RulePack:
         self._patterns = [
             [_compile(rule, pattern, definitions) for pattern in rule.patterns] for rule in rules
         ]
-        self._literals, self._behind = _literal_set(rules)
+        self._literals, self._behind, self._end = _literal_set(rules)
 
     def scan(
         self, normalised: Normalised, place: Place = Place.USER, *, most: int = 64
@@ -100,12 +105,7 @@ class RulePack:
         """The hits in all readings, each rule and stretch once, at most `most`, in text order."""
         found: dict[tuple[str, int, int], Hit] = {}
         for view in normalised.views:
-            candidates = {
-                index
-                for literal in self._literals.Match(view.text) or ()
-                for index in self._behind[literal]
-            }
-            for index in sorted(candidates):
+            for index in self._candidates(view.text):
                 rule = self.rules[index]
                 if place is not Place.AUTO and place not in rule.places:
                     continue
@@ -126,53 +126,82 @@ class RulePack:
                             return _in_order(found.values())
         return _in_order(found.values())
 
+    def _candidates(self, text: str) -> Sequence[int]:
+        """The rules of which a literal occurs in `text`, in the pack's order."""
+        matched = self._literals.Match(text + _END)
+        # RE2 gives up on a text that needs too much memory, and then finds nothing at all.
+        if not matched or self._end not in matched:
+            return range(len(self.rules))
+        return sorted({index for literal in matched for index in self._behind[literal]})
+
 
 def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:
     return tuple(sorted(hits, key=lambda hit: (hit.start, hit.end, hit.rule)))
 
 
 def load_pack(path: str | Path | None = None) -> RulePack:
-    """The pack in the YAML file `path`, or the shipped one.
+    """The pack in the YAML file `path` or in the directory's `*.yaml` files, or the shipped one.
 
-    Raises ConfigError, naming the rule and what is wrong with it, for an unknown field, a pattern
-    that RE2 refuses, an example that is not hit, a harmless text that is, and a literal that no
-    example needs.
+    The files of a directory are one pack: definitions of one hold in all. Raises ConfigError,
+    naming the file or the rule and what is wrong with it, for a file that cannot be read, an
+    unknown field, a rule without patterns, literals or examples, an id or a definition given
+    twice, and a pattern that RE2 refuses or that matches the empty text.
     """
     if path is None:
         return _shipped()
+    path = Path(path)
+    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"rule pack {path}: no *.yaml file in it")
     try:
-        data = Path(path).read_bytes()
+        return _read({file.name: file.read_bytes() for file in files})
     except OSError as error:
         raise ConfigError(f"rule pack {path}: {error.strerror}") from None
-    return _read(data, str(path))
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> RulePack:
-    data = (resources.files("interlock.detect") / "pack" / "rules.yaml").read_bytes()
-    return _read(data, "the shipped rule pack")
+    pack = resources.files("interlock.detect") / "pack"
+    files = sorted((file for file in pack.iterdir() if file.name.endswith(".yaml")), key=_name)
+    return _read({file.name: file.read_bytes() for file in files})
 
 
-def _read(data: bytes, name: str) -> RulePack:
+def _name(file: Traversable) -> str:
+    return file.name
+
+
+def _read(files: Mapping[str, bytes]) -> RulePack:
     try:
         import yaml
     except ImportError:
         raise MissingExtraError("detect", "reading a rule pack") from None
-    try:
-        plain = yaml.load(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        file = msgspec.convert(plain, _PackFile)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise ConfigError(f"{name}: {error}") from None
-    if file.schema != PACK_SCHEMA:
-        raise ConfigError(f"{name}: schema is {file.schema}; this release reads {PACK_SCHEMA}")
-    ids = [rule.id for rule in file.rules]
-    twice = sorted({rule for rule in ids if ids.count(rule) > 1})
-    if twice:
-        raise ConfigError(f"{name}: two rules have the id {twice[0]}")
-    for rule in file.rules:
-        if not (rule.patterns and rule.literals and rule.examples):
-            raise ConfigError(f"{name}: rule {rule.id} lacks patterns, literals or examples")
-    return RulePack(file.rules, file.definitions, hashlib.sha256(data).hexdigest())
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rules: dict[str, Rule] = {}
+    definitions: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for name, data in files.items():
+        digest.update(hashlib.sha256(data).digest())
+        try:
+            file = msgspec.convert(yaml.load(data, Loader=loader), _PackFile)
+        except (yaml.YAMLError, msgspec.ValidationError) as error:
+            raise ConfigError(f"rule pack {name}: {error}") from None
+        if file.schema != PACK_SCHEMA:
+            raise ConfigError(
+                f"rule pack {name}: schema is {file.schema}; this release reads {PACK_SCHEMA}"
+            )
+        for rule in file.rules:
+            if rule.id in rules:
+                raise ConfigError(f"rule pack {name}: two rules have the id {rule.id}")
+            if not (rule.patterns and rule.literals and rule.examples):
+                raise ConfigError(
+                    f"rule pack {name}: rule {rule.id} lacks patterns, literals or examples"
+                )
+            rules[rule.id] = rule
+        for key, meaning in file.definitions.items():
+            if key in definitions:
+                raise ConfigError(f"rule pack {name}: {key} is defined twice")
+            definitions[key] = meaning
+    return RulePack(tuple(rules.values()), definitions, digest.hexdigest())
 
 
 def _re2() -> Any:
@@ -205,7 +234,7 @@ def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> Any:
     return compiled
 
 
-def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]]]:
+def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]], int]:
     re2 = _re2()
     found = re2.Set.SearchSet()
     behind: list[list[int]] = []
@@ -216,5 +245,7 @@ def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]]]:
                 of[literal] = found.Add(re2.escape(literal))
                 behind.append([])
             behind[of[literal]].append(index)
+    end = found.Add(_END)
+    behind.append([])
     found.Compile()
-    return found, behind
+    return found, behind, end

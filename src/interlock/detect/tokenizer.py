@@ -17,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def from_bytes(data: bytes, *, most: int) -> Any:
     """The `tokenizers.Tokenizer` of a `tokenizer.json`: no padding, cut after `most` tokens.
 
-    Raises ConfigError for what is none, and MissingExtraError without the extra `text`.
+    Raises ConfigError for what is none, and MissingExtraError without the extra `detect`.
     """
     tokenizers = _library()
     try:
@@ -63,7 +63,7 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise MissingExtraError("text", "a tokenizer") from None
+        raise MissingExtraError("detect", "a tokenizer") from None
     return tokenizers
 
 

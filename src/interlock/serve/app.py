@@ -35,6 +35,7 @@ from interlock.serve.oip_response import (
 )
 from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
 from interlock.serve.rollout.rollouts import Rollouts
+from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
 
 # Smaller bodies are read and written on the event loop: handing them to a thread costs more.
@@ -65,6 +66,15 @@ class Endpoints:
         self._hosting = hosting
         self._rollouts = rollouts
         self._admin = Admin(hosting, rollouts, base, self._body)
+        self._scans = Scans(
+            hosting,
+            rollouts,
+            settings,
+            metrics,
+            base,
+            read_body=self._body,
+            client_of=self._client,
+        )
         self._settings = settings
         self._metrics = metrics
         self.draining = False
@@ -86,6 +96,7 @@ class Endpoints:
                     ("/infer", self.infer, "infer", "POST"),
                 )
             ),
+            self._route(SCAN, self._scans.scan, "scan", "POST"),
             self._route("/health", self.health, "health"),
             self._route("/metrics", self.metrics, "metrics"),
             self._route("/openapi.json", self.openapi, "openapi"),

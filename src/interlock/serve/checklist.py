@@ -12,6 +12,11 @@ Result = Literal["pass", "warn", "fail", "skip"]
 GROUPS = ("environment", "function", "performance", "integration", "security")
 
 
+def passed(holds: bool) -> Result:
+    """pass where it holds, else fail."""
+    return "pass" if holds else "fail"
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One item: what was looked at, what came of it and the figures behind it.
 

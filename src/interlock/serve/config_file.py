@@ -114,6 +114,11 @@ def load_config(
         section = _section(document, path, environ, environment)
         for name in (COMMON, section):
             _merge(values, sources, document.get(name, {}), f"{path.name} [{name}]")
+        # A detector's thresholds are by environment, and the section says which that is.
+        for name, own in values.get("models", {}).items():
+            if "environment" not in own:
+                own["environment"] = section
+                sources[f"models.{name}.environment"] = f"{path.name} [{section}]"
     elif environment is not None:
         raise ConfigError("an environment is named, but no configuration file")
     for name, source in models.items():

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from interlock.kernel.errors import ConfigError, InterlockError
 from interlock.serve import doctor_model, doctor_server
-from interlock.serve.checklist import Finding
+from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
-from interlock.serve.opening import REGISTERED, kind_of
+from interlock.serve.opening import DETECTOR, REGISTERED, kind_of
 from interlock.serve.settings import ModelSettings, Settings
 
 DISK_MB, MEMORY_MB = 500, 512
@@ -97,7 +97,7 @@ def _environment(settings: Settings, base: Path) -> Iterator[Finding]:
     if free is None:
         yield Finding("environment", "memory", "skip", "the system does not tell it")
     else:
-        enough = "pass" if free >= MEMORY_MB else "fail"
+        enough = passed(free >= MEMORY_MB)
         detail = f"{free} MB are free, {MEMORY_MB} MB are needed"
         yield Finding("environment", "memory", enough, detail)
 
@@ -108,7 +108,7 @@ def _disk(what: str, place: Path) -> Finding:
         place = place.parent
     free = shutil.disk_usage(place).free // _MEGABYTE
     detail = f"{free} MB are free, {DISK_MB} MB are needed"
-    return Finding("environment", item, "pass" if free >= DISK_MB else "fail", detail)
+    return Finding("environment", item, passed(free >= DISK_MB), detail)
 
 
 def _free_memory() -> int | None:
@@ -123,8 +123,8 @@ def _free_memory() -> int | None:
 
 def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]:
     item = f"{name}: permissions"
-    if own.path.startswith(REGISTERED):
-        yield Finding("environment", item, "pass", "a route of an installed package")
+    if own.path.startswith((REGISTERED, DETECTOR)):
+        yield Finding("environment", item, "pass", "it comes with an installed package")
         return
     root = base / own.path
     paths = [root, *root.rglob("*")] if root.is_dir() else [root]
@@ -155,7 +155,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
         local = is_loopback(settings.host)
         guard = "with a token" if tokens else "without a token"
         open_to = "this machine" if local else "other machines"
-        result = "pass" if tokens or local else "warn"
+        result: Result = "pass" if tokens or local else "warn"
         yield Finding("security", item, result, f"{open_to}, {guard}")
         if settings.tls_cert is not None:
             yield Finding("security", "TLS", "pass", "by file")
@@ -165,7 +165,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
     if settings.tls_key is not None:
         open_key = Path(settings.tls_key).exists() and Path(settings.tls_key).stat().st_mode & 0o007
         detail = "every user can read it" if open_key else "not for every user"
-        yield Finding("security", "the TLS key's file", "fail" if open_key else "pass", detail)
+        yield Finding("security", "the TLS key's file", passed(not open_key), detail)
     limited = f"{settings.rate:g} requests/s of a client" if settings.rate else "none (rate = 0)"
     yield Finding("security", "rate limit", "pass" if settings.rate else "warn", limited)
     yield Finding("security", "body limit", "pass", f"{settings.body_mb:g} MB")

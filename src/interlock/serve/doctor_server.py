@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from interlock.serve.checklist import Finding
+from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import PREFIX
+from interlock.serve.opening import DETECTOR, REGISTERED
 from interlock.serve.settings import Settings
 
 _ENDED = "it ended before it listened"
@@ -61,7 +62,7 @@ def examine(settings: Settings, base: Path) -> Iterator[Finding]:
             yield from _kept(server, sorted(settings.models), place / "log")
             process.send_signal(signal.SIGTERM)
             code = process.wait(settings.drain_seconds + _STOP_SECONDS)
-            ended = "pass" if code in (0, 1) else "fail"
+            ended = passed(code in (0, 1))
             yield Finding("integration", "it stops when told to", ended, f"exit code {code}")
         except (OSError, http.client.HTTPException, ValueError) as error:
             yield Finding("integration", "the server answers", "fail", type(error).__name__)
@@ -80,7 +81,7 @@ def _configuration(settings: Settings, base: Path, log: Path, token: str) -> byt
     document |= {"state": None, "otlp_endpoint": None, "rate": 0.0}
     for own in document["models"].values():
         own["workers"] = 1
-        if not own["path"].startswith("route:"):
+        if not own["path"].startswith((REGISTERED, DETECTOR)):
             own["path"] = str((base / own["path"]).resolve())
     return msgspec.json.encode({"production": document})
 
@@ -123,20 +124,20 @@ class _Server:
 
 def _health(server: _Server) -> Iterator[Finding]:
     status, _ = server.ask("GET", "/v2/health/ready")
-    ready = "pass" if status == 200 else "fail"
+    ready = passed(status == 200)
     yield Finding("integration", "every model is ready", ready, f"/v2/health/ready says {status}")
     status, body = server.ask("GET", "/health")
     found = json.loads(body)
     word = str(found["status"])
     detail = f"/health says {word}, {found.get('latency_ms', 0.0):.3g} ms"
-    result = {"healthy": "pass", "degraded": "warn"}.get(word, "fail")
-    yield Finding("integration", "health is asked by an inference", result, detail)  # type: ignore[arg-type]
+    result: Result = "warn" if word == "degraded" else passed(word == "healthy")
+    yield Finding("integration", "health is asked by an inference", result, detail)
     status, body = server.ask("GET", "/metrics")
     count = body.count(b"# TYPE interlock_")
-    told = "pass" if status == 200 and count else "fail"
+    told = passed(status == 200 and count > 0)
     yield Finding("integration", "metrics are there", told, f"{count} of them at /metrics")
     status, _ = server.ask("GET", "/v2/models", headers={"authorization": "Bearer none"})
-    told = "pass" if status == 401 else "fail"
+    told = passed(status == 401)
     yield Finding("security", "a wrong token is refused", told, f"status {status}")
 
 
@@ -163,10 +164,10 @@ def _kept(server: _Server, models: list[str], log: Path) -> Iterator[Finding]:
         yield Finding("security", item, "fail", "no log was written")
         return
     hits = (written + metrics).count(secret.encode())
-    result = "pass" if not hits else "fail"
+    result = passed(not hits)
     detail = f"{len(statuses)} requests with a secret, {hits} traces of it"
     yield Finding("security", item, result, detail)
     broken = [status for status in statuses if status >= 500 and status != 503]
-    result = "fail" if broken else "pass"
+    result = passed(not broken)
     told = f"they got {', '.join(map(str, sorted(set(statuses))))}"
     yield Finding("function", "malformed requests are refused", result, told)

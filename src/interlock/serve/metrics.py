@@ -135,6 +135,8 @@ class Metrics:
         self.of(self.request_rows, model).observe(rows)
         outcome = answer.outcome
         for found in answer.detections:
+            if found.score is None:
+                continue
             self.of(self.confidence, model).observe(found.score)
             self.of(self.agreement, model, _SEEN_BY[found.by_rules, found.by_model]).inc()
         if not isinstance(outcome, BatchOutcome):

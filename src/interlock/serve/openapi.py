@@ -61,6 +61,42 @@ _SCHEMAS: dict[str, Any] = {
             "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
         },
     },
+    "ScanRequest": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "text": {"type": ["string", "null"], "description": "This, or texts."},
+            "texts": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "minItems": 1,
+                "maxItems": 256,
+            },
+            "place": {"enum": ["auto", "user", "document"]},
+            "model": {"type": ["string", "null"], "description": "Where there are several."},
+            "id": {"type": ["string", "null"], "description": "Comes back."},
+        },
+    },
+    "Scan": {
+        "type": "object",
+        "required": ["request_id", "model", "status"],
+        "description": "Of several texts, one of these a text is in results.",
+        "properties": {
+            "request_id": {"type": "string"},
+            "model": {"type": "string"},
+            "id": {"type": "string"},
+            "status": {"enum": ["accepted", "flagged", "refused", "failed"]},
+            "action": {"enum": ["allow", "flag", "escalate", "block"]},
+            "score": {"type": ["number", "null"]},
+            "threshold": {"type": "number"},
+            "reasons": {"type": "array", "items": {"type": "string"}},
+            "spans": {"type": "array", "items": {"type": "object"}},
+            "steps": {"type": "array", "items": {"type": "object"}},
+            "evidence": {"type": "object"},
+            "bundle": {"type": ["string", "null"]},
+            "results": {"type": "array", "items": {"type": "object"}},
+        },
+    },
     "Error": {
         "type": "object",
         "required": ["error", "code", "hint", "retryable"],
@@ -119,6 +155,16 @@ def document(
         "/openapi.json": {"get": _operation("This description", _OBJECT, _ANY)},
         "/docs": {"get": _operation("This description as a page", None, _ANY, "text/html")},
     }
+    scan = _operation(
+        "Scan texts for prompt injection; lines of JSON are answered line by line",
+        _ref("Scan"),
+        (*_ANY, "400", "404", "408", "413", "422", "504"),
+    )
+    scan["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": _ref("ScanRequest")}},
+    }
+    paths["/v1/scan"] = {"post": scan}
     for prefix, names in (
         ("/v2/models/{model}", ("model",)),
         ("/v2/models/{model}/versions/{version}", ("model", "version")),

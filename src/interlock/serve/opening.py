@@ -9,6 +9,9 @@ from interlock.serve.served import Served
 from interlock.serve.settings import ModelKind, ModelSettings
 
 REGISTERED = "route:"
+DETECTOR = "detector:"
+SHIPPED = "detector:shipped"
+"""The path that means the detector that ships with the package."""
 
 
 def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
@@ -25,6 +28,11 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
         from interlock.serve.onnx_served import bundle_served
 
         return bundle_served(name, settings, Path(source))
+    if kind == "detector":
+        from interlock.serve.detector_served import detector_served
+
+        shipped = settings.path == SHIPPED
+        return detector_served(name, settings, None if shipped else source, base)
     if settings.require_signature is not None:
         raise ConfigError(f"model '{name}': only a bundle can be signed; it is a {kind}")
     if kind == "onnx":
@@ -42,10 +50,14 @@ def kind_of(settings: ModelSettings, base: Path) -> ModelKind:
         return settings.kind
     if settings.path.startswith(REGISTERED):
         return "route"
+    if settings.path.startswith(DETECTOR):
+        if settings.path != SHIPPED:
+            raise ConfigError(f"{settings.path} is no detector", hint=f"say {SHIPPED}, or a path")
+        return "detector"
     path = base / settings.path
     if path.is_dir():
         if (path / "manifest.json").exists():
-            return "bundle"
+            return "detector" if (path / "detector.json").exists() else "bundle"
         if (path / "model.onnx").exists():
             return "verified"
         raise ConfigError(
@@ -56,7 +68,7 @@ def kind_of(settings: ModelSettings, base: Path) -> ModelKind:
     kinds: dict[str, ModelKind] = {".onnx": "onnx", ".toml": "route", ".json": "route"}
     if path.suffix not in kinds:
         raise ConfigError(
-            f"{settings.path} is none of a bundle, an ONNX file, a route file and a verified "
-            "model's directory"
+            f"{settings.path} is none of a bundle, a detector, an ONNX file, a route file and a "
+            "verified model's directory"
         )
     return kinds[path.suffix]

@@ -19,11 +19,17 @@ from interlock.kernel.outcome import Outcome, Status
 
 @dataclass(frozen=True)
 class Detection:
-    """What a detector saw in one text: its score, and whether rules and model saw an attack."""
+    """What a detector saw in one text.
 
-    score: float
+    score               None where nothing judged it
+    by_rules, by_model  whether rules and model saw an attack
+    document            all that it says, as JSON without any part of the text
+    """
+
+    score: float | None
     by_rules: bool
     by_model: bool
+    document: bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Answer:
              without an answer, unless the output is one of `Served.diagnostics`. Empty where the
              outcome is of one item that was not answered
     detections
-             of a detector, one for each text that has an answer
+             of a detector, one a row; empty where no process answered
     """
 
     outcome: BatchOutcome | Outcome[Any]
@@ -60,7 +66,7 @@ class Answer:
         if not isinstance(self.outcome, BatchOutcome):
             raise EngineError("an answer to one item has no rows")
         outputs = {name: array[start:stop] for name, array in self.outputs.items()}
-        return Answer(self.outcome.part(start, stop), outputs)
+        return Answer(self.outcome.part(start, stop), outputs, self.detections[start:stop])
 
 
 class Served(Protocol):

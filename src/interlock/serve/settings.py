@@ -10,14 +10,15 @@ from interlock.kernel.errors import ConfigError
 from interlock.serve.rollout.settings import RolloutSettings
 from interlock.serve.rollout.settings import within as _within
 
-ModelKind = Literal["auto", "bundle", "onnx", "route", "verified"]
+ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "verified"]
 
 
 class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model; the settings of its rollouts are among its own.
 
-    path               a bundle, an ONNX file, a route file, a verified model's directory, or
-                       `route:NAME` for a registered route; relative to the configuration's file
+    path               a bundle, a detector's bundle, an ONNX file, a route file, a verified
+                       model's directory, `route:NAME` for a registered route, or
+                       `detector:shipped`; relative to the configuration's file
     kind               what it is; "auto" looks at the path
     workers            processes that run it; each holds the weights
     threads            of ONNX Runtime inside one process
@@ -32,6 +33,11 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
+    environment        of a detector, whose threshold counts; by default the section's name
+    threshold          of a detector, instead of the environment's
+    policy             of a detector: its policy file
+    calibration        of a detector: a file of `interlock detect calibrate`
+    anomaly            of a detector: whether texts unlike all training texts are flagged
     """
 
     path: str
@@ -47,6 +53,11 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest: str | None = None
     require_signature: str | None = None
     mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
+    environment: Literal["production", "staging", "development"] = "production"
+    threshold: float | None = None
+    policy: str | None = None
+    calibration: str | None = None
+    anomaly: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
@@ -58,6 +69,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
         if self.memory_mb != 0:
             _within("memory_mb", self.memory_mb, 64, 1 << 20)
         _within("call_seconds", self.call_seconds, 0.01, 86_400)
+        if self.threshold is not None:
+            _within("threshold", self.threshold, 0, 1)
         _within("queue", self.queue, 1, 100_000)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)

@@ -172,8 +172,9 @@ def insert(lines: Sequence[str], order: str, rng: random.Random) -> tuple[str, i
     return f"{before}{order}{gap if after else ''}{after}", len(before)
 
 
-def disguised(texts: Sequence[Text], disguises: Sequence[Callable[[str, random.Random], str]],
-              seed: int) -> list[Text]:
+def disguised(
+    texts: Sequence[Text], disguises: Sequence[Callable[[str, random.Random], str]], seed: int
+) -> list[Text]:
     """`texts` under a disguise each, attacks and harmless ones alike."""
     rng = random.Random(f"disguised {seed}")
     found = []
@@ -198,7 +199,13 @@ def _case(text: str, rng: random.Random) -> str:
     if kind < 0.15:
         text = text.rstrip(".!")
     if kind < 0.08:
-        return text.lower() if kind > 0.02 else text.upper() if len(text.upper()) == len(text) else text
+        return (
+            text.lower()
+            if kind > 0.02
+            else text.upper()
+            if len(text.upper()) == len(text)
+            else text
+        )
     return text
 
 

@@ -33,7 +33,7 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(W, T, 384) from (W, T, 384); `mask` (W, 1, 1, T) is 0 for tokens that count, else -1e4."""
+        """(W, T, 384) from (W, T, 384); `mask` (W, 1, 1, T) is 0 for tokens to see, else -1e4."""
         rows, tokens, _ = hidden.shape
         shape = (rows, tokens, HEADS, WIDTH // HEADS)
         query, key, value = (
