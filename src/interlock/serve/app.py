@@ -1,4 +1,6 @@
-"""The endpoints: Open Inference Protocol v2, health, metrics and their description."""
+"""The endpoints: Open Inference Protocol v2, health, metrics and their description; OpenAI's are
+in openai_app.py.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +35,7 @@ from interlock.serve.oip_response import (
     parameters_of,
     server_metadata,
 )
+from interlock.serve.openai_app import TextEndpoints
 from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.scan import SCAN, Scans
@@ -82,7 +85,9 @@ class Endpoints:
     def app(self) -> Starlette:
         """The application, without its gate."""
         model = "/v2/models/{model}"
+        texts = TextEndpoints(self._hosting, self._metrics, self._body, self._client)
         routes = [
+            *(self._route(*each) for each in texts.routes()),
             self._route("/v2/health/live", self.live, "live"),
             self._route("/v2/health/ready", self.ready, "ready"),
             self._route("/v2", self.server, "server"),
@@ -329,14 +334,16 @@ def _encoded(found: Encoded) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     request.scope["state"]["code"] = UnknownPathError.code
-    reply = error_reply(UnknownPathError("there is no such path", hint="GET /docs lists them"))
+    unknown = UnknownPathError("there is no such path", hint="GET /docs lists them")
+    reply = error_reply(unknown, path=request.scope["path"])
     reply.status_code = 404
     return reply
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     request.scope["state"]["code"] = "wrong_method"
-    reply = error_reply(RequestRejectedError("the path does not take this method"))
+    wrong = RequestRejectedError("the path does not take this method")
+    reply = error_reply(wrong, path=request.scope["path"])
     reply.status_code = 405
     return reply
 
@@ -344,7 +351,7 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, InterlockError)
     request.scope["state"]["code"] = error.code
-    return error_reply(error)
+    return error_reply(error, path=request.scope["path"])
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
@@ -354,7 +361,8 @@ async def _client_gone(request: Request, error: Exception) -> Response:
 
 async def _internal(request: Request, error: Exception) -> Response:
     """The gate, which the error reaches next, logs its type."""
-    return error_reply(ServiceError("the server could not answer", wait_seconds=1.0))
+    fault = ServiceError("the server could not answer", wait_seconds=1.0)
+    return error_reply(fault, path=request.scope["path"])
 
 
 _HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

@@ -174,13 +174,13 @@ class Gate:
         except InterlockError as error:
             code = error.code
             if not status:
-                await error_reply(error)(scope, receive, answer)
+                await error_reply(error, path=scope["path"])(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - its text may quote what the client sent
             code = "internal"
             self._log("internal_error", request_id=request_id, error=type(error).__name__)
             if not status:
                 fault = ServiceError("the server could not answer", wait_seconds=1.0)
-                await error_reply(fault)(scope, receive, answer)
+                await error_reply(fault, path=scope["path"])(scope, receive, answer)
         finally:
             seconds = time.perf_counter() - began
             self._record(state, status, code, seconds)

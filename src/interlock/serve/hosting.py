@@ -201,8 +201,8 @@ class Hosting:
             yield ModelState(
                 hosted.name,
                 ready=hosted.ready,
-                waiting=0 if lane is None else lane.waiting,
-                running=0 if lane is None else lane.running,
+                waiting=(0 if lane is None else lane.waiting) + (workers.waiting if workers else 0),
+                running=(0 if lane is None else lane.running) + (workers.running if workers else 0),
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
                 cpu=hosted.cpu + (0.0 if workers is None else workers.cpu),

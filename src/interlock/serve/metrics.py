@@ -19,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from interlock.engines.generate.request import GenerateResult
 from interlock.kernel.batch import BatchOutcome
 from interlock.serve.lane import Ran
 from interlock.serve.served import Answer
@@ -103,6 +104,14 @@ class Metrics:
             "interlock_canary_seconds", "Of the last inference for the health.",
             ["model"], registry=registry,
         )  # fmt: skip
+        self.text_tokens = Counter(
+            "interlock_text_tokens", "Tokens of texts: read, of those cached, and written.",
+            ["model", "kind"], registry=registry,
+        )  # fmt: skip
+        self.first_token_seconds = Histogram(
+            "interlock_text_first_token_seconds", "From a text's request to its first token.",
+            ["model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._reasons: dict[str, set[tuple[str, str]]] = {}
         self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
@@ -153,6 +162,17 @@ class Metrics:
                 self.of(self.steps, model, step.name, result).inc(number)
             for reason, number in step.reasons.items():
                 self._reason(model, step.name, reason, number)
+
+    def wrote(self, model: str, found: GenerateResult) -> None:
+        """Count the tokens and times of a text."""
+        usage = found.usage
+        for kind, tokens in (
+            ("read", usage.input),
+            ("cached", usage.cached),
+            ("written", usage.output),
+        ):
+            self.text_tokens.labels(model, kind).inc(tokens or 0)
+        self.first_token_seconds.labels(model).observe(found.waiting_seconds + found.prompt_seconds)
 
     def _reason(self, model: str, step: str, reason: str, rows: int) -> None:
         if not reason:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import interlock
+from interlock.serve import openai_schema
 from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve.tensors import DATATYPES
 
@@ -193,16 +194,18 @@ def document(
         paths |= rollout_paths.feedback(_operation)
     if admin:
         paths |= rollout_paths.admin(_operation, _one_of(named["model"]))
+    paths |= openai_schema.paths(_ERRORS)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Interlock",
             "version": interlock.__version__,
-            "description": "Open Inference Protocol v2; every answer says its status and evidence.",
+            "description": "Open Inference Protocol v2, and OpenAI's API for text models; every "
+            "answer says its status and evidence.",
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS | rollout_paths.SCHEMAS,
+            "schemas": _SCHEMAS | rollout_paths.SCHEMAS | openai_schema.SCHEMAS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -226,7 +229,8 @@ def page() -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Interlock</title>'
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem}td{padding:.25rem 1rem .25rem 0;vertical-align:top}</style></head><body>"
-        "<h1>Interlock</h1><p>Open Inference Protocol v2. The machine-readable description is "
+        "<h1>Interlock</h1><p>Open Inference Protocol v2; OpenAI's API for text models. "
+        "The machine-readable description is "
         '<a href="openapi.json">openapi.json</a>.</p>'
         f"<table>{''.join(rows)}</table><h2>Errors</h2><table>{errors}</table></body></html>"
     )

@@ -20,6 +20,7 @@ from interlock.kernel.errors import (
 )
 from interlock.serve.hosting import UnknownModelError
 from interlock.serve.oip_response import UnanswerableError
+from interlock.serve.openai_reply import error_document, is_openai
 from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
 
@@ -60,15 +61,23 @@ def status_of(error: InterlockError) -> int:
     return 503 if error.retryable else 422
 
 
-def error_reply(error: InterlockError, parameters: dict[str, Any] | None = None) -> Response:
-    """`{"error": message, "code", "hint", "retryable"}`, and what an outcome has to say."""
+def error_reply(
+    error: InterlockError, parameters: dict[str, Any] | None = None, *, path: str = ""
+) -> Response:
+    """`{"error": message, "code", "hint", "retryable"}`, and what an outcome has to say.
+
+    On the paths of OpenAI's API, the shape that its clients read.
+    """
     status = status_of(error)
+    retryable = error.retryable or status == 503
     document: dict[str, Any] = {
         "error": error.message,
         "code": error.code,
         "hint": error.hint,
-        "retryable": error.retryable or status == 503,
+        "retryable": retryable,
     }
+    if is_openai(path):
+        document = error_document(error, status, retryable)
     if parameters:
         document["parameters"] = parameters
     reply = json_reply(document, status)

@@ -131,12 +131,16 @@ class Served(Protocol):
 class Workers:
     """Processes of a model: their ids, resident bytes and CPU seconds together, and how many were
     replaced.
+
+    waiting and running count requests that did not come through a lane.
     """
 
     pids: tuple[int, ...] = ()
     rss: int = 0
     cpu: float = 0.0
     replaced: int = 0
+    waiting: int = 0
+    running: int = 0
 
 
 def workers_of(pool: ProcessPool) -> Workers:

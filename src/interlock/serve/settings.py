@@ -10,17 +10,19 @@ from interlock.kernel.errors import ConfigError
 from interlock.serve.rollout.settings import RolloutSettings
 from interlock.serve.rollout.settings import within as _within
 
-ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "verified"]
+ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "text", "verified"]
 
 
 class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model; the settings of its rollouts are among its own.
 
     path               a bundle, a detector's bundle, an ONNX file, a route file, a verified
-                       model's directory, `route:NAME` for a registered route, or
-                       `detector:shipped`; relative to the configuration's file
+                       model's directory, `route:NAME` for a registered route, `text:NAME` for a
+                       text model of `interlock models`, or `detector:shipped`; relative to the
+                       configuration's file
     kind               what it is; "auto" looks at the path
-    workers            processes that run it; each holds the weights
+    workers            processes that run it; each holds the weights. Of a text model: threads of
+                       its one process, which share them
     threads            of ONNX Runtime inside one process
     memory_mb          private memory of one process; 0 for no limit
     call_seconds       hard deadline of one inference
@@ -33,6 +35,10 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
+    slots              of a text model: texts under way at the same time; further ones wait
+    cache_mb           of a text model: most memory of the key-value caches
+    text_seconds       of a text model: deadline of one text, waiting included
+    answer_tokens      of a text model: most tokens of a text whose request names no limit
     environment        of a detector, whose threshold counts; by default the section's name
     threshold          of a detector, instead of the environment's
     policy             of a detector: its policy file
@@ -53,6 +59,10 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest: str | None = None
     require_signature: str | None = None
     mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
+    slots: int = 8
+    cache_mb: int = 512
+    text_seconds: float = 300.0
+    answer_tokens: int = 1024
     environment: Literal["production", "staging", "development"] = "production"
     threshold: float | None = None
     policy: str | None = None
@@ -74,6 +84,10 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
         _within("queue", self.queue, 1, 100_000)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
+        _within("slots", self.slots, 1, 1024)
+        _within("cache_mb", self.cache_mb, 1, 1 << 20)
+        _within("text_seconds", self.text_seconds, 0.01, 86_400)
+        _within("answer_tokens", self.answer_tokens, 1, 1 << 20)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,7 +185,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ConfigError(f"{name} has fewer than 16 characters")
         if not self.client_header or not all(c.isalnum() or c == "-" for c in self.client_header):
             raise ConfigError("client_header must have letters, digits and '-'")
-        for name in self.models:
+        for name, own in self.models.items():
+            if own.candidate is not None and own.use_candidate is None and self.state is None:
+                raise ConfigError(
+                    f"state is not set, and model '{name}' has a candidate to roll out",
+                    hint="set state to a directory, or use_candidate of the model",
+                )
             if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
                 raise ConfigError(
                     f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "

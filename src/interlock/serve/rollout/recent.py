@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from interlock.kernel.errors import InputError, RequestRejectedError
 
@@ -22,7 +22,7 @@ class ConflictError(RequestRejectedError):
     code = "conflict"
 
 
-@dataclass
+@dataclass(slots=True)
 class Remembered:
     """An answer: which version gave it, and a verdict a row (1 positive, 0 negative, 2 none).
 
@@ -36,7 +36,7 @@ class Remembered:
     candidate: bool
     verdicts: bytes
     shadow: bytes | None = None
-    labels: dict[int, bool] = field(default_factory=dict)
+    labels: dict[int, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Recent:
             shadow = answer.shadow
             other = None if shadow is None or shadow[row] == 2 else shadow[row] == 1
             verdict = answer.verdicts[row] == 1
+            if answer.labels is None:
+                answer.labels = {}
             before = answer.labels.get(row)
             if before not in (None, truth):
                 raise ConflictError(f"row {row} has the other label already")

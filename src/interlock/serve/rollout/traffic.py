@@ -119,6 +119,12 @@ class Pick:
         """The request is done with the version."""
         self.version.leave()
 
+    def note(self, *, error: bool, seconds: float) -> None:
+        """Count an answer that was not asked for by `ask`, such as a text that was streamed."""
+        if self.watch is not None and self.watch.mode == "canary":
+            self.watch.asked["candidate" if self.candidate else "stable"] += 1
+            self.watch.seen.append(Seen(self.candidate, error, seconds, False))
+
     @property
     def rollout(self) -> str:
         """Of which rollout the answer is; empty where it is of none."""
