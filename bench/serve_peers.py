@@ -131,7 +131,8 @@ def fastapi(kind: str, path: str, port: int) -> None:
 
     async def run(body: BaseModel) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, model, body.model_dump())
+        found: dict[str, Any] = await loop.run_in_executor(threads, model, body.model_dump())
+        return found
 
     async def encoder(body: Encoder) -> dict[str, Any]:
         return await run(body)

@@ -188,7 +188,7 @@ def test_a_changed_bundle_of_a_detector_is_not_served(tmp_path: Path) -> None:
 
 def test_a_stream_that_is_too_slow_or_has_too_long_a_line_ends(tmp_path: Path) -> None:
     write_bundle(tmp_path / "small")
-    limits = {"body_mb": 0.001, "body_seconds": 1.0}
+    limits: dict[str, Any] = {"body_mb": 0.001, "body_seconds": 1.0}
     head = (
         b"POST /v1/scan HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n"
         b"transfer-encoding: chunked\r\n\r\n"
