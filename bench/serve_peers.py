@@ -169,7 +169,8 @@ def ray(kind: str, path: str, port: int) -> None:
             self.model = model_of(kind, path)
 
         async def __call__(self, request: Request) -> dict[str, Any]:
-            return self.model(await request.json())
+            found: dict[str, Any] = self.model(await request.json())
+            return found
 
     ray_core.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
