@@ -14,23 +14,24 @@ from interlock.kernel.replace_file import replace_file
 if TYPE_CHECKING:
     from interlock.detect.detector import Detector
     from interlock.detect.evaluate import Scored
+    from interlock.detect.labelled import Labelled
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_DATA = click.option(
+DATA = click.option(
     "--data",
     type=_FILE,
     required=True,
     multiple=True,
     help="Labelled texts: .parquet, .csv, .tsv, .jsonl or .json; repeatable.",
 )
-_TEXT = click.option("--text", default="text", show_default=True, help="Column of the texts.")
-_LABEL = click.option(
+TEXT = click.option("--text", default="text", show_default=True, help="Column of the texts.")
+LABEL = click.option(
     "--label", default="label", show_default=True, help="Column of the labels, 1 for an attack."
 )
-_SOURCE = click.option(
+SOURCE = click.option(
     "--source", default="source", show_default=True, help="Column of the sources, if there is one."
 )
-_PLACE = click.option(
+PLACE = click.option(
     "--place",
     type=PLACES,
     default="auto",
@@ -40,11 +41,11 @@ _PLACE = click.option(
 
 
 @click.command()
-@_DATA
-@_TEXT
-@_LABEL
-@_SOURCE
-@_PLACE
+@DATA
+@TEXT
+@LABEL
+@SOURCE
+@PLACE
 @detector_options
 @json_option
 def evaluate(
@@ -74,11 +75,11 @@ def evaluate(
 
 
 @click.command()
-@_DATA
-@_TEXT
-@_LABEL
-@_SOURCE
-@_PLACE
+@DATA
+@TEXT
+@LABEL
+@SOURCE
+@PLACE
 @click.option(
     "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )
@@ -141,18 +142,24 @@ def _scored(
     data: tuple[Path, ...], text: str, label: str, source: str, place: str, options: Any
 ) -> tuple[Detector, Scored]:
     from interlock.detect.evaluate import score
-    from interlock.detect.labelled import read_labelled
     from interlock.kernel.progress import open_progress
 
-    rows = [
-        row
-        for path in data
-        for row in read_labelled(path, text=text, label=label, source=source, default_place=place)
-    ]
+    rows = read(data, text, label, source, place)
     detector = opened(options)
     with open_progress("texts", total=len(rows)) as progress:
         scored = score(detector, rows, lambda found: progress.advance({found.status: 1}))
     return detector, scored
+
+
+def read(data: tuple[Path, ...], text: str, label: str, source: str, place: str) -> list[Labelled]:
+    """The rows of all files; raises InputError naming file, row and column."""
+    from interlock.detect.labelled import read_labelled
+
+    return [
+        row
+        for path in data
+        for row in read_labelled(path, text=text, label=label, source=source, default_place=place)
+    ]
 
 
 def _print(found: dict[str, Any]) -> None:
