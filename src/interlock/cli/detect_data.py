@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,11 @@ PLACE = click.option(
 @LABEL
 @SOURCE
 @PLACE
+@click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep scores here as they come; the same command goes on from them.",
+)
 @detector_options
 @json_option
 def evaluate(
@@ -54,6 +60,7 @@ def evaluate(
     label: str,
     source: str,
     place: str,
+    scores: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -63,7 +70,7 @@ def evaluate(
     """
     from interlock.detect.evaluate import evaluate as figures
 
-    detector, scored = _scored(data, text, label, source, place, options)
+    detector, scored = _scored(data, text, label, source, place, options, scores)
     found = figures(scored, detector.confidence_threshold)
     found["model"] = detector.model_info["model_id"]
     found["bundle"] = detector.model_info["bundle"]
@@ -139,15 +146,24 @@ def calibrate(
 
 
 def _scored(
-    data: tuple[Path, ...], text: str, label: str, source: str, place: str, options: Any
+    data: tuple[Path, ...],
+    text: str,
+    label: str,
+    source: str,
+    place: str,
+    options: Any,
+    scores: Path | None = None,
 ) -> tuple[Detector, Scored]:
     from interlock.detect.evaluate import score
+    from interlock.detect.kept_scores import KeptScores
     from interlock.kernel.progress import open_progress
 
     rows = read(data, text, label, source, place)
     detector = opened(options)
-    with open_progress("texts", total=len(rows)) as progress:
-        scored = score(detector, rows, lambda found: progress.advance({found.status: 1}))
+    with ExitStack() as stack:
+        progress = stack.enter_context(open_progress("texts", total=len(rows)))
+        kept = None if scores is None else stack.enter_context(KeptScores(scores, detector))
+        scored = score(detector, rows, lambda action: progress.advance({action.status: 1}), kept)
     return detector, scored
 
 
