@@ -223,7 +223,7 @@ class Endpoints:
         try:
             served = pick.version.served
             rows = served.check(asked.inputs)
-            self._stage(state, "decode", began)
+            self._metrics.stage(state, "decode", began)
             deadline = Deadline.after(min(seconds, asked.seconds or seconds))
             state["rows"] = rows
             began = time.perf_counter()
@@ -231,7 +231,7 @@ class Endpoints:
             asking = pick.ask(asked.inputs, rows, deadline)
             # Watching a connection costs more than a quick answer, so only one that waits is.
             answer = await (_while_connected(request, asking) if waits_long else asking)
-            self._stage(state, "answer", began)
+            self._metrics.stage(state, "answer", began)
         finally:
             pick.leave()
         summary = answer.summary
@@ -248,7 +248,7 @@ class Endpoints:
             found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
         except UnanswerableError as error:
             return self._refuse(state, error, parameters())
-        self._stage(state, "encode", began)
+        self._metrics.stage(state, "encode", began)
         return _encoded(found)
 
     def _client(self, request: Request, hosted: Hosted) -> str:
@@ -273,11 +273,6 @@ class Endpoints:
     ) -> Response:
         state["code"] = error.code
         return error_reply(error, parameters)
-
-    def _stage(self, state: dict[str, Any], stage: str, began: float) -> None:
-        seconds = time.perf_counter() - began
-        state.setdefault("stages", []).append((stage, began, seconds))
-        self._metrics.of(self._metrics.stage_seconds, state["model"], stage).observe(seconds)
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""
