@@ -95,6 +95,12 @@ soak-serve: $(VENV)/.test ## 10 minutes of load at 80% of the server's capacity,
 bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
 	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
 
+bench-detector: $(VENV)/.extras ## the detector against its targets and its bare model, over 10,000 calls
+	$(THREADS) $(BIN)/interlock detect bench --calls 3000 --growth-calls 10000
+
+bench-detector-peers: $(VENV)/.extras ## the detector beside others that install; DATA=labelled.parquet
+	$(THREADS) $(BIN)/python bench/detector_peers.py --data $(DATA) --nanoguard
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 

@@ -70,11 +70,11 @@ def cut(
            rule hits first
     """
     normalised = normalise(text.text)
-    found, _ = readings(normalised, settings)
+    hits = pack.scan(normalised, Place(text.where))
+    found, _ = readings(normalised, settings, hits)
     if not found:
         return None
-    place = Place.DOCUMENT if text.where == "document" else Place.USER
-    rules = features_of(found, pack.scan(normalised, place))
+    rules = features_of(found, hits)
     labels = np.array([_label(text, reading, len(found)) for reading in found], dtype=np.int64)
     if most and len(found) > most:
         order = np.argsort(-(10.0 * (labels == 1) + rules.sum(1)), kind="stable")

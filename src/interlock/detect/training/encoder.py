@@ -48,7 +48,7 @@ class Plan:
     seed: int = 0
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module):  # type: ignore[misc]
     """The encoder with its heads."""
 
     def __init__(self, encoder: MiniLM) -> None:
@@ -68,25 +68,28 @@ class Scorer(nn.Module):
         return logit, self.family(embedding)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
-    """Token ids of the windows of cut texts, one array each."""
+    """Token ids of the windows of cut texts, made where they are asked for and kept."""
 
-    of: tuple[tuple[np.ndarray[Any, np.dtype[np.int32]], ...], ...]
+    def __init__(self, cuts: Sequence[Cut], tokenizer: Any, most: int) -> None:
+        """`most` tokens of a window are kept; a cut keeps the last one."""
+        self._cuts = cuts
+        self._tokenizer = tokenizer
+        self._most = most
+        self._known: dict[int, list[np.ndarray[Any, Any]]] = {}
 
-
-def tokenize(cuts: Sequence[Cut], tokenizer: Any, most: int) -> Tokens:
-    """Ids of every window, cut at `most` tokens."""
-    found = []
-    for item in cuts:
-        encodings = tokenizer.encode_batch([window.text for window in item.windows])
-        rows = []
-        for encoding in encodings:
-            ids = encoding.ids
-            ids = ids if len(ids) <= most else [*ids[: most - 1], ids[-1]]
-            rows.append(np.array(ids, dtype=np.int32))
-        found.append(tuple(rows))
-    return Tokens(tuple(found))
+    def of(self, index: int) -> list[np.ndarray[Any, Any]]:
+        """The ids of each window of the text with this index."""
+        found = self._known.get(index)
+        if found is None:
+            texts = [window.text for window in self._cuts[index].windows]
+            found = []
+            for encoding in self._tokenizer.encode_batch(texts):
+                ids = encoding.ids
+                ids = ids if len(ids) <= self._most else [*ids[: self._most - 1], ids[-1]]
+                found.append(np.array(ids, dtype=np.int32))
+            self._known[index] = found
+        return found
 
 
 def train(
@@ -130,7 +133,8 @@ def train(
         nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        running = 0.98 * running + 0.02 * float(loss) if step > begin else float(loss)
+        now = float(loss.detach())
+        running = 0.98 * running + 0.02 * now if step > begin else now
         if step >= len(batches) * (1 - plan.averaged) and step % 5 == 0:
             averaged += 1
             with torch.no_grad():
@@ -160,7 +164,8 @@ def train(
             for name, value in scorer.named_parameters():
                 if name in mean:
                     value.copy_(mean[name])
-    return scorer.eval()
+    scorer.eval()
+    return scorer
 
 
 def embed(scorer: Scorer, rows: Sequence[np.ndarray[Any, Any]], batch: int = 8192) -> Floats:
@@ -220,12 +225,12 @@ def _batches(
     for start in range(0, len(visits), 2000):
         part = sorted(
             visits[start : start + 2000],
-            key=lambda visit: max(len(tokens.of[visit[0]][w]) for w in visit[1]),
+            key=lambda visit: max(len(tokens.of(visit[0])[w]) for w in visit[1]),
         )
         batch: list[Visit] = []
         rows = width = 0
         for visit in part:
-            longest = max(len(tokens.of[visit[0]][w]) for w in visit[1])
+            longest = max(len(tokens.of(visit[0])[w]) for w in visit[1])
             if batch and ((rows + len(visit[1])) * max(width, longest) > plan.batch or rows >= 96):
                 found.append(batch)
                 batch, rows, width = [], 0, 0
@@ -263,7 +268,7 @@ def _loss(
     for number, (index, chosen) in enumerate(batch):
         item = cuts[index]
         for window in chosen:
-            rows.append(tokens.of[index][window])
+            rows.append(tokens.of(index)[window])
             labels.append(int(item.labels[window]))
             documents.append(item.document)
             weights.append(_weight(item, window) / len(chosen) ** 0.5)

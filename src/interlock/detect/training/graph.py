@@ -129,7 +129,7 @@ def _encoder(graph: _Graph, tensors: Tensors) -> str:
     weight = graph.add("Unsqueeze", [weight, graph.put("last", np.array([2], dtype=np.int64))])
     total = graph.add("ReduceSum", [graph.add("Mul", [hidden, weight]), one], keepdims=0)
     # The mean's divisor is gone once the length is 1.
-    return graph.add("LpNormalization", [total], names=["embedding"], axis=1, p=2)
+    return str(graph.add("LpNormalization", [total], names=["embedding"], axis=1, p=2))
 
 
 _QKV = ("query", "key", "value")
@@ -255,7 +255,10 @@ class _Graph:
             helper.make_tensor_value_info("rules", real, ["windows", rules]),
             helper.make_tensor_value_info("document", real, ["windows", 1]),
         ]
-        width = {"embedding": ["windows", 384], "families": ["windows", families]}
+        width: dict[str, list[str | int]] = {
+            "embedding": ["windows", 384],
+            "families": ["windows", families],
+        }
         names = (
             "embedding",
             "score",

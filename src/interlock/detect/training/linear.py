@@ -74,26 +74,32 @@ def fit_ngrams(
     epochs: int = 4,
     seed: int = 0,
     rarest: int = 3,
+    start: NgramModel | None = None,
 ) -> NgramModel:
     """Logistic regression on TF-IDF of hashed n-grams, by Adagrad.
 
     labels   (W,) targets within 0 … 1
     weights  (W,) how much each row counts
     rarest   ids of fewer rows than that get no weight
+    start    a model to begin with and to stay near; its inverse document frequencies are kept
     """
-    counts = np.bincount(rows.ids, minlength=buckets).astype(np.float64)
-    idf = np.log((1 + len(rows)) / (1 + counts)) + 1.0
-    idf[counts < rarest] = 0.0
-    idf[PADDING] = 0.0
-    weight = np.zeros(buckets)
+    if start is None:
+        counts = np.bincount(rows.ids, minlength=buckets).astype(np.float64)
+        idf = np.log((1 + len(rows)) / (1 + counts)) + 1.0
+        idf[counts < rarest] = 0.0
+        idf[PADDING] = 0.0
+        origin, bias = np.zeros(buckets), 0.0
+    else:
+        idf, origin, bias = start.idf, start.weight, start.bias
+    weight = origin.copy()
     squares = np.full(buckets, 1e-8)
-    bias, bias_square = 0.0, 1e-8
+    bias_square = 1e-8
     rng = np.random.default_rng(seed)
     scale = weights / weights.mean()
     for _ in range(epochs):
         order = rng.permutation(len(rows))
-        for start in range(0, len(order), 256):
-            chosen = order[start : start + 256]
+        for begin in range(0, len(order), 256):
+            chosen = order[begin : begin + 256]
             part = rows.take(chosen)
             values = idf[part.ids]
             norm = np.sqrt(np.maximum(_sums(values * values, part.starts), 1e-12))
@@ -103,8 +109,9 @@ def fit_ngrams(
             error = (_sigmoid(logits) - labels[chosen]) * scale[chosen] / len(chosen)
             # Sorting the few thousand ids of a batch is cheaper than touching every bucket.
             ids, where = np.unique(part.ids, return_inverse=True)
-            slope = np.bincount(where, weights=values * np.repeat(error, lengths))
-            slope += l2 * weight[ids]
+            each = values * np.repeat(error, lengths)
+            slope: Floats = np.bincount(where, weights=each).astype(np.float64)
+            slope += l2 * (weight[ids] - origin[ids])
             squares[ids] += slope * slope
             weight[ids] -= rate * slope / np.sqrt(squares[ids])
             total = float(error.sum())
@@ -120,33 +127,55 @@ def fit_dense(
     *,
     l2: float = 1e-3,
     positive: bool = False,
+    start: tuple[Floats, float] | None = None,
     steps: int = 60,
 ) -> tuple[Floats, float]:
     """Logistic regression on a few columns (W, C), by Newton's method; coefficients and bias.
 
     positive   keep the coefficients at 0 or more: columns that would go below are left out
+    start      coefficients and a bias that `l2` pulls to, instead of 0; not with `positive`
     """
+    if start is not None:
+        offset = columns @ start[0] + start[1]
+        change, shift = _newton(columns, labels, weights, l2, steps, offset, ridge_bias=True)
+        return start[0] + change, start[1] + shift
     count = columns.shape[1]
     active = np.ones(count, dtype=np.bool_)
-    scale = weights / weights.sum()
     while True:
-        used = np.concatenate([columns[:, active], np.ones((len(columns), 1))], axis=1)
-        beta = np.zeros(used.shape[1])
-        ridge = np.full(used.shape[1], l2)
-        ridge[-1] = 0.0
-        for _ in range(steps):
-            chance = _sigmoid(used @ beta)
-            slope = used.T @ ((chance - labels) * scale) + ridge * beta
-            curve = (used * (np.maximum(chance * (1 - chance), 1e-6) * scale)[:, None]).T @ used
-            step = np.linalg.solve(curve + np.diag(ridge + 1e-9), slope)
-            beta -= step * min(1.0, 5.0 / max(1e-9, float(np.abs(step).max())))
-            if np.abs(step).max() < 1e-8:
-                break
+        kept, bias = _newton(columns[:, active], labels, weights, l2, steps)
         full = np.zeros(count)
-        full[active] = beta[:-1]
+        full[active] = kept
         if not positive or (full >= 0).all():
-            return full, float(beta[-1])
-        active &= full > 0
+            return full, bias
+        active = full > 0
+
+
+def _newton(
+    columns: Floats,
+    labels: Floats,
+    weights: Floats,
+    l2: float,
+    steps: int,
+    offset: Floats | float = 0.0,
+    *,
+    ridge_bias: bool = False,
+) -> tuple[Floats, float]:
+    """Coefficients and bias of a logistic regression with `offset` added to its logits."""
+    used = np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
+    scale = weights / weights.sum()
+    beta = np.zeros(used.shape[1])
+    ridge = np.full(used.shape[1], l2)
+    if not ridge_bias:
+        ridge[-1] = 0.0
+    for _ in range(steps):
+        chance = _sigmoid(used @ beta + offset)
+        slope = used.T @ ((chance - labels) * scale) + ridge * beta
+        curve = (used * (np.maximum(chance * (1 - chance), 1e-6) * scale)[:, None]).T @ used
+        step = np.linalg.solve(curve + np.diag(ridge + 1e-9), slope)
+        beta = beta - step * min(1.0, 5.0 / max(1e-9, float(np.abs(step).max())))
+        if np.abs(step).max() < 1e-8:
+            break
+    return beta[:-1], float(beta[-1])
 
 
 def open_labels(

@@ -17,7 +17,7 @@ LAYERS = 6
 EPSILON = 1e-12
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]
     """One transformer layer, normalised after each half as BERT does."""
 
     def __init__(self, dropout: float) -> None:
@@ -49,7 +49,7 @@ class Layer(nn.Module):
         return out
 
 
-class MiniLM(nn.Module):
+class MiniLM(nn.Module):  # type: ignore[misc]
     """Token ids to one vector a row: the mean over tokens of the last layer, of length 1."""
 
     def __init__(self, vocabulary: int = 30522, positions: int = 512, dropout: float = 0.1) -> None:

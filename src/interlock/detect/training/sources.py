@@ -106,7 +106,7 @@ def installed(limit: int, seed: int) -> list[Text]:
     rng = random.Random(f"installed {seed}")
     found: list[Text] = []
     for package in sorted(importlib.metadata.distributions(), key=lambda item: item.name):
-        description = package.metadata.get_payload() or package.metadata.get("Description") or ""
+        description = package.metadata.json.get("description", "")
         parts = [part for part in re.split(r"\n{2,}", str(description)) if 30 < len(part) < 2500]
         rng.shuffle(parts)
         found += [Text(part, 0, "package descriptions") for part in parts[:25]]
