@@ -86,22 +86,24 @@ class Endpoints:
         """The application, without its gate."""
         model = "/v2/models/{model}"
         texts = TextEndpoints(self._hosting, self._metrics, self._body, self._client)
+        versions = (model, model + "/versions/{version}")
+        # Routes are looked at one after the other, so what is asked most comes first.
         routes = [
+            *(self._route(f"{path}/infer", self.infer, "infer", "POST") for path in versions),
+            self._route(SCAN, self._scans.scan, "scan", "POST"),
             *(self._route(*each) for each in texts.routes()),
             self._route("/v2/health/live", self.live, "live"),
             self._route("/v2/health/ready", self.ready, "ready"),
             self._route("/v2", self.server, "server"),
             self._route("/v2/models", self.models, "models"),
             *(
-                self._route(prefix + path, handler, name, method)
-                for prefix in (model, model + "/versions/{version}")
-                for path, handler, name, method in (
-                    ("", self.model, "model", "GET"),
-                    ("/ready", self.model_ready, "model_ready", "GET"),
-                    ("/infer", self.infer, "infer", "POST"),
+                self._route(prefix + path, handler, name)
+                for prefix in versions
+                for path, handler, name in (
+                    ("", self.model, "model"),
+                    ("/ready", self.model_ready, "model_ready"),
                 )
             ),
-            self._route(SCAN, self._scans.scan, "scan", "POST"),
             self._route("/health", self.health, "health"),
             self._route("/metrics", self.metrics, "metrics"),
             self._route("/openapi.json", self.openapi, "openapi"),
