@@ -14,6 +14,8 @@ from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.serving import Running, serving
 
+from interlock.serve.metrics import DETECTOR_STAGES
+
 STREAM = {"content-type": "application/x-ndjson"}
 
 
@@ -156,6 +158,8 @@ def test_what_was_seen_is_counted(scanning: Running) -> None:
     scanned(scanning, texts=[ATTACKS[0], HARMLESS[0]])
     text = scanning.metrics()
     assert 'interlock_confidence_count{model="small"}' in text
+    for stage in ("queue", "infer", "decode", "answer", "encode", *DETECTOR_STAGES):
+        assert f'interlock_stage_seconds_count{{model="small",stage="{stage}"}}' in text
     assert 'interlock_detections_total{model="small",seen_by="none"}' in text
     assert 'interlock_answers_total{model="small",status="refused"}' in text
     assert ATTACKS[0] not in text
