@@ -12,6 +12,7 @@ from interlock.cli.detect_bench import bench
 from interlock.cli.detect_data import calibrate, evaluate
 from interlock.cli.detect_explain import explain
 from interlock.cli.detect_options import PLACES, detector_options, opened
+from interlock.cli.detect_train import train
 from interlock.cli.output import json_option, print_json
 from interlock.errors import InputError
 
@@ -24,7 +25,7 @@ def command() -> None:
     """Find prompt injections in texts."""
 
 
-for _verb in (bench, calibrate, evaluate, explain):
+for _verb in (bench, calibrate, evaluate, explain, train):
     command.add_command(_verb)
 
 
