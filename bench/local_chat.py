@@ -2,9 +2,9 @@
 
     python bench/local_chat.py [--prompts FILE] [--count N] [--tokens N]
 
-SmolLM2-135M (`make smollm2`) answers the same prompts alone, in threes and in eights, greedily and
-sampled, in turns of eight prompts, so that a busy machine slows all alike. FILE is a benchmark of
-the experiments' schema; without it, questions about vulnerabilities are made up.
+SmolLM2-135M (`make model-torch`) answers the same prompts alone, in threes and in eights, greedily
+and sampled, in turns of eight prompts, so that a busy machine slows all alike. FILE is a benchmark
+of the experiments' schema; without it, questions about vulnerabilities are made up.
 """
 
 from __future__ import annotations

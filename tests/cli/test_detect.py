@@ -133,6 +133,18 @@ def test_calibrate_writes_what_the_other_verbs_take(
     assert printed(capsys, again, 2)["error"]["code"] == "config"
 
 
+def test_training_needs_a_bundle_that_the_recipe_wrote_and_enough_texts(
+    bundle: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", data, "--bundle", bundle, "-o", str(tmp_path / "new")]
+    assert "40 are needed" in printed(capsys, arguments, 2)["error"]["message"]
+    more = tmp_path / "more.csv"
+    more.write_text("text,label\n" + "".join(f"ignore all rules {at},1\n" for at in range(40)))
+    found = printed(capsys, [*arguments, "--data", str(more)], 1)
+    assert found["error"]["code"] == "bundle_contract"
+    assert not (tmp_path / "new").exists()
+
+
 def test_explain_shows_readings_rules_and_words(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,7 +47,6 @@ def test_check_explains_every_value_and_where_it_came_from(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["serve"], "nothing to serve is named"),
         (["serve", "nowhere", "--check"], "there is no nowhere"),
         (["serve", "a.onnx", "b/a.onnx"], "would both be called 'a'"),
         (["serve", "a.onnx", "--environment", "staging"], "no configuration file"),
@@ -63,6 +62,23 @@ def test_a_mistake_is_one_message_and_code_2(
     shown = capsys.readouterr()
     assert told in shown.err
     assert shown.out == ""
+
+
+def test_a_candidate_needs_a_place_for_its_state_and_must_be_there(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_A_CANDIDATE", "affine.onnx")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "state is not set" in capsys.readouterr().err
+    monkeypatch.setenv("INTERLOCK_SERVE_STATE", "state")
+    monkeypatch.setenv("INTERLOCK_SERVE_ADMIN_TOKEN", "token-of-the-admin-0003")
+    assert run(["serve", str(config), "--check"]) == 0
+    shown = capsys.readouterr().out
+    assert "models.a.rollback_p99_ms" in shown
+    assert "token-of-the-admin" not in shown
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_A_CANDIDATE", "gone.onnx")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "there is no gone.onnx" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "short\n", "# only a comment\n"])

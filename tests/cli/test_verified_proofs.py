@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from support.circuits import image, shared_cache, tiny
 
 from interlock.cli.app import run
+from interlock.verified import NoProver, RunnerMetadata
 
 pytestmark = pytest.mark.zk
 
@@ -67,6 +69,24 @@ def test_what_is_not_proved_makes_the_exit_code_1(verified: Call, model: Path) -
     assert (verdict["accepted"], verdict["proved"], verdict["replayed"]) == (True, 1, 2)
 
 
+def test_what_the_metadata_exclude_or_limit_is_not_proved(verified: Call, model: Path) -> None:
+    assert verified("slice", model)[0] == 0
+    path = RunnerMetadata.generate_for_model(model, prover=NoProver("no circuit: not yet"))
+    document = json.loads(path.read_text())
+    document["verified_slices"] = {"slice_0": False, "slice_1": True, "slice_2": True}
+    path.write_text(json.dumps(document))
+    code, found = prove(verified, model)
+    assert code == 1
+    assert [entry["method"] for entry in found["slices"]] == ["onnx", "circuit", "circuit"]
+    assert found["slices"][0]["reason"].startswith("excluded: verified_slices says false")
+    shutil.rmtree(model.parent / "bundle")
+    path.write_text(json.dumps(document | {"size_limit": 100}))
+    code, found = prove(verified, model)
+    assert code == 1
+    assert [entry["method"] for entry in found["slices"]] == ["onnx"] * 3
+    assert "compiled circuits" in found["slices"][1]["reason"]
+
+
 def test_a_limit_that_nothing_fits_is_told_slice_by_slice(verified: Call, model: Path) -> None:
     code, document = prove(verified, model, "--key-bytes", 1000)
     assert code == 1
@@ -108,3 +128,16 @@ def test_what_is_no_bundle_is_refused(verified: Call, tmp_path: Path) -> None:
     code, out, _ = verified("verify", tmp_path / "nothing")
     assert code == 1
     assert "malformed" in out
+
+
+def test_an_inference_says_what_weakens_its_proofs(verified: Call, model: Path) -> None:
+    assert verified("slice", model)[0] == 0
+    options = ("--slice", "slice_2", "--cache", shared_cache())
+    assert verified("setup", model, *options)[0] == 0
+    report = model.parent / "page.html"
+    code, out, _ = verified("run", model, "--cache", shared_cache(), "--report", report)
+    assert code == 0
+    assert "development SRS: not sound against whoever made it" in out
+    assert "development SRS: not sound against whoever made it" in report.read_text()
+    code, out, _ = verified("run", model, "--cache", shared_cache(), "--json")
+    assert json.loads(out)["warnings"][-1].startswith("development SRS")

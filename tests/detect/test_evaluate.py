@@ -13,7 +13,9 @@ from support.detectors import ATTACKS, HARMLESS
 from interlock.detect import Detection, Detector, StubL2Detector
 from interlock.detect.calibration import calibrate, load_calibration
 from interlock.detect.evaluate import evaluate, score
+from interlock.detect.kept_scores import KeptScores
 from interlock.detect.labelled import Labelled, read_labelled
+from interlock.detect.policy import Action
 from interlock.errors import ConfigError, InputError
 
 ROWS = [
@@ -90,7 +92,7 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
 
 def test_the_figures_of_a_detector(detector: Detector, tmp_path: Path) -> None:
     rows = read_labelled(write(tmp_path, ".jsonl"))
-    heard: list[Detection] = []
+    heard: list[Action] = []
     found = evaluate(score(detector, rows, heard.append), detector.confidence_threshold)
     assert len(heard) == found["n"] == len(rows)
     assert found["threshold"] == detector.confidence_threshold
@@ -102,6 +104,43 @@ def test_the_figures_of_a_detector(detector: Detector, tmp_path: Path) -> None:
     assert found["per_source"]["two"]["auc"] is None
     assert found["intervals"]["at_threshold"]["fpr"][1] > 0.3
     msgspec.json.encode(found)
+
+
+def test_a_stopped_evaluation_goes_on_from_its_scores(detector: Detector, tmp_path: Path) -> None:
+    rows = read_labelled(write(tmp_path, ".jsonl"))
+    path = tmp_path / "scores.jsonl"
+    with KeptScores(path, detector) as kept:
+        score(detector, rows[:4], kept=kept)
+    path.write_bytes(path.read_bytes()[:-20])  # as a kill in the middle of a line leaves it
+    asked: list[str] = []
+    real = Detector.scan
+
+    class Counted(Detector):
+        def scan(self, text: str, place: str = "auto") -> Detection:
+            asked.append(text)
+            return real(self, text, place)
+
+    detector.__class__ = Counted
+    try:
+        with KeptScores(path, detector) as kept:
+            whole = score(detector, rows, kept=kept)
+    finally:
+        detector.__class__ = Detector
+    assert asked == [row.text for row in rows[3:]]
+    assert whole.scores.tolist() == score(detector, rows).scores.tolist()
+    assert ATTACKS[0] not in path.read_text()
+
+
+def test_scores_of_another_threshold_are_not_taken(bundle: Path, tmp_path: Path) -> None:
+    rows = read_labelled(write(tmp_path, ".jsonl"))
+    path = tmp_path / "scores.jsonl"
+    for threshold in (0.5, 0.7):
+        other = Detector.open(bundle=bundle, threshold=threshold, remember=False)
+        with KeptScores(path, other) as kept:
+            assert kept.known(rows[0]) is None
+            score(other, rows, kept=kept)
+        with KeptScores(path, other) as again:
+            assert again.known(rows[0]) is not None
 
 
 def test_what_was_not_judged_counts_as_held_and_is_counted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import msgspec
 from support.markdown import ROOT
 
 from interlock.serve.metrics import Metrics
+from interlock.serve.rollout.metrics import RolloutMetrics
 from interlock.serve.settings import ModelSettings, Settings
 
 TEXT = (ROOT / "docs" / "reference" / "serve.md").read_text()
@@ -29,5 +30,7 @@ def test_every_setting_is_listed_with_its_default() -> None:
 
 def test_every_metric_is_listed() -> None:
     listed = set(re.findall(r"`(interlock_[a-z_]+?)(?:_total)?`", TEXT))
-    kept = {family.name for family in Metrics().registry.collect()}
+    registry = Metrics().registry
+    RolloutMetrics(registry, [])
+    kept = {family.name for family in registry.collect()}
     assert {name for name in kept if name.startswith("interlock_")} <= listed

@@ -153,6 +153,22 @@ def test_an_absent_provider_is_an_error_that_lists_what_there_is() -> None:
         assert "CPUExecutionProvider" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("CUDAExecutionProvider", "onnxruntime-gpu"),
+        ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+        ("CpuExecutionProvider", "did you mean CPUExecutionProvider"),
+    ],
+)
+def test_an_absent_provider_says_what_is_missing(name: str, told: str) -> None:
+    if name in ort.get_available_providers():
+        pytest.skip("it is here")
+    with pytest.raises(EngineUnavailableError) as caught:
+        create_session(models.affine(), SessionConfig(providers=(name,)))
+    assert told in caught.value.hint
+
+
 def test_nodes_do_not_fall_back_to_the_cpu_unasked() -> None:
     other = next((p for p in ort.get_available_providers() if p != "CPUExecutionProvider"), None)
     if other is None:

@@ -28,7 +28,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def provider(directory: Path) -> Iterator[OnnxChatProvider]:
     """The provider as a configuration names it."""
-    made = make_chat_provider("onnx", {"model": "tiny", "slots": 3}, base=directory)
+    made = make_chat_provider("onnx", {"model": "./tiny", "slots": 3}, base=directory)
     assert isinstance(made, OnnxChatProvider)
     yield made
     made.close()
@@ -83,7 +83,7 @@ def test_a_model_without_a_template_is_declined(directory: Path, tmp_path: Path)
     source = save_directory(tmp_path / "source")
     (source / "tokenizer_config.json").unlink()
     convert(source, tmp_path / "plain")
-    made = make_chat_provider("onnx", {"model": "plain"}, base=tmp_path)
+    made = make_chat_provider("onnx", {"model": "./plain"}, base=tmp_path)
     assert isinstance(made, OnnxChatProvider)
     with pytest.raises(EngineUnavailableError, match="chat template"):
         made.capabilities("")

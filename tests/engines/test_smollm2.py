@@ -1,4 +1,4 @@
-"""A real model, where `make smollm2` has fetched it."""
+"""A real model, where `make model-torch` has fetched it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.torch
 
 PLACE = weights_directory()
 fetched = pytest.mark.skipif(
-    not (PLACE / "smollm2" / "config.json").exists(), reason="`make smollm2` fetches the model"
+    not (PLACE / "smollm2" / "config.json").exists(), reason="`make model-torch` fetches the model"
 )
 
 

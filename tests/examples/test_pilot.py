@@ -83,7 +83,7 @@ def test_the_test_runner_says_where_no_model_can_be_asked(tmp_path: Path) -> Non
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(not (weights_directory() / "smollm2").exists(), reason="see `make smollm2`")
+@pytest.mark.skipif(not (weights_directory() / "smollm2").exists(), reason="see `make model-torch`")
 def test_the_quick_test_runs_on_this_machine(tmp_path: Path) -> None:
     config = EXAMPLES / "config_small_test.json"
     script(

@@ -23,8 +23,11 @@ import pytest
 from onnx import numpy_helper
 from support.circuits import image, infer, ready_prover, shared_cache, tiny
 from support.counts import count
+from support.models import endless_loop
 from support.proof_bundles import Manifest, edit_json, edited, element, seal
 
+from interlock.errors import DeadlineError
+from interlock.kernel.clock import Deadline
 from interlock.verified.chain import ChainRun
 from interlock.verified.circuit_prover import CircuitProver
 from interlock.verified.ezkl_backend import CircuitSettings
@@ -181,6 +184,32 @@ def a_readable_element(directory: Path, manifest: Manifest) -> None:
     edit_json(proof_of(directory), change)
 
 
+def an_input_shown_as_an_output(directory: Path, manifest: Manifest) -> None:
+    def change(proof: Any) -> None:
+        pretty = proof["pretty_public_inputs"]
+        for inputs, outputs in (("inputs", "outputs"), ("rescaled_inputs", "rescaled_outputs")):
+            pretty[outputs][0].insert(0, pretty[inputs][0].pop())
+
+    edit_json(proof_of(directory), change)
+
+
+def an_element_in_two_halves(directory: Path, manifest: Manifest) -> None:
+    """Hexadecimal digits with spaces between them, so that two elements read as one."""
+
+    def change(proof: Any) -> None:
+        first = proof["instances"][0][0]
+        halves = [
+            " ".join(part[i : i + 2] for i in range(0, 32, 2)).ljust(64)
+            for part in (first[:32], first[32:])
+        ]
+        proof["instances"][0][:1] = halves
+        pretty = proof["pretty_public_inputs"]
+        pretty["inputs"][0].insert(0, pretty["inputs"][0][0])
+        pretty["rescaled_inputs"][0].insert(0, pretty["rescaled_inputs"][0][0])
+
+    edit_json(proof_of(directory), change)
+
+
 def an_element_out_of_range(directory: Path, manifest: Manifest) -> None:
     edit_json(proof_of(directory), set_instance(0, 1 << 40, readable=True))
 
@@ -221,6 +250,24 @@ def a_piece_that_covers_others(directory: Path, manifest: Manifest) -> None:
     proofs[0]["piece"]["rows"] = [0, 3]
 
 
+def a_proof_used_for_two_pieces(directory: Path, manifest: Manifest) -> None:
+    proofs = manifest["slices"][0]["proofs"]
+    proofs[1]["file"] = proofs[0]["file"]
+
+
+def a_file_of_two_tensors(directory: Path, manifest: Manifest) -> None:
+    """A short manifest must not make the verifier hold one file many times."""
+    manifest["tensors"].append({**manifest["tensors"][0], "name": "again"})
+
+
+def a_digest_that_is_none(directory: Path, manifest: Manifest) -> None:
+    manifest["model_sha256"] = "\x1b[2J"
+
+
+def an_output_named_twice(directory: Path, manifest: Manifest) -> None:
+    manifest["slices"][1]["outputs"] *= 2
+
+
 def rows_that_see_less(directory: Path, manifest: Manifest) -> None:
     manifest["slices"][0]["geometry"]["step"] = 1
 
@@ -244,6 +291,14 @@ def another_srs(directory: Path, manifest: Manifest) -> None:
     data = bytearray(path.read_bytes())
     # The last point of G2 is the secret's; the one before it is the generator.
     data[-128:] = data[-256:-128]
+    path.write_bytes(data)
+
+
+def another_generator(directory: Path, manifest: Manifest) -> None:
+    """The point that evaluations are committed to: under another one, other values hold."""
+    path = directory / manifest["circuits"][0]["srs"]
+    data = bytearray(path.read_bytes())
+    data[4:68] = data[68:132]
     path.write_bytes(data)
 
 
@@ -331,7 +386,11 @@ def a_tensor_of_another_size(directory: Path, manifest: Manifest) -> None:
 
 
 def a_circuit_listed_twice(directory: Path, manifest: Manifest) -> None:
-    manifest["circuits"].append(manifest["circuits"][0])
+    again = dict(manifest["circuits"][0])
+    for key in ("settings", "verifying_key"):
+        shutil.copy(directory / again[key], directory / f"again-{again[key]}")
+        again[key] = f"again-{again[key]}"
+    manifest["circuits"].append(again)
 
 
 ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
@@ -341,6 +400,8 @@ ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (a_proof_byte_in_both_forms, "proof_rejected"),
     (a_readable_value, "readable_value"),
     (a_readable_element, "readable_value"),
+    (an_input_shown_as_an_output, "readable_value"),
+    (an_element_in_two_halves, "instances"),
     (an_element_out_of_range, "instances"),
     (slices_in_another_order, "slice_order"),
     (slices_with_swapped_names, "wiring"),
@@ -349,10 +410,15 @@ ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (circuits_of_two_channels_swapped, "proof_rejected"),
     (a_piece_left_out, "pieces"),
     (a_piece_that_covers_others, "instances"),
+    (a_proof_used_for_two_pieces, "malformed"),
+    (a_file_of_two_tensors, "malformed"),
+    (a_digest_that_is_none, "malformed"),
+    (an_output_named_twice, "wiring"),
     (rows_that_see_less, "input_link"),
     (a_verifying_key_of_another_circuit, "proof_rejected"),
     (junk_as_a_verifying_key, "proof_rejected"),
     (another_srs, "proof_rejected"),
+    (another_generator, "srs"),
     (another_srs_digest, "circuit_digest"),
     (weaker_settings, "settings"),
     (another_layout, "layout"),
@@ -383,7 +449,7 @@ def test_an_edit_with_fitting_digests_is_refused(
     assert not verdict.accepted
     assert code in codes(verdict), verdict.reasons
     assert all(reason.text for reason in verdict.reasons)
-    assert verdict.overall_security < 100
+    assert (verdict.proved, verdict.replayed, verdict.overall_security) == (0, 0, 0)
 
 
 def test_a_proof_of_another_input_is_refused(
@@ -492,6 +558,43 @@ def test_a_graph_that_is_not_the_models_is_refused_with_the_model(
     assert codes(verdict) == {"other_slices"}
 
 
+def test_a_slice_that_no_circuit_can_be_made_of_is_refused_with_the_model(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """The bundle says that it proves one."""
+    parts = list(tiny().slices)
+    graph = onnx.load_from_string(parts[1].model)
+    graph.graph.node[-1].op_type = "Sigmoid"
+    parts[1] = replace(parts[1], model=graph.SerializeToString())
+
+    def change(directory: Path, manifest: Manifest) -> None:
+        manifest["slices"][1]["sha256"] = parts[1].sha256
+
+    model = replace(tiny(), slices=tuple(parts))
+    copy = edited(bundle, tmp_path, change)
+    verdict = verifier.verify(copy, Against(model=model, cache=shared_cache()))
+    assert codes(verdict) == {"foreign_circuit"}
+
+
+def test_a_replay_that_never_ends_is_refused(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No deadline was given, so the verifier's own holds."""
+    monkeypatch.setattr("interlock.verified.proof_replay.SECONDS", 2.0)
+
+    def change(directory: Path, manifest: Manifest) -> None:
+        part = manifest["slices"][2]
+        (directory / part["model"]).write_bytes(endless_loop("e", (1, 4)))
+        data = (directory / part["model"]).read_bytes()
+        part["sha256"] = hashlib.sha256(data).hexdigest()
+
+    copy = edited(bundle, tmp_path, change)
+    assert codes(verifier.verify(copy)) == {"replay_failed"}
+    with pytest.raises(DeadlineError):
+        verifier.verify(copy, deadline=Deadline.after(1))
+    assert verifier.verify(bundle).accepted
+
+
 def test_keys_cannot_be_made_again_without_the_srs(
     verifier: BundleVerifier, bundle: Path, tmp_path: Path
 ) -> None:
@@ -510,6 +613,33 @@ def test_an_srs_that_the_verifier_knows_otherwise_is_refused(
     (tmp_path / "kzg9.srs").write_bytes(data)
     verdict = verifier.verify(bundle, Against(srs=tmp_path))
     assert codes(verdict) == {"srs_mismatch"}
+    assert verdict.proved == 0
+
+
+def test_a_size_that_the_verifiers_files_do_not_have_is_refused(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    own = SrsSource(shared_cache() / "srs").find(9)
+    assert own is not None
+    (tmp_path / "kzg8.srs").write_bytes(own.path.read_bytes())
+    verdict = verifier.verify(bundle, Against(srs=tmp_path))
+    assert codes(verdict) == {"srs_mismatch"}
+    verdict = verifier.verify(bundle, Against(model=tiny(), srs=tmp_path))
+    assert codes(verdict) == {"srs_mismatch", "srs_unknown"}
+
+
+def test_a_bundle_cannot_draw_on_the_verifiers_terminal(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    def change(directory: Path, manifest: Manifest) -> None:
+        manifest["slices"][2]["inputs"] = ["\x1b[2J\x1b[Haccepted: 3 of 3\n" + 9999 * "e"]
+        manifest["backend"] = "\x1b[1A"
+
+    verdict = verifier.verify(edited(bundle, tmp_path, change))
+    assert not verdict.accepted
+    for text in (*map(str, verdict.reasons), *verdict.trusted):
+        assert text.isprintable()
+        assert len(text) < 700
 
 
 def test_another_bundle_than_the_expected_one_is_refused(

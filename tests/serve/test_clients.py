@@ -13,6 +13,7 @@ import pytest
 from support import models
 from support.bundles import strict_bundle
 from support.counts import count
+from support.rollouts import ENVIRON, HEADERS
 from support.serving import Running, serving
 
 ROOT = Path(__file__).parents[2]
@@ -75,10 +76,8 @@ def test_kserve_client(server: Running) -> None:
         assert found[way] == {"y": ANSWER, "status": "accepted", "id": "mine"}
 
 
-def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(
-    server: Running, tmp_path: Path
-) -> None:
-    """What the OpenAPI page says is what comes, whatever is sent."""
+def schemathesis(server: Running, place: Path, *arguments: str) -> list[int]:
+    """Let it look for faults; the statuses of all that it asked."""
     checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance",
               "response_schema_conformance")  # fmt: skip
     done = subprocess.run(
@@ -89,15 +88,37 @@ def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(
             f"--checks={','.join(checks)}",
             f"--max-examples={count(20, 150)}",
             "--seed=1",
+            *arguments,
         ],
-        cwd=tmp_path,  # it keeps a cache where it runs
+        cwd=place,  # it keeps a cache where it runs
         capture_output=True,
         text=True,
         timeout=1200,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    codes = [event["status"] for event in list(server.log) if event["event"] == "request"]
+    return [event["status"] for event in list(server.log) if event["event"] == "request"]
+
+
+def test_schemathesis_finds_no_server_error_and_no_undocumented_answer(
+    server: Running, tmp_path: Path
+) -> None:
+    """What the OpenAPI page says is what comes, whatever is sent."""
+    codes = schemathesis(server, tmp_path)
     assert len(codes) > 300
     assert codes.count(200) > 100
     assert {code for code in codes if code >= 500} <= {503}
+
+
+def test_schemathesis_finds_none_in_the_admin_api(tmp_path: Path) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    named = {"m": {"path": "affine.onnx"}}
+    with serving(tmp_path, named, environ=ENVIRON, state="state") as server:
+        codes = schemathesis(
+            server,
+            tmp_path,
+            f"--header=Authorization: {HEADERS['authorization']}",
+            "--include-path-regex=/v1/",
+        )
+        assert len(codes) > 100
+        assert {code for code in codes if code >= 500} <= {503}

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from interlock.errors import ConfigError
 from interlock.summarize import budget
+from interlock.summarize.asked import ANSWER_TOKENS
 from interlock.summarize.budget import Budget
 
 
@@ -57,7 +58,7 @@ def test_a_line_of_megabytes_is_cut_without_being_counted_whole() -> None:
 
 
 def test_an_input_needs_room() -> None:
-    assert budget.make(2048, None, None).tokens == 2048 - 80 - 160
+    assert budget.make(2048, None, None).tokens == 2048 - ANSWER_TOKENS - budget.PROMPT_TOKENS
     assert budget.make(2048, 100, None).tokens == 100
     with pytest.raises(ConfigError, match="16 are the least"):
         budget.make(240, None, None)

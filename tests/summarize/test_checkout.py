@@ -49,3 +49,35 @@ def test_an_empty_bare_repository_is_an_input_error(tmp_path: Path) -> None:
         open_tree(str(tmp_path / "empty.git")),
     ):
         pass
+
+
+def test_a_repository_runs_no_program_of_its_own(tmp_path: Path) -> None:
+    """Its configuration could name one for each file that is unpacked."""
+    tree = small_tree(tmp_path / "tree")
+    (tree / ".gitattributes").write_text("* filter=own\n")
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    ran = tmp_path / "ran"
+    git("--git-dir", str(bare), "config", "filter.own.smudge", f"touch {ran}; cat")
+    git("--git-dir", str(bare), "archive", "--format=tar", "HEAD")
+    assert ran.exists(), "git itself runs it"
+    ran.unlink()
+    with open_tree(str(bare)) as opened:
+        paths = [file.path for file in read_tree(opened).files]
+    assert paths == [file.path for file in read_tree(tree).files]
+    assert not ran.exists()
+
+
+def test_packed_references_are_found(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    git("--git-dir", str(bare), "pack-refs", "--all")
+    with open_tree(str(bare)) as opened:
+        assert read_tree(opened).files

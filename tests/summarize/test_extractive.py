@@ -18,6 +18,12 @@ def test_names_beyond_the_first_eight_are_counted() -> None:
     assert text.endswith("f7 and 3 more.")
 
 
+def test_what_a_list_leaves_out_is_counted_too() -> None:
+    text = describe("", [("def", f"f{n}") for n in range(11)], "", 400, further=100)
+    assert text.endswith("f7 and 103 more.")
+    assert describe("", [("file", "a.py")], "", 400, further=2) == "Holds a.py and 2 more."
+
+
 def test_a_folder_holds_files() -> None:
     assert describe("", [("file", "a.py"), ("file", "b/")], "", 99) == "Holds a.py, b/."
 

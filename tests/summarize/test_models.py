@@ -8,6 +8,8 @@ from support.summary_models import NamingModel
 
 from interlock.errors import ConfigError
 from interlock.summarize import Models, Options, summarize
+from interlock.summarize.asked import ANSWER_TOKENS
+from interlock.summarize.budget import PROMPT_TOKENS
 
 OPTIONS = Options(view="full", chunk_lines=300)
 RUST = "chunk net/acceptor.rs:1-15"
@@ -23,7 +25,7 @@ def test_a_language_goes_to_its_own_model_and_the_rest_to_the_default(tmp_path: 
     plan = done.finished.plan
     assert plan.model_digest(plan.nodes[RUST]) == own.digest
     assert plan.model_digest(plan.nodes["repository"]) == default.digest
-    assert plan.budget.tokens == 2048 - 80 - 160
+    assert plan.budget.tokens == 2048 - ANSWER_TOKENS - PROMPT_TOKENS
     evidence = {
         piece.detail.get("digest") for piece in done.finished.outcomes[RUST].steps[-1].evidence
     }

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.source_trees import small_tree
+from support.source_trees import small_tree, write_tree
 from support.summary_models import NamingModel
 
 from interlock.summarize import Options, Summarized, summarize
@@ -78,6 +79,22 @@ def test_markdown_holds_the_tree_and_nothing_of_a_source_is_markup(done: Summari
     assert "    - `words/handlers.py:1-40`" in text
     assert "**\\<b\\>.py**" in text
     assert "- `logo.png`: binary" in text
+
+
+def test_a_files_name_adds_no_line_to_the_markdown(tmp_path: Path) -> None:
+    names = ("a\n# Heading.py", "b`\n\n- x.bin")
+    tree = write_tree(tmp_path / "tree", {names[0]: "def one():\n    pass\n", names[1]: b"\0\1"})
+    done = summarize(tree, tmp_path / "out", Options(), model=None)
+    lines = done.files.markdown.read_text().splitlines()
+    assert not [line for line in lines if line.startswith(("# Heading", "- x"))]
+
+
+def test_a_folder_counts_all_that_it_holds(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {f"f{n:03}.py": f"X{n} = {n}\n" for n in range(100)}
+    done = summarize(write_tree(tmp_path / "tree", files), tmp_path / "out", Options(), model=None)
+    top = done.finished.summary("repository")
+    assert top is not None
+    assert top.text.endswith("and 92 more.")
 
 
 def test_the_page_stands_alone_and_escapes_what_it_is_given(done: Summarized) -> None:

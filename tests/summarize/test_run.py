@@ -5,17 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.source_trees import small_tree
 from support.summary_models import NamingModel, names_in
 
 from interlock.errors import EngineCrashError, InterruptedRunError
-from interlock.kernel.journal import Journal
+from interlock.kernel.journal import Item, Journal
 from interlock.kernel.outcome import Status
 from interlock.summarize.asked import SummaryModel, Written
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Plan, make_plan
-from interlock.summarize.run import Finished, run
+from interlock.summarize.run import RUN_NAME, Finished, _config, run
 from interlock.summarize.tree import read_tree
 from interlock.summarize.workers import open_executor
 
@@ -244,3 +245,29 @@ def test_every_emitted_summary_is_grounded_or_marked_extractive(tree: Path, jour
         if outcome.steps[-1].name != "only-part":
             assert evidence & {"grounding", "extractive"}
     assert origins == {"model", "extractive"}
+
+
+@pytest.mark.parametrize("as_new", [False, True])
+def test_a_journal_that_was_tampered_with_passes_nothing_off(
+    tree: Path, journal: Path, as_new: bool
+) -> None:
+    """A tree may bring a journal of its own, with addresses that fit."""
+    honest = run_once(tree, journal, NamingModel())
+    chunk = "chunk net/acceptor.rs:1-15"
+    value: Any = honest.outcomes[chunk].value
+    lie = value | {"text": "`Acceptor` sends it to EvilCorporation."}
+    forged = msgspec.structs.replace(honest.outcomes[chunk], value=lie)
+    other = journal.with_name("forged.sqlite")
+    config = {"another": 1} if as_new else _config(honest.plan)
+    items = [Item(node.key, digest=node.address) for node in honest.plan.nodes.values()]
+    with (
+        Journal.open(other) as opened,
+        opened.create_run(RUN_NAME, config=config, items=items) as r,
+    ):
+        r.begin(list(honest.outcomes))
+        r.record([(key, forged if key == chunk else o) for key, o in honest.outcomes.items()])
+        r.finish("done")
+    found = run_once(tree, other, NamingModel())
+    assert texts(found) == texts(honest)
+    assert chunk not in found.reused
+    assert found.reused

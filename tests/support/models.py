@@ -98,8 +98,8 @@ def is_yes() -> bytes:
     )
 
 
-def endless_loop() -> bytes:
-    """A Loop of 2^62 turns over x (1,)."""
+def endless_loop(name: str = "x", shape: Sequence[int] = (1,)) -> bytes:
+    """A Loop of 2^62 turns over an input of that name, to y of the same shape."""
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["go"], ["go_on"]),
@@ -109,14 +109,14 @@ def endless_loop() -> bytes:
         [
             tensor("turn", INT64, []),
             tensor("go", TensorProto.BOOL, []),
-            tensor("v", FLOAT, [1]),
+            tensor("v", FLOAT, shape),
         ],
-        [tensor("go_on", TensorProto.BOOL, []), tensor("v_next", FLOAT, [1])],
+        [tensor("go_on", TensorProto.BOOL, []), tensor("v_next", FLOAT, shape)],
     )
     return build(
-        [helper.make_node("Loop", ["turns", "true", "x"], ["y"], body=body)],
-        [tensor("x", FLOAT, [1])],
-        [tensor("y", FLOAT, [1])],
+        [helper.make_node("Loop", ["turns", "true", name], ["y"], body=body)],
+        [tensor(name, FLOAT, shape)],
+        [tensor("y", FLOAT, shape)],
         [constant("turns", 1 << 62), constant("true", True, np.bool_)],
     )
 
@@ -258,4 +258,17 @@ def centred() -> bytes:
         [tensor("x", FLOAT, ["N", 3])],
         [tensor("y", FLOAT, ["N", 3])],
         [constant("rows", [0])],
+    )
+
+
+def shifted(by: float) -> bytes:
+    """y = 2 x + `by` for x (N, 3): one version of many that a client can tell apart."""
+    return build(
+        [
+            helper.make_node("Mul", ["x", "two"], ["doubled"]),
+            helper.make_node("Add", ["doubled", "by"], ["y"]),
+        ],
+        [tensor("x", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, ["N", 3])],
+        [constant("two", 2, np.float32), constant("by", by, np.float32)],
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -104,6 +105,15 @@ class FixedPointProver:
         digest = hashlib.sha256(b"".join(array.tobytes() for array in outputs.values()))
         piece = PieceProof("whole", part.sha256, digest.digest(), 0.001, 4096)
         return SliceProof(outputs, (piece,), 0.001, part.name not in self.lies, {"logrows": 7})
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *ended: object) -> None:
+        self.close()
 
     def _round(self, array: Array) -> Array:
         scale = np.float32(2**self.scale)

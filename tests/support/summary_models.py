@@ -79,7 +79,7 @@ def hash_of(text: str) -> str:
 
 def names_in(prompt: str, seed: int | None) -> str:
     """A sentence with up to three names of the prompt's source; another seed, other names."""
-    source = prompt.rpartition("\n\n")[0]
+    source = re.split(r"\n\n(?:Its documentation|It defines): ", prompt.rpartition("\n\n")[0])[0]
     names = list(dict.fromkeys(re.findall(r"[a-z_]{5,}", source)))
     chosen = names[:3] if seed is None else names[-3:]
     return f"It is for {', '.join(chosen) or 'nothing'}"

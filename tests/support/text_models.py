@@ -18,10 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from interlock.bundle import Bundle
+from interlock.bundle import Bundle, pack
 from interlock.engines.generate import TextModel, open_text_model
 from interlock.engines.generate.convert.publish import convert
-from interlock.engines.generate.spec import Weights
+from interlock.engines.generate.spec import CHAT_TEMPLATE, TOKENIZER, Weights
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -118,6 +118,24 @@ def tiny_bundle(kind: Weights = "int8", seed: int = 0) -> Bundle:
         return convert(
             source, Path(folder) / "bundle", name="tiny", weights=kind, accept_fidelity=True
         )
+
+
+def tiny_directory(directory: Path, **changes: Any) -> Path:
+    """The bundle of a tiny Llama in `directory`; `changes` go into its config.json."""
+    source = save_directory(directory.with_name(f"{directory.name}-source"), **changes)
+    convert(source, directory, name="tiny", accept_fidelity=True)
+    return directory
+
+
+def spoiled_directory(directory: Path, kind: str, token: int) -> Path:
+    """The bundle of `spoiled`."""
+    bundle = tiny_bundle()
+    graph = spoiled_graph(bundle, kind, token).SerializeToString()
+    files = {
+        name: data for name, data in bundle.files.items() if name in (TOKENIZER, CHAT_TEMPLATE)
+    }
+    pack(directory, graph, bundle.metadata, files, probe=False)
+    return directory
 
 
 @functools.cache

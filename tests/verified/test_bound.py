@@ -88,6 +88,16 @@ def test_a_value_that_is_not_finite_stops_the_chain_at_its_slice(deadline: float
     assert "y" not in tensors
 
 
+def test_what_a_failed_run_left_behind_fails_no_other() -> None:
+    bound = BoundSlices(slice_model(logarithm(), at=["h", "log"]))
+    with pytest.raises(EngineError, match="slice_1"):
+        bound.run(0, 3, {"x": np.array([[1, -1]], np.float32)})
+    tensors = {"x": np.array([[1, 2]], np.float32)}
+    bound.run(0, 1, tensors)
+    bound.run(1, 3, tensors)
+    assert np.isfinite(tensors["y"]).all()
+
+
 def test_large_values_are_no_failure() -> None:
     """Their squares overflow, they do not."""
     bound = BoundSlices(slice_model(dense([2, 2, 2]), at=["h0"]))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -129,6 +130,59 @@ def test_keys_that_left_the_cache_are_missed_and_made_again(tmp_path: Path) -> N
         assert prover.unavailable(part) == "no key: the keys are not in the cache"
         prover.setup(part)
         assert prover.prove(part, entering(part)).verified
+
+
+def test_a_record_that_names_another_slices_circuit_proves_nothing(tmp_path: Path) -> None:
+    """Its proof would be sound, and about other weights."""
+    own = cut(dense([4, 3]), Cuts()).slices[0]
+    foreign = cut(dense([4, 3], seed=1), Cuts()).slices[0]
+    with CircuitProver(tmp_path, ceiling=SMALL) as prover:
+        for part in (own, foreign):
+            prover.setup(part)
+        record = prover._records.read(own)
+        assert record is not None
+        circuits = prover.circuits_of(foreign)[1]
+        prover._records.write(own, msgspec.structs.replace(record, circuits=circuits))
+        assert prover.unavailable(own) == (
+            "no key: the keys are of another circuit, or of another release of ezkl"
+        )
+        with pytest.raises(EngineUnavailableError, match="slice_0: no key"):
+            prover.prove(own, {"x": np.ones((1, 4), np.float32)})
+        prover.setup(own)
+        assert prover.unavailable(own) is None
+
+
+def test_an_srs_directory_that_lacks_the_size_is_no_key(tmp_path: Path) -> None:
+    part = tiny().slices[2]
+    own = tmp_path / "srs"
+    own.mkdir()
+    for _ in ready_prover((2,)):
+        made = shared_cache() / "srs" / "development-9.srs"
+        (own / "kzg9.srs").write_bytes(made.read_bytes())
+    with CircuitProver(tmp_path / "cache", ceiling=SMALL, srs=own) as prover:
+        prover.setup(part)
+        (own / "kzg9.srs").unlink()
+        why = prover.unavailable(part)
+        assert why is not None
+        assert why.startswith("no key: there is no kzg9.srs")
+
+
+def test_two_provers_may_compile_the_same_slice(tmp_path: Path) -> None:
+    part = tiny().slices[2]
+    left = (
+        tmp_path / "compiled" / f".{CircuitProver(tmp_path)._records.compiled(part).name}.partial"
+    )
+    left.mkdir(parents=True)
+    (left / GRAPH).write_bytes(b"half: its process died")
+
+    def work(_: int) -> int:
+        with CircuitProver(tmp_path, ceiling=SMALL) as prover:
+            return prover.compile(part)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(work, range(2))
+    assert one == other > 0
+    assert not left.exists()
 
 
 def test_the_same_slice_is_proved_by_two_threads(prover: CircuitProver) -> None:
@@ -317,5 +371,5 @@ def test_closing_ends_the_workers(tmp_path: Path) -> None:
     prover.compile(tiny().slices[2])
     before = threading.active_count()
     prover.close()
-    assert (prover._compiled_path(tiny().slices[2]) / COMPILED).exists()
+    assert (prover._records.compiled(tiny().slices[2]) / COMPILED).exists()
     assert threading.active_count() <= before

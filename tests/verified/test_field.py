@@ -27,7 +27,7 @@ def test_what_is_no_small_integer_is_refused(integer: int) -> None:
         integers_of([element(integer)])
 
 
-@pytest.mark.parametrize("text", ["", "00", 63 * "0" + "x", 65 * "0"])
+@pytest.mark.parametrize("text", ["", "00", 63 * "0" + "x", 65 * "0", 32 * "0 "])
 def test_what_is_no_element_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="64 hex digits"):
         integers_of([text])

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from interlock.errors import EngineError, StorageError
 from interlock.verified.key_store import KeyStore
@@ -106,6 +107,30 @@ def test_what_a_dead_process_left_is_taken_away(tmp_path: Path) -> None:
     (tmp_path / f".{digest(1)}.partial" / GRAPH).write_bytes(b"half")
     KeyStore(tmp_path).make(digest(1), build)
     assert list(tmp_path.glob(".*.partial")) == []
+
+
+def test_what_a_dead_process_left_of_another_entry_goes_too(tmp_path: Path) -> None:
+    """It would count against no size, and nobody may ask for that entry again."""
+    store = KeyStore(tmp_path)
+    left, made = (tmp_path / f".{digest(number)}.partial" for number in (1, 2))
+    for directory in (left, made):
+        directory.mkdir()
+        (directory / GRAPH).write_bytes(b"half")
+    with FileLock(made.with_suffix(".making")):  # somebody is at work on this one
+        store.make(digest(3), build)
+    assert not left.exists()
+    assert made.exists()
+
+
+def test_an_entry_that_another_process_removes_meanwhile_does_not_stop_the_trimming(
+    tmp_path: Path,
+) -> None:
+    store = KeyStore(tmp_path, size=1)
+    for number in (1, 2):
+        store.make(digest(number), build)
+    store.make(digest(3), build)
+    (store.path(digest(3)) / "used").unlink()
+    assert store.trim() == [digest(3)]
 
 
 def test_the_least_recently_used_entries_go(tmp_path: Path) -> None:

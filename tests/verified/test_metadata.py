@@ -98,6 +98,16 @@ def test_a_slice_that_had_no_key_is_to_be_proved_once_it_has_one(net: Path) -> N
     assert found["verified_slices"] == dict.fromkeys(NAMES, True)
 
 
+def test_a_false_in_a_list_of_ones_own_is_meant_before_there_are_keys(net: Path) -> None:
+    """The seed's way: the list is written first, the circuits come later."""
+    generated(net)
+    edit(net, verified_slices={name: name in ("slice_0", "slice_4") for name in NAMES})
+    found = generated(net, FixedPointProver())
+    assert found["verified_slices"] == {name: name in ("slice_0", "slice_4") for name in NAMES}
+    assert found["overall_security"] == 40
+    assert generated(net, FixedPointProver()) == found
+
+
 def test_metadata_of_another_model_are_not_kept(net: Path) -> None:
     generated(net)
     edit(net, time_limit=0.5)

@@ -12,6 +12,7 @@ from interlock.errors import EngineError
 from interlock.kernel.outcome import EvidenceKind
 from interlock.verified import ChainRun, NoProver, Policy, SliceChain, slice_model
 from interlock.verified.replay import gives, replay
+from interlock.verified.replay_process import ReplayProcess
 
 NET = slice_model(shipped("net"))
 IMAGE = {"input": examples("net", 1)[0]}
@@ -41,8 +42,9 @@ def test_other_bits_are_refused_with_the_slices_name() -> None:
 def test_gives_looks_at_shape_and_dtype_too() -> None:
     part = NET.slices[0]
     found = SliceChain(NET, NoProver("none")).run(IMAGE, Policy(record=True)).slices[0]
-    assert gives(part.model, found.inputs, found.outputs)
     flat = {name: array.ravel() for name, array in found.outputs.items()}
-    assert not gives(part.model, found.inputs, flat)
     wide = {name: array.astype(np.float64) for name, array in found.outputs.items()}
-    assert not gives(part.model, found.inputs, wide)
+    with ReplayProcess() as process:
+        assert gives(process, part.model, found.inputs, found.outputs)
+        assert not gives(process, part.model, found.inputs, flat)
+        assert not gives(process, part.model, found.inputs, wide)

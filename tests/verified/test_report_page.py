@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.provers import FixedPointProver
@@ -10,7 +12,10 @@ from support.provers import FixedPointProver
 from interlock.report.page import render
 from interlock.verified import NoProver, Runner
 from interlock.verified.compare import compare
+from interlock.verified.prover import SliceProof
 from interlock.verified.report_page import build
+from interlock.verified.result import weaknesses
+from interlock.verified.srs import DEVELOPMENT_WARNING
 
 
 def test_it_shows_the_chain_slice_by_slice(net: Path) -> None:
@@ -23,7 +28,7 @@ def test_it_shows_the_chain_slice_by_slice(net: Path) -> None:
             runner.metadata,
             plans=plans,
             comparison=compare(runner),
-            trusted=["A development SRS: not sound against whoever made it."],
+            trusted=["That the picture is of a digit."],
         )
     )
     assert "4 of 5 slices proved, 1 replayed, 0 unverified: 80% of the slices" in text
@@ -32,10 +37,28 @@ def test_it_shows_the_chain_slice_by_slice(net: Path) -> None:
     assert text.count("<td>proved</td>") == 4
     assert text.count("<td>replayed</td>") == 1
     assert "<td>no circuit</td>" in text
-    assert "not sound against whoever made it" in text
+    assert "That the picture is of a digit." in text
+    assert "development SRS" not in text
     assert "max absolute error" in text
     assert "4.1 kB" in text
     assert runner.metadata.model_sha256 in text
+
+
+class UnderDevelopmentSrs(FixedPointProver):
+    """Says of its proofs what `CircuitProver` says of those under a development SRS."""
+
+    def prove(self, *arguments: Any, **options: Any) -> SliceProof:
+        return replace(
+            super().prove(*arguments, **options), detail={"srs_warning": DEVELOPMENT_WARNING}
+        )
+
+
+def test_what_weakens_the_proofs_is_said_without_being_asked(net: Path) -> None:
+    runner = Runner(net, prover=UnderDevelopmentSrs())
+    result = runner.infer()
+    assert weaknesses(result) == (DEVELOPMENT_WARNING,)
+    assert render(build(result, runner.metadata)).count(DEVELOPMENT_WARNING) == 1
+    assert weaknesses(runner.infer("onnx_only")) == ()
 
 
 def test_nothing_proved_is_said_and_proofs_are_not_trusted(net: Path) -> None:

@@ -264,10 +264,12 @@ class TestVerifiedSlices:
             overall_security=100.0,
             precircuit="circuits compiled and ready",
         )
-        runner = Runner(net, prover=NONE)
+        with pytest.warns(VerifiedWarning, match="nothing shows that they are authentic"):
+            runner = Runner(net, prover=NONE)
         result = runner.infer()
         assert result["overall_security"] == 0
         assert result["proved"] == 0
+        assert runner.metadata.precircuit is False
         assert runner.metadata.overall_security == 0
         assert runner.metadata.verified_slices == dict.fromkeys(NAMES, False)
 

@@ -80,6 +80,8 @@ def test_outputs_beyond_the_slices_own_are_dropped() -> None:
     ("result", "reason", "wording"),
     [
         (StepResult.UNAVAILABLE, "no key", "no key"),
+        (StepResult.UNAVAILABLE, "engine_unavailable: gone since", "no key: gone since"),
+        (StepResult.UNAVAILABLE, "its check: storage: no", "no circuit: its check: storage: no"),
         (StepResult.OVER_SIZE, "size 3 is above 2", "size: size 3 is above 2"),
         (StepResult.OVER_TIME, "predicted 3 s, 2 s left", "time: predicted 3 s, 2 s left"),
         (StepResult.ERROR, "input: 'x' leaves it", "out of range: 'x' leaves it"),

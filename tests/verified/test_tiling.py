@@ -23,6 +23,7 @@ from interlock.verified.tiling import (
     assemble,
     cuts,
     input_cut,
+    input_size,
     layer_of,
     output_cut,
     problem_of,
@@ -118,7 +119,9 @@ def test_the_pieces_of_a_convolution_make_up_its_output(case: Case, data: st.Dat
     for piece in pieces:
         graph = layer.model(piece)
         shape = [d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim]
-        value = input_cut(geometry, piece, case.image).reshape(shape)
+        value = input_cut(geometry, piece, case.image)
+        assert len(value) == input_size(geometry, piece)
+        value = value.reshape(shape)
         found = run(graph, value).reshape(-1)
         assert np.array_equal(found, output_cut(geometry, piece, expected))
         parts.append((piece, found.astype(np.int64)))
@@ -215,3 +218,12 @@ def test_pieces_that_contradict_each_other_are_told() -> None:
         assemble(geometry, [one, two])
     with pytest.raises(ValueError, match="leave a part"):
         assemble(geometry, [one])
+
+
+def test_a_piece_is_cut_without_padding_the_whole_image() -> None:
+    """A hostile bundle may name pads that would take 256 GB."""
+    geometry = Geometry("conv", (1, 1 << 20, 1, 1), (1, 1, 1, 1), 1 << 14, 1 << 14)
+    piece = Piece((0, 1), (0, 1))
+    found = input_cut(geometry, piece, np.ones(1 << 20, np.int64))
+    assert len(found) == input_size(geometry, piece) == 1 << 20
+    assert not found.any()

@@ -30,7 +30,8 @@ from interlock.bundle.metadata import Metadata, copied, parse_metadata
 from interlock.bundle.pickles import refuse_pickle
 from interlock.bundle.probe import Identity
 from interlock.bundle.read import VanishedFileError, open_directory, read_file
-from interlock.bundle.structure import check_structure, inline, parse_model
+from interlock.bundle.structure import beside, check_structure, in_one_piece, inline, parse_model
+from interlock.kernel.batch import Array
 from interlock.kernel.errors import BundleFormatError, BundleIntegrityError
 
 _ATTEMPTS = 8
@@ -119,8 +120,10 @@ _CHECKED_MOST = 64
 
 def check_contents(
     listing: Manifest, files: Mapping[str, bytes], limits: BundleLimits
-) -> tuple[Metadata, bytes]:
+) -> tuple[Metadata, bytes, dict[str, Array]]:
     """The metadata, and the model with its external tensors put in, of files that are sound.
+
+    The tensors stand beside a model that they make too large, where `limits.beside` allows it.
 
     `listing` must be the manifest of `files`. Raises BundleFormatError and BundleContractError.
     """
@@ -128,7 +131,7 @@ def check_contents(
     with _checked_lock:
         known = _checked.get(key)
     if known is not None:
-        return copied(known), files[MODEL]
+        return copied(known), files[MODEL], {}
     for name, data in files.items():
         check_name(name)
         refuse_pickle(name, data)
@@ -142,9 +145,11 @@ def check_contents(
     external = check_structure(model, tensors, limits)
     check_contract(model, metadata)
     if external:
-        return metadata, inline(model, external, files)
+        if limits.beside and not in_one_piece(model, external):
+            return metadata, files[MODEL], beside(external, files)
+        return metadata, inline(model, external, files), {}
     with _checked_lock:
         while len(_checked) >= _CHECKED_MOST:
             _checked.pop(next(iter(_checked)))
         _checked[key] = copied(metadata)
-    return metadata, files[MODEL]
+    return metadata, files[MODEL], {}

@@ -23,6 +23,8 @@ class BundleLimits:
     max_nodes              nodes of the graph, its subgraphs and the functions that it calls
     max_elements           elements of any one tensor or declared shape
     domains                operator domains that the graph may use
+    beside                 whether a model that is too large for one piece with its external tensors
+                           is taken with them beside it (`Bundle.tensors`), instead of refused
     probe_seconds          time for the whole probe
     probe_memory_bytes     memory for the process that probes
     """
@@ -35,6 +37,7 @@ class BundleLimits:
     max_nodes: int = 200_000
     max_elements: int = 2**31 - 1
     domains: frozenset[str] = DEFAULT_DOMAINS
+    beside: bool = False
     probe_seconds: float = 60.0
     probe_memory_bytes: int = 4 << 30
 

@@ -18,6 +18,7 @@ from interlock.bundle.limits import DEFAULT_LIMITS, BundleLimits
 from interlock.bundle.manifest import METADATA, model_digest_of
 from interlock.bundle.metadata import Metadata
 from interlock.bundle.probe import probe_model
+from interlock.kernel.batch import Array
 from interlock.kernel.errors import BundleIntegrityError, ConfigError, SignatureError
 from interlock.kernel.outcome import Evidence, EvidenceKind
 
@@ -34,6 +35,8 @@ class Bundle:
                   said about the model changes
     metadata      the content of `metadata.json`
     model         the verified bytes of the model, external tensors put in
+    tensors       name -> external tensor of a model that is too large for one piece, over the
+                  verified bytes; empty for all others. A session without them does not open
     files         name -> verified bytes of every listed file, as they lie on the disk
     signed_by     `sha256:<hex>` of the public key whose signature was required and verified
     """
@@ -45,6 +48,7 @@ class Bundle:
     model: bytes = field(repr=False)
     files: Mapping[str, bytes] = field(repr=False)
     signed_by: str | None = None
+    tensors: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def evidence(self) -> Evidence:
         """What this bundle attests: its digest, and who signed it where that was verified."""
@@ -96,9 +100,10 @@ def load(
         if contents.signature is None:
             raise SignatureError("the bundle is not signed")
         signed_by = verify_signature(contents.manifest, contents.signature, require_signature)
-    metadata, model = check_contents(contents.listing, contents.files, limits)
+    metadata, model, tensors = check_contents(contents.listing, contents.files, limits)
     if probe:
-        probe_model(contents.listing.identity, model, contents.files[METADATA], limits)
+        described = contents.files[METADATA]
+        probe_model(contents.listing.identity, model, described, limits, tensors)
     return Bundle(
         path=path,
         digest=contents.digest,
@@ -107,4 +112,5 @@ def load(
         model=model,
         files=MappingProxyType(dict(contents.files)),
         signed_by=signed_by,
+        tensors=tensors,
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 
 from interlock.bundle.limits import BundleLimits
+from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
     BundleContractError,
@@ -77,11 +79,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: BundleLimits) -> None:
+def probe_model(
+    identity: Identity,
+    model: bytes,
+    metadata: bytes,
+    limits: BundleLimits,
+    tensors: Mapping[str, Array] = {},
+) -> None:
     """Reproduce the smoke vectors and try a strict decode at its limits, in another process.
 
     model     the model's bytes, external tensors put in
     metadata  the bytes of `metadata.json`
+    tensors   external tensors that stand beside the model
 
     A bundle that passed under the installed ONNX Runtime is not probed again by this Python
     process. Raises BundleFormatError where ONNX Runtime refuses the model, BundleContractError
@@ -92,8 +101,9 @@ def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: Bundl
     if key in _probe.passed:
         return
     memory = limits.probe_memory_bytes
-    if len(model) > _LARGE:
-        memory += 4 * len(model)
+    size = len(model) + sum(array.nbytes for array in tensors.values())
+    if size > _LARGE:
+        memory += 4 * size
     with _probe.lock:
         worker = _probe.worker_for(memory)
         try:
@@ -103,7 +113,7 @@ def probe_model(identity: Identity, model: bytes, metadata: bytes, limits: Bundl
             raise EngineUnavailableError(f"the probe did not start: {error.message}") from None
         try:
             worker.call(
-                {"model": model, "metadata": metadata},
+                {"model": model, "metadata": metadata, "tensors": dict(tensors)},
                 deadline=Deadline.after(limits.probe_seconds),
             )
         except EngineUnavailableError:

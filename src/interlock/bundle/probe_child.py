@@ -24,19 +24,21 @@ _ELEMENTS = 1 << 20
 _REASON = 300
 
 
-def serve(options: Mapping[str, Any]) -> Callable[[Mapping[str, bytes]], None]:
-    """The worker's factory: a callable that takes `model` and `metadata`, and raises or not."""
+def serve(options: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """The worker's factory: a callable that takes `model`, `metadata` and `tensors`, and raises
+    or not.
+    """
     ort.set_default_logger_severity(4)
 
-    def handle(payload: Mapping[str, bytes]) -> None:
-        check(payload["model"], parse_metadata(payload["metadata"]))
+    def handle(payload: Mapping[str, Any]) -> None:
+        check(payload["model"], parse_metadata(payload["metadata"]), payload["tensors"])
 
     return handle
 
 
-def check(model: bytes, metadata: Metadata) -> None:
+def check(model: bytes, metadata: Metadata, tensors: Mapping[str, Array] = {}) -> None:
     """Raise BundleFormatError or BundleContractError where the model does not do what it should."""
-    session = open_session(model, "the model")
+    session = open_session(model, "the model", tensors)
     for index, vector in enumerate(metadata.smoke):
         _reproduce(session, metadata, vector, index)
     del session
@@ -44,13 +46,17 @@ def check(model: bytes, metadata: Metadata) -> None:
         _check_decode(model, metadata, metadata.strict)
 
 
-def open_session(model: bytes, what: str) -> Any:
+def open_session(model: bytes, what: str, tensors: Mapping[str, Array] = {}) -> Any:
     """A session over `model`, one thread, nothing logged; BundleFormatError where there is none."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if tensors:
+        options.add_external_initializers(
+            list(tensors), [ort.OrtValue.ortvalue_from_numpy(each) for each in tensors.values()]
+        )
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except MemoryError:

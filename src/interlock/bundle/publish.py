@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from interlock.bundle.limits import DEFAULT_LIMITS
@@ -32,6 +33,8 @@ from interlock.kernel.errors import BundleError, BundleFormatError, ConfigError
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
+# A bundle is told by its manifest, however large it is.
+_ANY_SIZE = replace(DEFAULT_LIMITS, max_file_bytes=1 << 62, max_total_bytes=1 << 62)
 
 
 def publish(
@@ -129,7 +132,7 @@ def _listed(target: Path) -> set[str]:
     try:
         with open_directory(target) as directory:
             data = read_file(directory, MANIFEST, limit=MAX_MANIFEST_BYTES)
-        return {entry.name for entry in parse_manifest(data, DEFAULT_LIMITS).files}
+        return {entry.name for entry in parse_manifest(data, _ANY_SIZE).files}
     except BundleError:
         return set()
 

@@ -6,8 +6,10 @@ every shape is plausible, and every operator belongs to a known domain.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Set
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -23,6 +25,7 @@ from interlock.bundle.tensors import (
     locate,
 )
 from interlock.bundle.wire import check_wire
+from interlock.kernel.batch import Array
 from interlock.kernel.errors import BundleFormatError
 
 MAX_GRAPH_DEPTH = 16
@@ -87,13 +90,43 @@ def check_structure(
     return external
 
 
+def in_one_piece(model: onnx.ModelProto, external: list[External]) -> bool:
+    """Whether protobuf can carry the model with its external tensors put in."""
+    return _total(model, external) <= PROTOBUF_LIMIT - (1 << 16)
+
+
+def _total(model: onnx.ModelProto, external: list[External]) -> int:
+    return int(model.ByteSize()) + sum(place.length for place in external)
+
+
+def beside(external: list[External], files: Mapping[str, bytes]) -> dict[str, Array]:
+    """The external tensors by name, as arrays over the bytes of `files`; nothing is copied.
+
+    Raises BundleFormatError for an element type that NumPy does not have.
+    """
+    found: dict[str, Array] = {}
+    for place in external:
+        tensor = place.tensor
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if dtype.kind not in "biufc":
+            raise BundleFormatError(
+                f"the initializer {tensor.name[:80]!r} is external data of the type "
+                f"{dtype_name(tensor.data_type)}, in a model that is too large for one piece"
+            )
+        flat = np.frombuffer(
+            files[place.file], dtype, count=math.prod(tensor.dims), offset=place.offset
+        )
+        found[tensor.name] = flat.reshape(tuple(tensor.dims))
+    return found
+
+
 def inline(model: onnx.ModelProto, external: list[External], files: Mapping[str, bytes]) -> bytes:
     """The model's bytes with every external tensor put in.
 
     Raises BundleFormatError above the 2 GB that protobuf can carry.
     """
-    total = model.ByteSize() + sum(place.length for place in external)
-    if total > PROTOBUF_LIMIT - (1 << 16):
+    if not in_one_piece(model, external):
+        total = _total(model, external)
         raise BundleFormatError(
             f"the model with its external tensors has {total} bytes; protobuf carries "
             f"{PROTOBUF_LIMIT}",

@@ -21,11 +21,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "bundle": ("interlock.cli.bundle", "Pack, check, show, sign and verify bundles."),
     "detect": ("interlock.cli.detect", "Find prompt injections in texts."),
     "demo": ("interlock.cli.demo", "Run the demonstration and write its report."),
+    "doctor": ("interlock.cli.doctor", "Check a deployment before it serves."),
     "experiment": (
         "interlock.cli.experiment",
         "Run prompts through chat models, and make figures of their answers.",
     ),
     "models": ("interlock.cli.models", "Add, list, check and remove text models."),
+    "rollout": ("interlock.cli.rollout", "Roll new versions of served models out, and back."),
     "runs": ("interlock.cli.runs", "List, show, export and delete journalled runs."),
     "serve": ("interlock.cli.serve", "Serve models over HTTP."),
     "strict": ("interlock.cli.strict", "Calibrate strict bundles, and report on them."),

@@ -33,7 +33,8 @@ from interlock.errors import InputError, StorageError
 def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) -> int:
     """Serve a robot arm, tamper with its bundle, kill a run and resume it.
 
-    Where a text model is there, summarise this package's source as well. Writes
+    With the extra `detect`, judge prompts, mails and pages for injections; where a text model is
+    there, summarise this package's source as well. Writes
     OUTPUT/report.html, one page that needs nothing else, and OUTPUT/journal.sqlite; with --prove
     also OUTPUT/net.html, the proofs and their keys. Ends with 1 where a promise does not hold, and
     says which.
@@ -72,7 +73,8 @@ def _steps(output: Path, requests: int, seed: int, prove: bool, say: Callable[[s
     else:
         say("skipped: signing the bundle; `make demo-all` adds the extra `sign`")
     proof = _proved(output, seed, prove, say)
-    return Demo(served, refusal, resumed, signed, proof, _summarised(output, say))
+    judged = _judged(say)
+    return Demo(served, refusal, resumed, signed, proof, _summarised(output, say), judged)
 
 
 def _proved(output: Path, seed: int, prove: bool, say: Callable[[str], None]) -> Any:
@@ -90,6 +92,17 @@ def _proved(output: Path, seed: int, prove: bool, say: Callable[[str], None]) ->
     page = build(found.result, found.metadata, plans=found.plans, trusted=found.verdict.trusted)
     write(page, output / "net.html")
     return found
+
+
+def _judged(say: Callable[[str], None]) -> Any:
+    from interlock.demo import prompts
+
+    missing = prompts.missing()
+    if missing is not None:
+        say(f"skipped: judging prompts, for want of {missing}")
+        return None
+    say(f"judging {len(prompts.PROMPTS)} prompts, mails and pages for injections")
+    return prompts.judge()
 
 
 def _summarised(output: Path, say: Callable[[str], None]) -> Any:
@@ -147,6 +160,7 @@ def _document(found: Any, report: Path) -> dict[str, Any]:
             "own": found.summaries.own,
             "page": str(found.summaries.page.resolve()),
         },
+        "prompts": None if found.prompts is None else _prompts(found.prompts),
         "broken": found.broken(),
         "report": str(report.resolve()),
     }
@@ -160,6 +174,35 @@ def _proofs(proved: Any) -> dict[str, Any]:
         "accepted": proved.verdict.accepted,
         "tampered": [str(reason) for reason in proved.tampered.reasons],
     }
+
+
+def _prompts(prompts: Any) -> dict[str, Any]:
+    return {
+        "caught": list(prompts.caught),
+        "disturbed": list(prompts.disturbed),
+        "seconds": prompts.seconds,
+        "model": prompts.model,
+    }
+
+
+def _show_prompts(prompts: Any) -> None:
+    from interlock.cli.detect import show
+
+    click.echo()
+    for prompt in prompts.judged:
+        kind = "hostile" if prompt.hostile else "harmless"
+        show(f"{kind} {prompt.found.place}: {_begin(prompt.text)}", prompt.text, prompt.found)
+    caught, hostile = prompts.caught
+    disturbed, harmless = prompts.disturbed
+    click.echo(
+        f"\n{caught} of {hostile} hostile prompts flagged or held, {disturbed} of {harmless} "
+        f"harmless ones, in {prompts.seconds:.1f} s"
+    )
+
+
+def _begin(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:59] + "…"
 
 
 def _print(found: Any, report: Path) -> None:
@@ -189,6 +232,8 @@ def _print(found: Any, report: Path) -> None:
             f"chunks by the model; lost, repeated after the kill: {summarised.lost}, "
             f"{summarised.repeated}\n{summarised.page.resolve()}"
         )
+    if found.prompts is not None:
+        _show_prompts(found.prompts)
     for sentence in found.broken():
         click.echo(f"broken promise: {sentence}")
     click.echo(f"\nreport: {report.resolve()}")

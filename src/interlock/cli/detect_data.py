@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,24 @@ from interlock.kernel.replace_file import replace_file
 if TYPE_CHECKING:
     from interlock.detect.detector import Detector
     from interlock.detect.evaluate import Scored
+    from interlock.detect.labelled import Labelled
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_DATA = click.option(
+DATA = click.option(
     "--data",
     type=_FILE,
     required=True,
     multiple=True,
     help="Labelled texts: .parquet, .csv, .tsv, .jsonl or .json; repeatable.",
 )
-_TEXT = click.option("--text", default="text", show_default=True, help="Column of the texts.")
-_LABEL = click.option(
+TEXT = click.option("--text", default="text", show_default=True, help="Column of the texts.")
+LABEL = click.option(
     "--label", default="label", show_default=True, help="Column of the labels, 1 for an attack."
 )
-_SOURCE = click.option(
+SOURCE = click.option(
     "--source", default="source", show_default=True, help="Column of the sources, if there is one."
 )
-_PLACE = click.option(
+PLACE = click.option(
     "--place",
     type=PLACES,
     default="auto",
@@ -40,11 +42,16 @@ _PLACE = click.option(
 
 
 @click.command()
-@_DATA
-@_TEXT
-@_LABEL
-@_SOURCE
-@_PLACE
+@DATA
+@TEXT
+@LABEL
+@SOURCE
+@PLACE
+@click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep scores here as they come; the same command goes on from them.",
+)
 @detector_options
 @json_option
 def evaluate(
@@ -53,6 +60,7 @@ def evaluate(
     label: str,
     source: str,
     place: str,
+    scores: Path | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -62,7 +70,7 @@ def evaluate(
     """
     from interlock.detect.evaluate import evaluate as figures
 
-    detector, scored = _scored(data, text, label, source, place, options)
+    detector, scored = _scored(data, text, label, source, place, options, scores)
     found = figures(scored, detector.confidence_threshold)
     found["model"] = detector.model_info["model_id"]
     found["bundle"] = detector.model_info["bundle"]
@@ -74,11 +82,11 @@ def evaluate(
 
 
 @click.command()
-@_DATA
-@_TEXT
-@_LABEL
-@_SOURCE
-@_PLACE
+@DATA
+@TEXT
+@LABEL
+@SOURCE
+@PLACE
 @click.option(
     "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )
@@ -138,21 +146,36 @@ def calibrate(
 
 
 def _scored(
-    data: tuple[Path, ...], text: str, label: str, source: str, place: str, options: Any
+    data: tuple[Path, ...],
+    text: str,
+    label: str,
+    source: str,
+    place: str,
+    options: Any,
+    scores: Path | None = None,
 ) -> tuple[Detector, Scored]:
     from interlock.detect.evaluate import score
-    from interlock.detect.labelled import read_labelled
+    from interlock.detect.kept_scores import KeptScores
     from interlock.kernel.progress import open_progress
 
-    rows = [
+    rows = read(data, text, label, source, place)
+    detector = opened(options)
+    with ExitStack() as stack:
+        progress = stack.enter_context(open_progress("texts", total=len(rows)))
+        kept = None if scores is None else stack.enter_context(KeptScores(scores, detector))
+        scored = score(detector, rows, lambda action: progress.advance({action.status: 1}), kept)
+    return detector, scored
+
+
+def read(data: tuple[Path, ...], text: str, label: str, source: str, place: str) -> list[Labelled]:
+    """The rows of all files; raises InputError naming file, row and column."""
+    from interlock.detect.labelled import read_labelled
+
+    return [
         row
         for path in data
         for row in read_labelled(path, text=text, label=label, source=source, default_place=place)
     ]
-    detector = opened(options)
-    with open_progress("texts", total=len(rows)) as progress:
-        scored = score(detector, rows, lambda found: progress.advance({found.status: 1}))
-    return detector, scored
 
 
 def _print(found: dict[str, Any]) -> None:

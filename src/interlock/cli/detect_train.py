@@ -1,103 +1,103 @@
-"""`interlock detect train`: a bundle fitted further to the user's own texts."""
+"""`interlock detect train`: a bundle fitted further to one's own labelled texts."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
-from interlock.cli.output import json_option, print_json
-from interlock.errors import InputError
+from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, read
+from interlock.cli.output import json_option, print_json, print_table
 
 
 @click.command()
+@DATA
+@TEXT
+@LABEL
+@SOURCE
+@PLACE
 @click.option(
-    "--data",
-    "files",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    multiple=True,
+    "--output",
+    "-o",
+    type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Labelled texts: parquet, CSV or JSON lines; may be given several times.",
+    help="Where the new bundle goes.",
 )
 @click.option(
     "--bundle",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The bundle to begin with, instead of the shipped one.",
+    help="Another bundle than the shipped one to begin with.",
 )
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Directory of the new bundle.",
+    "--rules",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Another rule pack than the shipped one.",
 )
 @click.option(
-    "--rate",
-    type=float,
-    default=0.01,
-    show_default=True,
-    help="Share of harmless texts that may reach the new threshold.",
+    "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )
-@click.option(
-    "--held-out",
-    type=float,
-    default=0.3,
-    show_default=True,
-    help="Share of the texts that the threshold is chosen on.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out texts.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is held out.")
 @json_option
 def train(
-    files: tuple[Path, ...],
-    bundle: Path | None,
+    data: tuple[Path, ...],
+    text: str,
+    label: str,
+    source: str,
+    place: str,
     output: Path,
-    rate: float,
-    held_out: float,
+    bundle: Path | None,
+    rules: Path | None,
+    fpr: float,
     seed: int,
     as_json: bool,
 ) -> int:
-    """Fit a detector's bundle further to your own labelled texts.
+    """Fit a bundle further to labelled texts of your own traffic; needs 40 of each class.
 
-    The n-gram weights and the encoder's last layer move towards the texts; the encoder itself
-    stays. The threshold is chosen on texts that the fit did not see.
+    The encoder stays as it is; n-gram weights and the last layer move. The threshold is chosen on
+    texts that are held out, and both bundles are compared on them. Needs no torch.
     """
-    from interlock.detect.labelled import read_labelled
     from interlock.detect.model import SHIPPED
     from interlock.detect.rules import load_pack
     from interlock.detect.training.adapt import adapt
     from interlock.kernel.outcome import Status
     from interlock.kernel.progress import open_progress
 
-    if bundle is None and not SHIPPED.is_dir():
-        raise InputError("this package ships no detector bundle", hint="name one with --bundle")
-    rows = [row for path in files for row in read_labelled(path)]
-    with open_progress("texts", total=len(rows)) as progress:
+    rows = read(data, text, label, source, place)
+    with ExitStack() as stack:
+        progress = stack.enter_context(open_progress("texts", total=len(rows)))
         found = adapt(
             rows,
             bundle or SHIPPED,
             output,
-            load_pack(),
-            rate=rate,
-            held_out=held_out,
+            load_pack(rules),
+            rate=fpr,
             seed=seed,
             told=lambda stage, done, of: progress.advance({Status.ACCEPTED: 1}),
         )
+    document: dict[str, Any] = {
+        "bundle": found.bundle.digest,
+        "output": str(output),
+        "threshold": found.threshold,
+        "before": found.before,
+        "after": found.after,
+        "held_out": {"attacks": found.attacks, "harmless": found.harmless},
+    }
     if as_json:
-        print_json(
-            {
-                "bundle": found.bundle.digest,
-                "threshold": found.threshold,
-                "rate": rate,
-                "held_out": {"attacks": found.attacks, "harmless": found.harmless},
-                "before": found.before,
-                "after": found.after,
-            }
-        )
+        print_json(document)
         return 0
-    click.echo(f"{output}: {found.bundle.digest}")
-    click.echo(
-        f"on {found.attacks} attacks and {found.harmless} harmless texts that were held out: "
-        f"recall at a false-positive rate of {rate:g} {found.before['recall']:.3f} before, "
-        f"{found.after['recall']:.3f} after; area under the ROC curve {found.before['auc']:.3f}, "
-        f"{found.after['auc']:.3f}; threshold {found.threshold:.4f}"
+    print_table(
+        ("on the texts held out", "before", "after"),
+        [
+            (
+                f"recall at {fpr:.1%} FPR",
+                f"{found.before['recall']:.3f}",
+                f"{found.after['recall']:.3f}",
+            ),
+            ("AUC", f"{found.before['auc']:.3f}", f"{found.after['auc']:.3f}"),
+        ],
     )
+    click.echo(f"\n{found.attacks:,} attacks and {found.harmless:,} harmless texts were held out")
+    click.echo(f"threshold {found.threshold:.4f}\n\n{output}")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from interlock.cli.output import json_option, print_json, print_table
 from interlock.errors import ConfigError, MissingExtraError
@@ -38,7 +39,9 @@ def command(
     """Serve models over HTTP by the Open Inference Protocol, until it is told to stop.
 
     CONFIG is a TOML or JSON file. A MODEL is a bundle's directory, an ONNX file, a route file, a
-    verified model's directory, or route:NAME for a registered route.
+    verified model's directory, route:NAME for a registered route, text:NAME for a text model of
+    `interlock models`, which is also asked through OpenAI's API, or detector:shipped, which is
+    also what is served where nothing is named.
     """
     effective = _effective(sources, host, port, environment)
     if check:
@@ -61,9 +64,9 @@ def _effective(
         )
     if configs:
         return load_config(Path(configs[0]), environment=environment, **options)
-    if not sources:
-        raise ConfigError("nothing to serve is named", hint="name a configuration or a model")
     models: dict[str, str] = {}
+    if not sources:
+        models["detector"] = "detector:shipped"
     for source in sources:
         name = _name(source)
         if name in models:
@@ -76,7 +79,9 @@ def _effective(
 
 
 def _name(source: str) -> str:
-    path = Path(source.removeprefix("route:"))
+    if source.startswith("detector:"):
+        return "detector"
+    path = Path(source.removeprefix("route:").removeprefix("text:"))
     name = path.stem if path.suffix in (".onnx", ".toml", ".json") else path.resolve().name
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100] or "model"
 
@@ -85,6 +90,10 @@ def _explain(effective: Effective, as_json: bool) -> int:
     from interlock.serve.opening import kind_of
 
     kinds = {name: kind_of(own, effective.base) for name, own in effective.settings.models.items()}
+    for own in effective.settings.models.values():
+        if own.candidate is not None:
+            candidate = msgspec.structs.replace(own, path=own.candidate, kind="auto")
+            kind_of(candidate, effective.base)
     rows = effective.rows()
     if as_json:
         print_json(

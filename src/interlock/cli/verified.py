@@ -204,11 +204,14 @@ def run_(
 
     The limits win over those in MODEL's metadata.
     """
-    from interlock.verified.default_prover import default_prover
+    from interlock.verified.default_prover import open_default_prover
+    from interlock.verified.result import weaknesses
     from interlock.verified.runner import Runner
 
-    with warnings_told() as told:
-        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+    with (
+        warnings_told() as told,
+        open_default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache) as prover,
+    ):
         runner = Runner(model, prover=prover)
         runner.time_limit, runner.size_limit = time_limit, size_limit
         found = runner.infer(mode, given, circuits=circuits, replay=replay)
@@ -218,7 +221,7 @@ def run_(
 
         write(build(found, runner.metadata), report)
     if as_json:
-        print_json({**found.to_plain(), "warnings": told})
+        print_json({**found.to_plain(), "warnings": [*told, *weaknesses(found)]})
     else:
         print_result(found)
     return 0

@@ -43,13 +43,15 @@ def compare(
     """
     from interlock.kernel.progress import SILENT, open_progress
     from interlock.verified.compare import compare as compare_model
-    from interlock.verified.default_prover import default_prover
+    from interlock.verified.default_prover import open_default_prover
     from interlock.verified.examples import read_examples
     from interlock.verified.runner import Runner
 
     found = []
-    with warnings_told():
-        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+    with (
+        warnings_told(),
+        open_default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache) as prover,
+    ):
         for model in models or (Path("models/doom"), Path("models/net")):
             runner = Runner(model, prover=prover)
             examples = read_examples(runner)[0][:inputs] if inputs else None
@@ -145,12 +147,14 @@ def deploy(
 
     Exit code 1 where a check failed.
     """
-    from interlock.verified.default_prover import default_prover
+    from interlock.verified.default_prover import open_default_prover
     from interlock.verified.deployment import deploy_production
     from interlock.verified.runner import Runner
 
-    with warnings_told() as told:
-        prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+    with (
+        warnings_told() as told,
+        open_default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache) as prover,
+    ):
         checks = deploy_production(Runner(model, prover=prover), inputs=inputs)
     failed = sum(check.result == "failed" for check in checks)
     if as_json:

@@ -83,6 +83,8 @@ def sliced_model(model: Path) -> SlicedModel:
 
 def print_result(found: InferenceResult) -> None:
     """The answer and the chain, for a person."""
+    from interlock.verified.result import weaknesses
+
     print_table(
         ["slice", "method", "verified", "circuit bytes", "ms", "reason"],
         [
@@ -102,3 +104,5 @@ def print_result(found: InferenceResult) -> None:
         f"{found.proved} proved, {found.replayed} replayed, {found.unverified} unverified "
         f"({found.execution_method}, {found.time:.3g} s)"
     )
+    for sentence in weaknesses(found):
+        click.echo(sentence)

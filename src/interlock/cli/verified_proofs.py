@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PATH = click.Path(path_type=Path)
 
+_EXCLUDED = "excluded: verified_slices says false in the model's metadata"
+
 
 @click.command()
 @click.argument("model", type=_PATH)
@@ -51,7 +53,8 @@ def prove(
     """Answer one input with proofs, and write them as a bundle that anyone can verify.
 
     Keys that are missing are made first. Slices that the plan leaves to ONNX are in the bundle for
-    the verifier to run again. Interrupted, the same command goes on where it was. Exit code 1
+    the verifier to run again. Limits and exclusions in MODEL's metadata count; a slice that --slice
+    names is proved all the same. Interrupted, the same command goes on where it was. Exit code 1
     where a slice is not proved.
     """
     from interlock.kernel.clock import Deadline
@@ -61,6 +64,8 @@ def prove(
     from interlock.verified.circuit_prover import CircuitProver
     from interlock.verified.directory import Cuts, ModelDirectory, cut, read_slices
     from interlock.verified.inputs import read_inputs
+    from interlock.verified.metadata import read_of
+    from interlock.verified.planner import combined
     from interlock.verified.proof_bundle import write_bundle
     from interlock.verified.proof_verify import verify_bundle
     from interlock.verified.prover import Limits
@@ -78,10 +83,13 @@ def prove(
     if unknown:
         raise ConfigError(f"--slice is {min(unknown)!r}; the model has no slice of that name")
     inputs = read_inputs(directory.example if given is None else given, sliced.inputs)
-    limits = Limits(key_bytes, memory_bytes, seconds)
+    told = read_of(directory, sliced.sha256)
+    limits = combined(Limits(key_bytes, memory_bytes, seconds), told.limits)
     kept = output.with_name(f".{output.name}.pieces")
     excluded = {
-        part.name: "not asked for" for part in sliced.slices if names and part.name not in names
+        part.name: "excluded: not asked for" if names else _EXCLUDED
+        for part in sliced.slices
+        if (part.name not in names if names else part.name in told.excluded)
     }
     with (
         open_progress("prove") as progress,
@@ -106,7 +114,12 @@ def prove(
                 planned = prover.setup(part, limits)
             plans.append(planned)
             until.check("setting up")
-        policy = Policy(record=True, excluded=excluded)
+        policy = Policy(
+            record=True,
+            excluded=excluded,
+            time_limit=told.limits.seconds,
+            size_limit=told.limits.circuit_bytes,
+        )
         chain = SliceChain(sliced, prover, optimization)
         run = chain.run(inputs, policy, deadline=until)
         digest = write_bundle(output, run, prover, optimization=optimization)

@@ -41,8 +41,7 @@ def plan(
     from interlock.verified.prover import Limits
 
     limits = Limits(key_bytes, memory_bytes, seconds, circuit_bytes)
-    with warnings_told():
-        prover = require_prover("planning circuits")
+    with warnings_told(), require_prover("planning circuits") as prover:
         plans = [prover.plan(part, limits) for part in sliced_model(model).slices]
     _print_plans(plans, as_json)
     return 1 if any(entry.decision == "fallback" for entry in plans) else 0
@@ -80,17 +79,17 @@ def setup(
         unknown = set(names) - {part.name for part in sliced.slices}
         if unknown:
             raise ConfigError(f"--slice is {min(unknown)!r}; the model has no slice of that name")
-        prover = require_prover("making keys", srs=srs, srs_sha256=srs_sha256, cache=cache)
-        plans = []
-        for part in sliced.slices:
-            if names and part.name not in names:
-                continue
-            planned = prover.plan(part, limits)
-            if planned.decision != "fallback":
-                click.echo(f"{part.name}: {planned.reason}", err=True)
-                planned = prover.setup(part, limits)
-            plans.append(planned)
-        RunnerMetadata.generate_for_model(model, prover=prover)
+        with require_prover("making keys", srs=srs, srs_sha256=srs_sha256, cache=cache) as prover:
+            plans = []
+            for part in sliced.slices:
+                if names and part.name not in names:
+                    continue
+                planned = prover.plan(part, limits)
+                if planned.decision != "fallback":
+                    click.echo(f"{part.name}: {planned.reason}", err=True)
+                    planned = prover.setup(part, limits)
+                plans.append(planned)
+            RunnerMetadata.generate_for_model(model, prover=prover)
     _print_plans(plans, as_json)
     return 1 if any(entry.decision == "fallback" for entry in plans) else 0
 

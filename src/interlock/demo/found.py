@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from interlock.demo.arm import Served
 from interlock.demo.journalled import Resumed
+from interlock.demo.prompts import Prompts
 from interlock.demo.proved import Proved
 from interlock.demo.signing import Signed
 from interlock.demo.summaries import Summaries
@@ -26,7 +27,7 @@ Answering zero throughout has a mean error of 1.
 class Demo:
     """Everything that the demonstration found.
 
-    `signed`, `proved` and `summaries` are None where their steps were skipped.
+    `signed`, `proved`, `summaries` and `prompts` are None where their steps were skipped.
     """
 
     served: Served
@@ -35,6 +36,7 @@ class Demo:
     signed: Signed | None
     proved: Proved | None = None
     summaries: Summaries | None = None
+    prompts: Prompts | None = None
 
     def broken(self) -> list[str]:
         """What was promised and does not hold, a sentence each; written so that NaN breaks it."""
@@ -67,6 +69,14 @@ class Demo:
             kept |= _kept_by(self.proved)
         if self.summaries is not None:
             kept |= _kept_in(self.summaries)
+        if self.prompts is not None:
+            unjudged = sum(prompt.found.score is None for prompt in self.prompts.judged)
+            kept |= {
+                f"{unjudged} prompts were not judged": unjudged == 0,
+                f"a detector without a model let {self.prompts.stub} prompts pass": (
+                    self.prompts.stub == 0
+                ),
+            }
         return [sentence for sentence, held in kept.items() if not held]
 
 

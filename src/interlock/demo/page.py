@@ -13,6 +13,7 @@ import interlock
 from interlock.demo.arm import Served
 from interlock.demo.found import Demo
 from interlock.demo.journalled import Resumed
+from interlock.demo.prompts import Prompts
 from interlock.demo.proved import Proved
 from interlock.demo.summaries import Summaries
 from interlock.kernel.intervals import wilson_interval
@@ -46,6 +47,7 @@ def build(demo: Demo) -> Page:
             _journal(demo.resumed),
             _proofs(demo.proved),
             _summaries(demo.summaries),
+            _prompts(demo.prompts),
             _limits(),
         ],
         footer=(
@@ -404,6 +406,36 @@ def _summaries(found: Summaries | None) -> Section:
             ),
             blocks.paragraph(f"In the end: {ended}. The whole: {found.text}"),
             blocks.paragraph(f"The page of the summaries: {found.page.parent.name}/index.html"),
+        ],
+    )
+
+
+def _prompts(found: Prompts | None) -> Section:
+    title = "Prompts judged"
+    if found is None:
+        return Section(title, "Not run: “make demo-all” installs the extra that it needs.", [])
+    caught, hostile = found.caught
+    disturbed, harmless = found.disturbed
+    return Section(
+        title,
+        f"{caught} of {hostile} hostile texts were flagged or held, and {disturbed} of {harmless} "
+        f"harmless ones, by {found.model} on this machine. A detector without a model let "
+        f"{found.stub} of them pass.",
+        [
+            blocks.table(
+                ["", "place", "text", "action", "score", "why"],
+                [
+                    [
+                        "hostile" if prompt.hostile else "harmless",
+                        prompt.found.place,
+                        prompt.text,
+                        prompt.found.action.value,
+                        "" if prompt.found.score is None else f"{prompt.found.score:.3f}",
+                        "; ".join(prompt.found.reasons),
+                    ]
+                    for prompt in found.judged
+                ],
+            ),
         ],
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,9 @@ from interlock.summarize.workers import open_model
 def main(source: Path, output: Path, name: str) -> None:
     """Start or go on, to the end."""
     cores = contracts.cores()
-    summarize(
-        source,
-        output,
-        Options(instances=cores),
-        model=open_model(name, instances=cores, cores=cores),
-        on_result=_acknowledge,
-    )
+    # Its threads must have ended when the interpreter does.
+    with closing(open_model(name, instances=cores, cores=cores)) as model:
+        summarize(source, output, Options(instances=cores), model=model, on_result=_acknowledge)
 
 
 def _acknowledge(key: str, outcome: Outcome[Any]) -> None:

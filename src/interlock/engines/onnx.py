@@ -7,6 +7,7 @@ for the smallest models, at the price of answers that change under the caller's 
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,17 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 CPU = "CPUExecutionProvider"
+
+_GPU = "onnxruntime-gpu, installed in place of onnxruntime, and NVIDIA's libraries"
+_PACKAGES = {
+    "CUDAExecutionProvider": _GPU,
+    "TensorrtExecutionProvider": _GPU,
+    "OpenVINOExecutionProvider": "onnxruntime-openvino, installed in place of onnxruntime",
+    "DmlExecutionProvider": "onnxruntime-directml, on Windows",
+    "CoreMLExecutionProvider": "onnxruntime, on macOS",
+    "MIGraphXExecutionProvider": "onnxruntime-migraphx, and AMD's libraries",
+    "QNNExecutionProvider": "onnxruntime-qnn, and Qualcomm's libraries",
+}
 
 # A protobuf message, and so a model in one piece, cannot be larger.
 MODEL_LIMIT = (1 << 31) - 1
@@ -115,13 +127,15 @@ class TensorSpec:
     shape: tuple[int | str | None, ...]
 
 
-def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
+def create_session(
+    model: bytes, config: SessionConfig | None = None, *, tensors: Mapping[str, Array] = {}
+) -> Any:
     """An `onnxruntime.InferenceSession` over exactly the given bytes; never reads another file.
 
-    External tensors must have been inlined. Optimizing the graph can run parts of it, without
-    any limit: load what is not trusted in a worker (`interlock.engines.worker`). Raises
-    EngineUnavailableError where a provider is absent, none can run a node, or the model is
-    malformed, and MemoryLimitError.
+    External tensors must have been inlined, or be given as `tensors`, by name. Optimizing the
+    graph can run parts of it, without any limit: load what is not trusted in a worker
+    (`interlock.engines.worker`). Raises EngineUnavailableError where a provider is absent, none
+    can run a node, or the model is malformed, and MemoryLimitError.
     """
     ort = onnxruntime()
 
@@ -134,14 +148,18 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
     absent = [name for name in config.providers if name not in available]
     if absent:
         raise EngineUnavailableError(
-            f"execution provider '{absent[0]}' is not available",
-            hint=f"available here: {', '.join(available)}",
+            f"execution provider '{absent[0][:80]}' is not available",
+            hint=f"{_where_from(absent[0], ort.get_all_providers())}available here: "
+            f"{', '.join(available)}",
         )
     providers = [(name, dict(config.provider_options.get(name, {}))) for name in config.providers]
-    try:
-        session = ort.InferenceSession(
-            model, _session_options(config), providers=providers, enable_fallback=0
+    options = _session_options(config)
+    if tensors:
+        options.add_external_initializers(
+            list(tensors), [ort.OrtValue.ortvalue_from_numpy(each) for each in tensors.values()]
         )
+    try:
+        session = ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # noqa: BLE001 - the runtime raises a dozen unrelated types
         raise _load_error(error) from None
     in_use = session.get_providers()
@@ -154,6 +172,15 @@ def create_session(model: bytes, config: SessionConfig | None = None) -> Any:
     # Kept by the binding for its own fallback, which is off: a second copy of all weights.
     session._model_bytes = None
     return session
+
+
+def _where_from(provider: str, known: Sequence[str]) -> str:
+    """What is missing for a provider that this build of ONNX Runtime lacks."""
+    if provider in _PACKAGES:
+        return f"it comes with the package {_PACKAGES[provider]}; "
+    same = [name for name in known if name.lower() == provider.lower()]
+    near = same or difflib.get_close_matches(provider, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _session_options(config: SessionConfig) -> Any:

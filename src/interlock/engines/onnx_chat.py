@@ -112,11 +112,11 @@ class OnnxChatProvider:
     def _ready(self) -> Generator:
         if self._generator is None:
             from interlock.engines.generate import Generator, load_text_model
+            from interlock.engines.generate.store import is_name
 
             options = self._options
             source = options.model
-            # A path is told from a name by its separator, or by being there.
-            if "/" in source or (self._base / source).is_dir():
+            if not is_name(source):
                 source = str(self._base / source)
             model = load_text_model(
                 source, providers=options.providers, expected_digest=options.expected_digest

@@ -84,6 +84,11 @@ class ProcessPool:
         return sum(process.rss or 0 for process in self._processes)
 
     @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the processes that run, as far as the system tells."""
+        return sum(process.cpu_seconds or 0.0 for process in self._processes)
+
+    @property
     def replaced(self) -> int:
         """How many processes died or were killed in a call, and were to be replaced."""
         return self._replaced

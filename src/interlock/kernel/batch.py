@@ -33,6 +33,8 @@ STATUS_OF_CODE = (Status.FAILED, Status.REFUSED, Status.FLAGGED, Status.ACCEPTED
 NOT_ASKED = -1
 """In `BatchOutcome.results` and `.reasons`: the step did not see this row."""
 
+_FEW = 64
+
 _RESULTS = tuple(StepResult)
 RESULT_CODE = {result: code for code, result in enumerate(_RESULTS)}
 
@@ -113,8 +115,8 @@ class BatchOutcome(msgspec.Struct, frozen=True, eq=False):
 
     def counts(self) -> dict[Status, int]:
         """Rows by status; the four counts add up to `len(self)`."""
-        found = np.bincount(self.status, minlength=len(STATUS_OF_CODE))
-        return {status: int(found[code]) for code, status in enumerate(STATUS_OF_CODE)}
+        found = dict(counted(self.status))
+        return {status: found.get(code, 0) for code, status in enumerate(STATUS_OF_CODE)}
 
     def row(self, index: int) -> Outcome[Array]:
         """Row `index` as a single outcome. Step times are the batch's, shared by its rows."""
@@ -252,7 +254,7 @@ def _part_of_step(
     asked = results[results != NOT_ASKED]
     if not asked.size:
         return BatchStep(step.name, 0, 0.0, 0, {}, {})
-    counts = {str(_RESULTS[int(c)]): int(n) for c, n in zip(*_counted(asked), strict=True)}
+    counts = {str(_RESULTS[code]): rows for code, rows in counted(asked)}
     reasoned = reasons[reasons != NOT_ASKED]
     answered = any(StepResult(name).answered for name in counts)
     return BatchStep(
@@ -261,14 +263,18 @@ def _part_of_step(
         seconds=step.seconds,
         attempts=step.attempts,
         counts=counts,
-        reasons={texts[int(r)]: int(n) for r, n in zip(*_counted(reasoned), strict=True)},
+        reasons={texts[reason]: rows for reason, rows in counted(reasoned)},
         evidence=step.evidence if answered else (),
     )
 
 
-def _counted(codes: Array) -> tuple[list[int], list[int]]:
-    values, counts = np.unique_counts(codes)
-    return values.tolist(), counts.tolist()
+def counted(codes: Array) -> list[tuple[int, int]]:
+    """(code, rows with it) of every code that occurs, in order; codes are 0 or more."""
+    if codes.size <= _FEW:
+        # NumPy lets go of the interpreter for its count, and other threads may take it for long.
+        found = codes.tolist()
+        return [(code, found.count(code)) for code in sorted(set(found))]
+    return [(code, rows) for code, rows in enumerate(np.bincount(codes).tolist()) if rows]
 
 
 def _summary_result(step: BatchStep) -> StepResult:

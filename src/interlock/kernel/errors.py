@@ -3,6 +3,8 @@
     InterlockError
     ├── UsageError                 the caller's mistake, found before work starts
     │   ├── InputError             a value has the wrong shape, dtype, range or encoding
+    │   │   └── MalformedProofError  the file is no proof, or its parts contradict each other
+    │   │       └── ReadableValueError  its values for people are not those that it is about
     │   ├── ConfigError            a configuration, route file or option is wrong
     │   └── MissingExtraError      the feature needs an extra that is not installed
     ├── BundleError                a bundle must not be used
@@ -96,6 +98,19 @@ class InputError(UsageError):
     """A value has the wrong shape, dtype, range or encoding."""
 
     code = "input"
+
+
+class MalformedProofError(InputError):
+    """The file is no proof, or its parts contradict each other."""
+
+    code = "malformed_proof"
+    default_hint = "the proof was edited or cut short; ask for it again"
+
+
+class ReadableValueError(MalformedProofError):
+    """A proof's values for people are not those of the field elements that it is about."""
+
+    code = "readable_value"
 
 
 class ConfigError(UsageError):

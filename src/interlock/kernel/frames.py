@@ -34,6 +34,8 @@ BUFFER_COUNT_LIMIT = 1 << 16
 # Larger bytes travel beside the body, so that a model of 2 GB is not copied into a message.
 _BESIDE = 1 << 16
 _SCRATCH = 1 << 20
+AHEAD = 1 << 16
+"""Bytes of a frame that is sent in one piece, and that a reader may take before it needs them."""
 _LIFTED = (dict, list, tuple, bytes, bytearray, memoryview)
 
 _ARRAY, _BYTES, _STRINGS = 1, 2, 3
@@ -118,6 +120,46 @@ def fits(frame: Sequence[memoryview], limit: int) -> bool:
 def total(frame: Sequence[memoryview]) -> int:
     """Bytes of the frame."""
     return sum(len(part) for part in frame)
+
+
+def packed(frame: Sequence[memoryview]) -> Sequence[memoryview]:
+    """`frame` in one piece where it is small: each piece costs a system call and a wake-up."""
+    if len(frame) == 1 or total(frame) > AHEAD:
+        return frame
+    return [memoryview(b"".join(frame))]
+
+
+class Ahead:
+    """Fills buffers from a socket, reading small ones ahead of their need.
+
+    receive  fills a part of the given buffer and returns how much; 0 at the end
+    """
+
+    def __init__(self, receive: Callable[[memoryview], int]) -> None:
+        self._receive = receive
+        self._scratch = memoryview(bytearray(AHEAD))
+        self._left = self._scratch[:0]
+
+    def __len__(self) -> int:
+        """Bytes that were read and not yet taken."""
+        return len(self._left)
+
+    def fill(self, view: memoryview) -> None:
+        """Fill all of `view`; raises EOFError where the other side has closed."""
+        while view:
+            if not self._left:
+                if len(view) >= AHEAD:
+                    received = self._receive(view)
+                    view = view[received:]
+                else:
+                    received = self._receive(self._scratch)
+                    self._left = self._scratch[:received]
+                if received == 0:
+                    raise EOFError
+                continue
+            size = min(len(view), len(self._left))
+            view[:size] = self._left[:size]
+            view, self._left = view[size:], self._left[size:]
 
 
 def read(fill: Fill, *, limit: int | None = None) -> tuple[int, Any]:

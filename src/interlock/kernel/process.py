@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -114,6 +114,12 @@ class WorkerProcess:
         sizes = None if pid is None else _memory(pid)
         return None if sizes is None else sizes[0]
 
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time, of user and system; None where none runs or the system does not tell."""
+        pid = self.pid
+        return None if pid is None else _cpu_seconds(pid)
+
     def start(self, deadline: Deadline = NO_DEADLINE) -> None:
         """Start the process, if none runs, and wait until the factory has returned.
 
@@ -209,14 +215,13 @@ class WorkerProcess:
 
     def _exchange(self, child: _Child, payload: Any, deadline: Deadline) -> Any:
         """Send the payload and return the answer; the child is gone after anything unexpected."""
-        frame = frames.encode(payload, child.calls + 1)
+        frame = frames.packed(frames.encode(payload, child.calls + 1))
         child.calls += 1
         child.peak = 0
         try:
             child.send(frame, deadline, self.memory_limit)
             call, answer = frames.read(
-                lambda view: child.fill(view, deadline, self.memory_limit),
-                limit=self._reply_limit,
+                child.reader(deadline, self.memory_limit), limit=self._reply_limit
             )
             if call != child.calls:
                 raise frames.FrameError("an answer to another call")
@@ -285,6 +290,8 @@ class _Child:
         self._waiting = threading.Lock()
         self._poll = select.poll()
         self._poll.register(self.connection, select.POLLIN)
+        self._until: tuple[Deadline, int | None] = (NO_DEADLINE, None)
+        self._ahead = frames.Ahead(self._receive)
 
     def alive(self) -> bool:
         with self._waiting:
@@ -292,9 +299,9 @@ class _Child:
 
     def usable(self) -> bool:
         """Whether the next call may go to it: alive, and no bytes that nobody asked for."""
-        return self.alive() and not self._poll.poll(0)
+        return self.alive() and not len(self._ahead) and not self._poll.poll(0)
 
-    def send(self, frame: list[memoryview], deadline: Deadline, limit: int | None) -> None:
+    def send(self, frame: Sequence[memoryview], deadline: Deadline, limit: int | None) -> None:
         for part in frame:
             rest = part
             while rest:
@@ -303,18 +310,20 @@ class _Child:
                 except BlockingIOError:
                     self._wait(select.POLLOUT, deadline, limit)
 
-    def fill(self, view: memoryview, deadline: Deadline, limit: int | None) -> None:
-        while view:
+    def reader(self, deadline: Deadline, limit: int | None) -> frames.Fill:
+        """Fills buffers with what the child sends, by `deadline`."""
+        self._until = deadline, limit
+        return self._ahead.fill
+
+    def _receive(self, view: memoryview) -> int:
+        deadline, limit = self._until
+        # A peer that never stops sending never makes us wait, so look here too.
+        deadline.check("receiving")
+        while True:
             try:
-                received = self.connection.recv_into(view)
+                return self.connection.recv_into(view)
             except BlockingIOError:
                 self._wait(select.POLLIN, deadline, limit)
-                continue
-            if received == 0:
-                raise EOFError
-            view = view[received:]
-            # A peer that never stops sending never makes us wait, so look here too.
-            deadline.check("receiving")
 
     def _wait(self, event: int, deadline: Deadline, limit: int | None) -> None:
         """Return when the connection is ready; raise when time is over or the child is gone."""
@@ -387,5 +396,15 @@ def _memory(pid: int) -> tuple[int, int] | None:
     try:
         fields = Path(f"/proc/{pid}/statm").read_text().split()
         return int(fields[1]) * _PAGE, int(fields[5]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """User and system time of a process, where /proc tells them."""
+    try:
+        # The name in brackets may hold spaces; what is counted stands behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None

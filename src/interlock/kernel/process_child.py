@@ -88,12 +88,7 @@ def _limit_memory(limit: int) -> None:
 def _serve(connection: socket.socket) -> None:
     from interlock.kernel import frames
 
-    def fill(view: memoryview) -> None:
-        while view:
-            received = connection.recv_into(view)
-            if received == 0:
-                raise EOFError
-            view = view[received:]
+    fill = frames.Ahead(connection.recv_into).fill
 
     def reply(call: int, answer: Any) -> None:
         try:
@@ -106,7 +101,7 @@ def _serve(connection: socket.socket) -> None:
         except InterlockError as error:
             unsent = EngineError(error.message, hint=error.hint)
             frame = frames.encode([False, *remote_errors.describe(unsent)], call)
-        for part in frame:
+        for part in frames.packed(frame):
             connection.sendall(part)
 
     call, setup = frames.read(fill)

@@ -1,4 +1,6 @@
-"""The endpoints: Open Inference Protocol v2, health, metrics and their description."""
+"""The endpoints: Open Inference Protocol v2, health, metrics and their description; OpenAI's are
+in openai_app.py.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -16,6 +19,8 @@ from starlette.routing import Route
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
 from interlock.serve import openapi
+from interlock.serve.admin import Admin
+from interlock.serve.gate import ADMIN, FEEDBACK, has_admin
 from interlock.serve.health import worst
 from interlock.serve.hosting import Hosted, Hosting
 from interlock.serve.lost import error_of
@@ -30,7 +35,10 @@ from interlock.serve.oip_response import (
     parameters_of,
     server_metadata,
 )
+from interlock.serve.openai_app import TextEndpoints
 from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
+from interlock.serve.rollout.rollouts import Rollouts
+from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
 
 # Smaller bodies are read and written on the event loop: handing them to a thread costs more.
@@ -55,8 +63,21 @@ class UnsupportedError(RequestRejectedError):
 class Endpoints:
     """The handlers over a server's models."""
 
-    def __init__(self, hosting: Hosting, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, hosting: Hosting, rollouts: Rollouts, settings: Settings, metrics: Metrics, base: Path
+    ) -> None:
         self._hosting = hosting
+        self._rollouts = rollouts
+        self._admin = Admin(hosting, rollouts, base, self._body)
+        self._scans = Scans(
+            hosting,
+            rollouts,
+            settings,
+            metrics,
+            base,
+            read_body=self._body,
+            client_of=self._client,
+        )
         self._settings = settings
         self._metrics = metrics
         self.draining = False
@@ -64,7 +85,9 @@ class Endpoints:
     def app(self) -> Starlette:
         """The application, without its gate."""
         model = "/v2/models/{model}"
+        texts = TextEndpoints(self._hosting, self._metrics, self._body, self._client)
         routes = [
+            *(self._route(*each) for each in texts.routes()),
             self._route("/v2/health/live", self.live, "live"),
             self._route("/v2/health/ready", self.ready, "ready"),
             self._route("/v2", self.server, "server"),
@@ -78,11 +101,27 @@ class Endpoints:
                     ("/infer", self.infer, "infer", "POST"),
                 )
             ),
+            self._route(SCAN, self._scans.scan, "scan", "POST"),
             self._route("/health", self.health, "health"),
             self._route("/metrics", self.metrics, "metrics"),
             self._route("/openapi.json", self.openapi, "openapi"),
             self._route("/docs", self.docs, "docs"),
         ]
+        if self._settings.feedback != "off":
+            routes.append(self._route(FEEDBACK, self._admin.feedback, "feedback", "POST"))
+        if has_admin(self._settings):
+            rollout = f"{ADMIN}/models/{{model}}/rollout"
+            routes += [
+                self._route(path, handler, name, method)
+                for path, handler, name, method in (
+                    (f"{ADMIN}/rollouts", self._admin.overview, "rollouts", "GET"),
+                    (rollout, self._admin.status, "rollout", "GET"),
+                    (rollout, self._admin.start, "rollout_start", "POST"),
+                    (f"{rollout}/promote", self._admin.promote, "rollout_promote", "POST"),
+                    (f"{rollout}/rollback", self._admin.roll_back, "rollout_rollback", "POST"),
+                    (f"{ADMIN}/models/{{model}}/reload", self._admin.reload, "reload", "POST"),
+                )
+            ]
         return Starlette(routes=routes, exception_handlers=_HANDLERS)
 
     def _route(self, path: str, handler: Endpoint, name: str, method: str = "GET") -> Route:
@@ -113,8 +152,16 @@ class Endpoints:
 
     async def model(self, request: Request) -> Response:
         """A model's metadata."""
-        served, _ = self._hosting.require(self._find(request))
-        return json_reply(model_metadata(served))
+        hosted = self._find(request)
+        pick = hosted.pick("", request.path_params.get("version") or "")
+        try:
+            found = model_metadata(pick.version.served)
+        finally:
+            pick.leave()
+        candidate = pick.traffic.candidate
+        if candidate is not None and "version" not in request.path_params:
+            found["versions"].append(candidate.digest)
+        return json_reply(found)
 
     async def model_ready(self, request: Request) -> Response:
         """Whether a model is ready."""
@@ -127,6 +174,9 @@ class Endpoints:
         hosted = list(self._hosting.models.values())
         loop = asyncio.get_running_loop()
         found = await asyncio.gather(*(loop.run_in_executor(None, h.health) for h in hosted))
+        for one in found:
+            if one.latency_ms is not None:
+                self._metrics.canary_seconds.labels(one.model).set(one.latency_ms / 1e3)
         word = worst(found)
         status = 503 if word == "unhealthy" else 200
         if len(found) == 1:
@@ -149,7 +199,11 @@ class Endpoints:
             name: "" if hosted.served is None else hosted.served.version
             for name, hosted in self._hosting.models.items()
         }
-        return json_reply(openapi.document(models))
+        settings = self._settings
+        found = openapi.document(
+            models, admin=has_admin(settings), feedback=settings.feedback != "off"
+        )
+        return json_reply(found)
 
     async def docs(self, request: Request) -> Response:
         """The same as a page that loads nothing else."""
@@ -161,32 +215,51 @@ class Endpoints:
         """One inference request."""
         state = request.scope["state"]
         hosted = self._find(request)
-        served, lane = self._hosting.require(hosted)
         seconds = hosted.settings.call_seconds
         body = await self._body(request)
         began = time.perf_counter()
         asked = await _offload(len(body), read_request, body, request.headers.get(HEADER_LENGTH))
-        rows = served.check(asked.inputs)
-        self._stage(hosted.name, "decode", began)
-        deadline = Deadline.after(min(seconds, asked.seconds or seconds))
-        state["rows"] = rows
-        asking = lane.ask(asked.inputs, rows, deadline)
-        # Watching a connection costs more than a quick answer, so only a request that waits is.
-        answer = await (_while_connected(request, asking) if lane.busy else asking)
+        pick = hosted.pick(self._client(request, hosted), request.path_params.get("version"))
+        try:
+            served = pick.version.served
+            rows = served.check(asked.inputs)
+            self._stage(state, "decode", began)
+            deadline = Deadline.after(min(seconds, asked.seconds or seconds))
+            state["rows"] = rows
+            began = time.perf_counter()
+            waits_long = pick.version.lane.waits_long
+            asking = pick.ask(asked.inputs, rows, deadline)
+            # Watching a connection costs more than a quick answer, so only one that waits is.
+            answer = await (_while_connected(request, asking) if waits_long else asking)
+            self._stage(state, "answer", began)
+        finally:
+            pick.leave()
         summary = answer.summary
         state["outcome"] = str(summary.status)
         self._metrics.answered(hosted.name, rows, answer)
         parameters = functools.partial(parameters_of, answer, served, state["request_id"])
         if answer.lost:
             return self._refuse(state, error_of(answer), parameters())
+        if self._settings.feedback != "off":
+            self._rollouts.remember(state["request_id"], hosted, pick, answer)
         began = time.perf_counter()
         size = sum(array.nbytes for array in answer.outputs.values())
         try:
             found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
         except UnanswerableError as error:
             return self._refuse(state, error, parameters())
-        self._stage(hosted.name, "encode", began)
+        self._stage(state, "encode", began)
         return _encoded(found)
+
+    def _client(self, request: Request, hosted: Hosted) -> str:
+        """What a canary knows a client by; empty where nobody asks."""
+        traffic = hosted.traffic
+        if traffic is None or traffic.watch is None:
+            return ""
+        if hosted.settings.sticky == "request":
+            return str(request.scope["state"]["request_id"])
+        named = request.headers.get(self._settings.client_header)
+        return named or (request.client.host if request.client else "")
 
     def _find(self, request: Request) -> Hosted:
         hosted = self._hosting.find(
@@ -201,8 +274,10 @@ class Endpoints:
         state["code"] = error.code
         return error_reply(error, parameters)
 
-    def _stage(self, model: str, stage: str, began: float) -> None:
-        self._metrics.stage_seconds.labels(model, stage).observe(time.perf_counter() - began)
+    def _stage(self, state: dict[str, Any], stage: str, began: float) -> None:
+        seconds = time.perf_counter() - began
+        state.setdefault("stages", []).append((stage, began, seconds))
+        self._metrics.of(self._metrics.stage_seconds, state["model"], stage).observe(seconds)
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""
@@ -259,14 +334,16 @@ def _encoded(found: Encoded) -> Response:
 
 async def _unknown(request: Request, error: Exception) -> Response:
     request.scope["state"]["code"] = UnknownPathError.code
-    reply = error_reply(UnknownPathError("there is no such path", hint="GET /docs lists them"))
+    unknown = UnknownPathError("there is no such path", hint="GET /docs lists them")
+    reply = error_reply(unknown, path=request.scope["path"])
     reply.status_code = 404
     return reply
 
 
 async def _wrong_method(request: Request, error: Exception) -> Response:
     request.scope["state"]["code"] = "wrong_method"
-    reply = error_reply(RequestRejectedError("the path does not take this method"))
+    wrong = RequestRejectedError("the path does not take this method")
+    reply = error_reply(wrong, path=request.scope["path"])
     reply.status_code = 405
     return reply
 
@@ -274,7 +351,7 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, InterlockError)
     request.scope["state"]["code"] = error.code
-    return error_reply(error)
+    return error_reply(error, path=request.scope["path"])
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
@@ -284,7 +361,8 @@ async def _client_gone(request: Request, error: Exception) -> Response:
 
 async def _internal(request: Request, error: Exception) -> Response:
     """The gate, which the error reaches next, logs its type."""
-    return error_reply(ServiceError("the server could not answer", wait_seconds=1.0))
+    fault = ServiceError("the server could not answer", wait_seconds=1.0)
+    return error_reply(fault, path=request.scope["path"])
 
 
 _HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {

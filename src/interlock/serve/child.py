@@ -111,6 +111,29 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return answer
 
 
+def load_detector(options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """A detector; what it says of a text is JSON without any part of the text."""
+    import time
+
+    from interlock.detect import Detector, DetectorConfig
+    from interlock.kernel.outcome import encode_json
+
+    fields = dict(options)
+    for name in ("bundle", "require_signature", "calibration", "policy"):
+        fields[name] = None if fields[name] is None else Path(fields[name])
+    detector = Detector.open(DetectorConfig(**fields))
+
+    def answer(payload: Any) -> Any:
+        if payload["do"] == "describe":
+            return {"bundle": None if detector.model is None else detector.model.digest}
+        began = time.perf_counter()
+        asked = zip(payload["texts"], payload["places"], strict=True)
+        found = [detector.scan(text, place).to_dict() for text, place in asked]
+        return {"rows": encode_json(found), "seconds": time.perf_counter() - began}
+
+    return answer
+
+
 def failed(route: str, error: InterlockError) -> Outcome[Any]:
     """The outcome of a request that ended in `error`."""
     result = StepResult.ERROR

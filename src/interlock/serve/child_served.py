@@ -23,7 +23,7 @@ from interlock.kernel.errors import (
 )
 from interlock.kernel.outcome import Outcome
 from interlock.serve.child import failed
-from interlock.serve.served import Answer, Workers, check_inputs
+from interlock.serve.served import Answer, Workers, check_inputs, workers_of
 from interlock.serve.settings import ModelSettings
 
 _TARGETS = {
@@ -112,7 +112,7 @@ class ChildServed:
 
     def workers(self) -> Workers:
         """See `Served.workers`."""
-        return Workers(self.pool.pids, self.pool.rss, self.pool.replaced)
+        return workers_of(self.pool)
 
     def close(self) -> None:
         """See `Served.close`."""

@@ -44,7 +44,7 @@ DEFAULT, ARGUMENT = "default", "command line"
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _MODEL_FIELDS = {field.name: field.type for field in msgspec.structs.fields(ModelSettings)}
-_PATHS = ("tls_cert", "tls_key", "tokens_file")
+_PATHS = ("tls_cert", "tls_key", "tokens_file", "admin_tokens_file", "state")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Effective:
             if name == "models":
                 continue
             value = getattr(self.settings, name)
-            if name == "token" and value is not None:
+            if name in ("token", "admin_token") and value is not None:
                 value = "(set)"
             found.append((name, value, self.sources.get(name, DEFAULT)))
         for model, own in self.settings.models.items():
@@ -114,6 +114,11 @@ def load_config(
         section = _section(document, path, environ, environment)
         for name in (COMMON, section):
             _merge(values, sources, document.get(name, {}), f"{path.name} [{name}]")
+        # A detector's thresholds are by environment, and the section says which that is.
+        for name, own in values.get("models", {}).items():
+            if "environment" not in own:
+                own["environment"] = section
+                sources[f"models.{name}.environment"] = f"{path.name} [{section}]"
     elif environment is not None:
         raise ConfigError("an environment is named, but no configuration file")
     for name, source in models.items():

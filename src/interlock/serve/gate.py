@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,11 +27,22 @@ from interlock.serve.replies import error_reply
 from interlock.serve.server_log import Log
 from interlock.serve.settings import Settings
 
+if TYPE_CHECKING:
+    from interlock.serve.telemetry import Telemetry
+
 # Asked by orchestrators and load balancers, which have no token; they say nothing of a model.
 OPEN_PATHS = frozenset({"/v2/health/live", "/v2/health/ready"})
 
+ADMIN = "/v1/admin"
+FEEDBACK = "/v1/feedback"
+
 _MOST_CLIENTS = 10_000
 _LEAST_TOKEN = 16
+
+
+def has_admin(settings: Settings) -> bool:
+    """Whether there is an admin API at all."""
+    return settings.admin_token is not None or settings.admin_tokens_file is not None
 
 
 class Tokens:
@@ -41,25 +54,14 @@ class Tokens:
     @classmethod
     def of(cls, settings: Settings) -> Tokens:
         """Those of the settings; raises ConfigError for a file that is unreadable or too open."""
-        tokens = [] if settings.token is None else [settings.token]
-        if settings.tokens_file is not None:
-            path = Path(settings.tokens_file)
-            try:
-                if path.stat().st_mode & 0o007:
-                    raise ConfigError(
-                        f"tokens_file {path} is open to every user", hint=f"chmod o-rwx {path}"
-                    )
-                found = [line.strip() for line in path.read_text("utf-8").splitlines()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"tokens_file {path}: {type(error).__name__}") from None
-            tokens += [line for line in found if line and not line.startswith("#")]
-            if not tokens:
-                raise ConfigError(f"tokens_file {path} holds no token")
-            if any(len(token) < _LEAST_TOKEN for token in tokens):
-                raise ConfigError(
-                    f"tokens_file {path}: a token has under {_LEAST_TOKEN} characters"
-                )
-        return cls(tokens)
+        return cls(_read_tokens(settings.token, settings.tokens_file, "tokens_file"))
+
+    @classmethod
+    def of_admin(cls, settings: Settings) -> Tokens:
+        """Those of the admin API, in the same way; none of it is open where there are none."""
+        return cls(
+            _read_tokens(settings.admin_token, settings.admin_tokens_file, "admin_tokens_file")
+        )
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -98,21 +100,47 @@ class ClientRates:
         return 0.0 if bucket.try_acquire() else max(bucket.delay(), 1e-3)
 
 
+class RequestIds:
+    """Random ids of 16 hexadecimal digits; a call of the system makes many of them."""
+
+    def __init__(self) -> None:
+        self._left: list[str] = []
+
+    def next(self) -> str:
+        """One that was not given before, and that nobody can guess."""
+        if not self._left:
+            many = secrets.token_hex(8 * 256)
+            self._left = [many[at : at + 16] for at in range(0, len(many), 16)]
+        return self._left.pop()
+
+
 class Gate:
     """Middleware around the whole application.
 
-    Whatever is refused here or raised inside is answered, counted and logged; `draining` refuses
-    all but the questions for health.
+    Whatever is refused here or raised inside is answered, counted, logged and, with `telemetry`,
+    traced; `draining` refuses all but the questions for health.
     """
 
     def __init__(
-        self, app: ASGIApp, *, settings: Settings, tokens: Tokens, metrics: Metrics, log: Log
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        tokens: Tokens,
+        metrics: Metrics,
+        log: Log,
+        admin: Tokens | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._app = app
         self._tokens = tokens
+        self._admin = admin or Tokens(())
+        self._settings = settings
         self._rates = ClientRates(settings.rate, settings.burst)
         self._metrics = metrics
         self._log = log
+        self._telemetry = telemetry
+        self._ids = RequestIds()
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,7 +149,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = secrets.token_hex(8)
+        request_id = self._ids.next()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 0
@@ -146,22 +174,29 @@ class Gate:
         except InterlockError as error:
             code = error.code
             if not status:
-                await error_reply(error)(scope, receive, answer)
+                await error_reply(error, path=scope["path"])(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - its text may quote what the client sent
             code = "internal"
             self._log("internal_error", request_id=request_id, error=type(error).__name__)
             if not status:
                 fault = ServiceError("the server could not answer", wait_seconds=1.0)
-                await error_reply(fault)(scope, receive, answer)
+                await error_reply(fault, path=scope["path"])(scope, receive, answer)
         finally:
-            self._record(state, status, code, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            self._record(state, status, code, seconds)
+            if self._telemetry is not None:
+                told = {**state, "code": code}
+                self._telemetry.request(scope["headers"], told, status, seconds)
 
     def _admit(self, scope: Scope) -> None:
         """Raise the error for a request that goes no further."""
         if scope["path"] in OPEN_PATHS:
             return
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if not self._tokens.accept(given[0] if len(given) == 1 else b""):
+        authorization = given[0] if len(given) == 1 else b""
+        if self._is_admin(scope["path"]):
+            self._admit_admin(scope, authorization)
+        elif not self._tokens.accept(authorization):
             raise AuthenticationError("a valid bearer token is needed", hint="")
         if self.draining and scope["path"] not in ("/health", "/metrics"):
             raise ServiceError("the server is stopping", wait_seconds=5.0)
@@ -170,13 +205,27 @@ class Gate:
         if wait:
             raise RateLimitError("too many requests from this address", wait_seconds=wait)
 
+    def _is_admin(self, path: str) -> bool:
+        """Whether a path is the admin API's, which has tokens of its own."""
+        feedback = path == FEEDBACK and self._settings.feedback == "admin"
+        return bool(self._admin) and (path.startswith(f"{ADMIN}/") or feedback)
+
+    def _admit_admin(self, scope: Scope, authorization: bytes) -> None:
+        client = scope.get("client")
+        if not self._settings.admin_remote and not is_loopback(client[0] if client else ""):
+            raise AuthenticationError(
+                "the admin API answers this machine only", hint="admin_remote = true"
+            )
+        if not self._admin.accept(authorization):
+            raise AuthenticationError("a valid admin token is needed", hint="")
+
     def _record(self, state: dict[str, object], status: int, code: str, seconds: float) -> None:
         endpoint = str(state.get("endpoint", "none"))
         model = str(state.get("model", ""))
-        self._metrics.requests.labels(endpoint, str(status)).inc()
-        self._metrics.request_seconds.labels(endpoint).observe(seconds)
+        self._metrics.of(self._metrics.requests, endpoint, str(status)).inc()
+        self._metrics.of(self._metrics.request_seconds, endpoint).observe(seconds)
         if code:
-            self._metrics.errors.labels(model, code).inc()
+            self._metrics.of(self._metrics.errors, model, code).inc()
         self._log(
             "request",
             request_id=state["request_id"],
@@ -188,6 +237,35 @@ class Gate:
             rows=state.get("rows", 0),
             seconds=round(seconds, 6),
         )
+
+
+def _read_tokens(token: str | None, file: str | None, setting: str) -> list[str]:
+    tokens = [] if token is None else [token]
+    if file is None:
+        return tokens
+    path = Path(file)
+    try:
+        if path.stat().st_mode & 0o007:
+            raise ConfigError(f"{setting} {path} is open to every user", hint=f"chmod o-rwx {path}")
+        found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting} {path}: {type(error).__name__}") from None
+    tokens += [line for line in found if line and not line.startswith("#")]
+    if not tokens:
+        raise ConfigError(f"{setting} {path} holds no token")
+    if any(len(token) < _LEAST_TOKEN for token in tokens):
+        raise ConfigError(f"{setting} {path}: a token has under {_LEAST_TOKEN} characters")
+    return tokens
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine alone."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool(address.is_loopback or (mapped is not None and mapped.is_loopback))
 
 
 def _digest(token: bytes) -> bytes:

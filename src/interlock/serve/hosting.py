@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineUnavailableError, InterlockError, RequestRejectedError
-from interlock.serve.health import Canary, Health
+from interlock.serve.health import Health
 from interlock.serve.lane import Lane
 from interlock.serve.metrics import Metrics, ModelState
-from interlock.serve.opening import open_model
+from interlock.serve.rollout.traffic import Pick, Traffic
 from interlock.serve.served import Served
 from interlock.serve.server_log import Log
 from interlock.serve.settings import ModelSettings, Settings
+from interlock.serve.version import Version, open_version
 
 
 class UnknownModelError(RequestRejectedError):
@@ -25,27 +25,88 @@ class UnknownModelError(RequestRejectedError):
 
 
 class Hosted:
-    """One model: `served`, `lane` and `canary` once it is ready, `error` where it cannot be."""
+    """One model: `traffic` once it is ready, `error` where it cannot be.
+
+    fault     why it is no better than degraded, such as a rollout that cannot be recorded
+    replaced, cpu
+              processes that were replaced, and CPU seconds, in versions that no longer run
+    """
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
         self.name = name
         self.settings = settings
-        self.served: Served | None = None
-        self.lane: Lane | None = None
-        self.canary: Canary | None = None
+        self.traffic: Traffic | None = None
         self.error: InterlockError | None = None
+        self.fault = ""
+        self.replaced = 0
+        self.cpu = 0.0
+        self._retiring = 0
+        self._counting = threading.Lock()
 
     @property
     def ready(self) -> bool:
         """Whether it passed its self-test and may be asked."""
-        return self.lane is not None
+        return self.traffic is not None
+
+    @property
+    def served(self) -> Served | None:
+        """The stable version's model."""
+        return None if self.traffic is None else self.traffic.stable.served
+
+    @property
+    def lane(self) -> Lane | None:
+        """The stable version's queue."""
+        return None if self.traffic is None else self.traffic.stable.lane
+
+    def pick(self, client: str, digest: str | None = None) -> Pick:
+        """The version that answers a request, to be left after it; see `Traffic.pick`.
+
+        Raises EngineUnavailableError where the model is not ready, and UnknownModelError for a
+        digest that no version has.
+        """
+        while True:
+            traffic = self.traffic
+            if traffic is None:
+                why = "is loading" if self.error is None else f"failed: {self.error.code}"
+                raise EngineUnavailableError(f"model '{self.name}' {why}")
+            found = traffic.pick(client, digest)
+            if found is None:
+                continue
+            if digest and found.version.digest != digest:
+                # It was replaced since the request came.
+                found.leave()
+                raise UnknownModelError(f"model '{self.name}' has no such version")
+            return found
+
+    def retire(self, version: Version, seconds: float) -> None:
+        """Let go of a version that no traffic names any more, in a thread of its own."""
+        with self._counting:
+            self._retiring += 1
+
+        def work() -> None:
+            workers = version.retire(seconds)
+            with self._counting:
+                self._retiring -= 1
+                self.replaced += workers.replaced
+                self.cpu += workers.cpu
+
+        threading.Thread(target=work, name="interlock-retire", daemon=True).start()
+
+    @property
+    def retiring(self) -> int:
+        """Versions that still answer their last requests."""
+        return self._retiring
 
     def health(self) -> Health:
         """From a canary inference; unhealthy with the reason where it is not ready."""
-        if self.canary is None:
+        traffic = self.traffic
+        if traffic is None:
             why = "loading" if self.error is None else f"{self.error.code}: {self.error.message}"
             return Health("unhealthy", self.name, error=why)
-        return self.canary.check()
+        found = traffic.stable.canary.check()
+        if self.fault and found.status == "healthy":
+            found = replace(found, status="degraded", message=self.fault)
+        return found
 
 
 class Hosting:
@@ -59,11 +120,14 @@ class Hosting:
         self.models = {name: Hosted(name, own) for name, own in settings.models.items()}
         metrics.watch(self._states)
 
-    def start(self) -> None:
-        """Open, load and test all models at the same time."""
+    def start(self, begin: Callable[[Hosted], Traffic] | None = None) -> None:
+        """Open, load and test all models at the same time.
+
+        begin  makes the traffic of a model; by default the version that its settings name
+        """
         threads = [
             # A load that hangs must not keep the process from ending.
-            threading.Thread(target=self._start, args=(hosted,), daemon=True)
+            threading.Thread(target=self._start, args=(hosted, begin), daemon=True)
             for hosted in self.models.values()
         ]
         for thread in threads:
@@ -81,65 +145,54 @@ class Hosting:
         hosted = self.models.get(name)
         if hosted is None:
             raise UnknownModelError("there is no such model", hint="GET /v2/models lists them")
-        if version and (hosted.served is None or version != hosted.served.version):
+        traffic = hosted.traffic
+        known = () if traffic is None else (traffic.stable, traffic.candidate)
+        if version and not any(v is not None and v.digest == version for v in known):
             raise UnknownModelError(f"model '{hosted.name}' has no such version")
         return hosted
 
-    def require(self, hosted: Hosted) -> tuple[Served, Lane]:
-        """What answers; raises EngineUnavailableError where the model is not ready."""
-        if hosted.served is None or hosted.lane is None:
-            why = "is loading" if hosted.error is None else f"failed: {hosted.error.code}"
-            raise EngineUnavailableError(f"model '{hosted.name}' {why}")
-        return hosted.served, hosted.lane
-
     def close(self, wait: float) -> None:
         """Answer what waits, for up to `wait` seconds, and end every process."""
+        found = [hosted.traffic for hosted in self.models.values() if hosted.traffic is not None]
+        versions = [v for traffic in found for v in (traffic.stable, traffic.candidate) if v]
         threads = [
-            threading.Thread(target=hosted.lane.close, args=(wait,))
-            for hosted in self.models.values()
-            if hosted.lane is not None
+            threading.Thread(target=version.lane.close, args=(wait,)) for version in versions
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        for hosted in self.models.values():
-            if hosted.served is not None:
-                hosted.served.close()
+        for version in versions:
+            version.served.close()
 
-    def _start(self, hosted: Hosted) -> None:
-        own = hosted.settings
-        began, read = time.monotonic(), _disk_reads()
-        served: Served | None = None
+    def open(self, hosted: Hosted, own: ModelSettings) -> Version:
+        """A version of a model, loaded and tested; see `open_version`."""
+        return open_version(
+            hosted.name,
+            own,
+            self._settings,
+            self._base,
+            on_run=lambda ran: self._metrics.ran(hosted.name, ran),
+        )
+
+    def _start(self, hosted: Hosted, begin: Callable[[Hosted], Traffic] | None) -> None:
+        read = _disk_reads()
         try:
-            served = open_model(hosted.name, own, self._base)
-            served.start(Deadline.after(self._settings.start_seconds))
-        except Exception as error:  # noqa: BLE001 - one broken model must not take the others along
-            if served is not None:
-                served.close()
+            if begin is None:
+                traffic = Traffic(self.open(hosted, hosted.settings))
+            else:
+                traffic = begin(hosted)
+        except Exception as error:  # noqa: BLE001 - one broken model must not take others along
             if not isinstance(error, InterlockError):
                 error = EngineUnavailableError(f"loading raised {type(error).__name__}")
             hosted.error = error
             self._log("model_failed", model=hosted.name, code=error.code, message=error.message)
             return
-        seconds = time.monotonic() - began
-        self._metrics.load_seconds.labels(hosted.name).set(seconds)
+        stable = traffic.stable
+        self._metrics.load_seconds.labels(hosted.name).set(stable.seconds)
         self._metrics.load_bytes.labels(hosted.name).set(_disk_reads() - read)
-        hosted.served = served
-        hosted.canary = Canary(
-            served,
-            degraded_ms=self._settings.degraded_ms,
-            seconds=self._settings.health_seconds,
-        )
-        hosted.lane = Lane(
-            served,
-            threads=own.workers,
-            limit=own.queue,
-            batch_rows=own.batch_rows,
-            batch_wait=own.batch_wait_ms / 1e3,
-            on_run=lambda ran: self._metrics.ran(hosted.name, ran),
-        )
-        self._log("model_ready", model=hosted.name, digest=served.version, seconds=seconds)
+        hosted.traffic = traffic
+        self._log("model_ready", model=hosted.name, digest=stable.digest, seconds=stable.seconds)
 
     def _states(self) -> Iterable[ModelState]:
         for hosted in self.models.values():
@@ -148,11 +201,13 @@ class Hosting:
             yield ModelState(
                 hosted.name,
                 ready=hosted.ready,
-                waiting=0 if lane is None else lane.waiting,
-                running=0 if lane is None else lane.running,
+                waiting=(0 if lane is None else lane.waiting) + (workers.waiting if workers else 0),
+                running=(0 if lane is None else lane.running) + (workers.running if workers else 0),
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
-                lost=0 if workers is None else workers.replaced,
+                cpu=hosted.cpu + (0.0 if workers is None else workers.cpu),
+                lost=hosted.replaced + (0 if workers is None else workers.replaced),
+                digest="" if served is None else served.version,
             )
 
 

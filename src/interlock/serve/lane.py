@@ -20,6 +20,7 @@ from interlock.serve.served import Answer, Served
 # Weight of the last batch in the running mean of a request's service time.
 _WEIGHT = 0.1
 _LONGEST_WAIT = 60.0
+_LONG = 0.02
 
 
 @dataclass(eq=False)
@@ -77,6 +78,7 @@ class Lane:
         self._running = 0
         self._closed = False
         self._mean = 0.01  # seconds a request
+        self._moved = time.monotonic()  # when a batch was last answered
         self._threads = [
             threading.Thread(target=self._work, name=f"interlock-lane-{n}", daemon=True)
             for n in range(threads)
@@ -129,6 +131,14 @@ class Lane:
         """Whether a further request would wait."""
         return len(self._queue) + self._running >= len(self._threads)
 
+    @property
+    def waits_long(self) -> bool:
+        """Whether a further request may wait for more than a few milliseconds."""
+        if not self.busy:
+            return False
+        ahead = self._mean * (len(self._queue) + self._running) / len(self._threads)
+        return ahead > _LONG or time.monotonic() - self._moved > _LONG
+
     def expected_wait(self) -> float:
         """Seconds that a request would wait now, by the mean of those answered of late."""
         return self._mean * len(self._queue) / len(self._threads)
@@ -152,6 +162,7 @@ class Lane:
             self._run(batch)
             seconds = time.monotonic() - began
             with self._changed:
+                self._moved = time.monotonic()
                 self._running -= len(batch)
                 self._mean += _WEIGHT * (seconds / len(batch) - self._mean)
             waits = tuple(began - item.since for item in batch)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +19,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from interlock.engines.generate.request import GenerateResult
 from interlock.kernel.batch import BatchOutcome
 from interlock.serve.lane import Ran
 from interlock.serve.served import Answer
@@ -26,7 +29,16 @@ MOST_REASONS = 64
 """Reasons kept apart for each model; further ones are counted together as "other"."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+
+
+_SEEN_BY = {
+    (True, True): "both",
+    (True, False): "l1",
+    (False, True): "l2",
+    (False, False): "none",
+}
 
 
 class Metrics:
@@ -45,7 +57,7 @@ class Metrics:
             ["endpoint"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.stage_seconds = Histogram(
-            "interlock_stage_seconds", "Time in a stage: decode, queue, infer, encode.",
+            "interlock_stage_seconds", "Seconds of a stage; answer is queue and infer.",
             ["model", "stage"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.batch_rows = Histogram(
@@ -80,8 +92,37 @@ class Metrics:
             "Bytes that this process had to fetch from disks while a model was opened.",
             ["model"], registry=registry,
         )  # fmt: skip
+        self.confidence = Histogram(
+            "interlock_confidence", "Scores that a detector gave, by answer.",
+            ["model"], buckets=_SHARES, registry=registry,
+        )  # fmt: skip
+        self.agreement = Counter(
+            "interlock_detections", "Answers by which of rules (l1) and model (l2) saw an attack.",
+            ["model", "seen_by"], registry=registry,
+        )  # fmt: skip
+        self.canary_seconds = Gauge(
+            "interlock_canary_seconds", "Of the last inference for the health.",
+            ["model"], registry=registry,
+        )  # fmt: skip
+        self.text_tokens = Counter(
+            "interlock_text_tokens", "Tokens of texts: read, of those cached, and written.",
+            ["model", "kind"], registry=registry,
+        )  # fmt: skip
+        self.first_token_seconds = Histogram(
+            "interlock_text_first_token_seconds", "From a text's request to its first token.",
+            ["model"], buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
         self._reasons: dict[str, set[tuple[str, str]]] = {}
+        self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
+
+    def of(self, metric: Any, *labels: str) -> Any:
+        """`metric.labels(*labels)`, remembered: the library checks and locks for each look."""
+        key = id(metric), labels
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -93,29 +134,45 @@ class Metrics:
 
     def ran(self, model: str, ran: Ran) -> None:
         """Count one inference of a lane."""
-        self.batch_rows.labels(model).observe(ran.rows)
-        self.stage_seconds.labels(model, "infer").observe(ran.seconds)
+        self.of(self.batch_rows, model).observe(ran.rows)
+        self.of(self.stage_seconds, model, "infer").observe(ran.seconds)
         for wait in ran.waits:
-            self.stage_seconds.labels(model, "queue").observe(wait)
+            self.of(self.stage_seconds, model, "queue").observe(wait)
 
     def answered(self, model: str, rows: int, answer: Answer) -> None:
         """Count the rows of an answer by status, and by each step's result and reason."""
-        self.request_rows.labels(model).observe(rows)
+        self.of(self.request_rows, model).observe(rows)
         outcome = answer.outcome
+        for found in answer.detections:
+            if found.score is None:
+                continue
+            self.of(self.confidence, model).observe(found.score)
+            self.of(self.agreement, model, _SEEN_BY[found.by_rules, found.by_model]).inc()
         if not isinstance(outcome, BatchOutcome):
-            self.answers.labels(model, str(outcome.status)).inc()
+            self.of(self.answers, model, str(outcome.status)).inc()
             for single in outcome.steps:
-                self.steps.labels(model, single.name, str(single.result)).inc()
+                self.of(self.steps, model, single.name, str(single.result)).inc()
                 self._reason(model, single.name, single.reason, 1)
             return
         for status, number in outcome.counts().items():
             if number:
-                self.answers.labels(model, str(status)).inc(number)
+                self.of(self.answers, model, str(status)).inc(number)
         for step in outcome.steps:
             for result, number in step.counts.items():
-                self.steps.labels(model, step.name, result).inc(number)
+                self.of(self.steps, model, step.name, result).inc(number)
             for reason, number in step.reasons.items():
                 self._reason(model, step.name, reason, number)
+
+    def wrote(self, model: str, found: GenerateResult) -> None:
+        """Count the tokens and times of a text."""
+        usage = found.usage
+        for kind, tokens in (
+            ("read", usage.input),
+            ("cached", usage.cached),
+            ("written", usage.output),
+        ):
+            self.text_tokens.labels(model, kind).inc(tokens or 0)
+        self.first_token_seconds.labels(model).observe(found.waiting_seconds + found.prompt_seconds)
 
     def _reason(self, model: str, step: str, reason: str, rows: int) -> None:
         if not reason:
@@ -127,22 +184,27 @@ class Metrics:
                     reason = OTHER
                 else:
                     known.add((step, reason))
-        self.reasons.labels(model, step, reason).inc(rows)
+        self.of(self.reasons, model, step, reason).inc(rows)
 
 
+@dataclass
 class ModelState:
-    """What a scrape asks of a model at that moment."""
+    """What a scrape asks of a model at that moment.
 
-    def __init__(
-        self, name: str, *, ready: bool, waiting: int, running: int, pids: int, rss: int, lost: int
-    ) -> None:
-        self.name = name
-        self.ready = ready
-        self.waiting = waiting
-        self.running = running
-        self.pids = pids
-        self.rss = rss
-        self.lost = lost
+    pids, rss, cpu, lost  its processes: how many, resident bytes and CPU seconds of all that run,
+                          and how many died in a call
+    digest                of what runs; empty where nothing does
+    """
+
+    name: str
+    ready: bool = False
+    waiting: int = 0
+    running: int = 0
+    pids: int = 0
+    rss: int = 0
+    cpu: float = 0.0
+    lost: int = 0
+    digest: str = ""
 
 
 class _States(Collector):
@@ -164,14 +226,21 @@ class _States(Collector):
             "rss": GaugeMetricFamily(
                 "interlock_worker_resident_bytes", "Resident memory of them.", labels=["model"]
             ),
+            "cpu": CounterMetricFamily(
+                "interlock_worker_cpu_seconds", "CPU seconds of those that run.", labels=["model"]
+            ),
             "lost": CounterMetricFamily(
                 "interlock_worker_replaced", "Processes that died in a call.", labels=["model"]
             ),
         }
+        info = GaugeMetricFamily(
+            "interlock_model_info", "1, with the digest of what runs.", labels=["model", "digest"]
+        )
         for state in self._read():
+            info.add_metric([state.name, state.digest], 1.0)
             for field, family in families.items():
                 family.add_metric([state.name], float(getattr(state, field)))
-        return families.values()
+        return [*families.values(), info]
 
     def describe(self) -> Iterable[Metric]:
         return ()

@@ -12,9 +12,8 @@ import interlock
 from interlock.bundle.metadata import TensorSpec
 from interlock.kernel.batch import STATUS_OF_CODE, Array, BatchOutcome
 from interlock.kernel.errors import InputError
-from interlock.kernel.outcome import encode_json
 from interlock.serve.oip_request import InferRequest
-from interlock.serve.served import Answer, Served
+from interlock.serve.served import Answer, Served, name_of
 from interlock.serve.tensors import datatype_of, to_binary, to_json
 
 STATUS, REASON = "interlock_status", "interlock_reason"
@@ -70,9 +69,9 @@ def parameters_of(answer: Answer, served: Served, request_id: str) -> dict[str, 
         "route": summary.route,
         "digest": served.version,
         "request_id": request_id,
-        "steps": encode_json([_step(step) for step in summary.steps]).decode(),
-        "reasons": encode_json(list(summary.reasons)).decode(),
-        "evidence": encode_json(summary.evidence).decode(),
+        "steps": _json([_step(step) for step in summary.steps]),
+        "reasons": _json(summary.reasons),
+        "evidence": _json(summary.evidence),
     }
     if summary.action is not None:
         found["action"] = summary.action
@@ -80,6 +79,14 @@ def parameters_of(answer: Answer, served: Served, request_id: str) -> dict[str, 
         for status, rows in answer.outcome.counts().items():
             found[f"rows_{status}"] = rows
     return found
+
+
+def _json(value: Any) -> str:
+    """`value`, which holds plain JSON types only, as text."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        raise InputError("a text with a lone surrogate cannot be written as JSON") from None
 
 
 def encode_answer(
@@ -104,7 +111,7 @@ def encode_answer(
         array = available[name]
         tensor: dict[str, Any] = {
             "name": name,
-            "datatype": datatype_of("string" if array.dtype.kind in "OU" else array.dtype.name),
+            "datatype": datatype_of(name_of(array.dtype)),
             "shape": list(array.shape),
         }
         if binary:

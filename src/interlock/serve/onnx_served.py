@@ -22,7 +22,7 @@ from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import BundleContractError, BundleIntegrityError, EngineError
 from interlock.kernel.outcome import Evidence, EvidenceKind
 from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep
-from interlock.serve.served import Answer, Workers, agrees, check_inputs
+from interlock.serve.served import Answer, Workers, agrees, check_inputs, workers_of
 from interlock.serve.settings import ModelSettings
 from interlock.serve.stub import depends_on_inputs
 from interlock.strict.guards import MaskGuard
@@ -104,7 +104,7 @@ class OnnxServed:
 
     def workers(self) -> Workers:
         """See `Served.workers`."""
-        return Workers(self.pool.pids, self.pool.rss, self.pool.replaced)
+        return workers_of(self.pool)
 
     def close(self) -> None:
         """See `Served.close`."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import interlock
+from interlock.serve import openai_schema
+from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve.tensors import DATATYPES
 
 _TENSOR = {
@@ -60,6 +62,42 @@ _SCHEMAS: dict[str, Any] = {
             "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
         },
     },
+    "ScanRequest": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "text": {"type": ["string", "null"], "description": "This, or texts."},
+            "texts": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "minItems": 1,
+                "maxItems": 256,
+            },
+            "place": {"enum": ["auto", "user", "document"]},
+            "model": {"type": ["string", "null"], "description": "Where there are several."},
+            "id": {"type": ["string", "null"], "description": "Comes back."},
+        },
+    },
+    "Scan": {
+        "type": "object",
+        "required": ["request_id", "model", "status"],
+        "description": "Of several texts, one of these a text is in results.",
+        "properties": {
+            "request_id": {"type": "string"},
+            "model": {"type": "string"},
+            "id": {"type": "string"},
+            "status": {"enum": ["accepted", "flagged", "refused", "failed"]},
+            "action": {"enum": ["allow", "flag", "escalate", "block"]},
+            "score": {"type": ["number", "null"]},
+            "threshold": {"type": "number"},
+            "reasons": {"type": "array", "items": {"type": "string"}},
+            "spans": {"type": "array", "items": {"type": "object"}},
+            "steps": {"type": "array", "items": {"type": "object"}},
+            "evidence": {"type": "object"},
+            "bundle": {"type": ["string", "null"]},
+            "results": {"type": "array", "items": {"type": "object"}},
+        },
+    },
     "Error": {
         "type": "object",
         "required": ["error", "code", "hint", "retryable"],
@@ -89,6 +127,7 @@ _ERRORS = {
     "400": "The request is malformed; the message names the field.",
     "401": "A bearer token is needed.",
     "404": "No such model or version.",
+    "409": "It contradicts what is so already.",
     "408": "The body did not arrive in time.",
     "413": "The body is above the limit.",
     "422": "Refused, or the model fails on this input; the parameters say why.",
@@ -99,8 +138,13 @@ _ERRORS = {
 _ANY = ("401", "429", "503")
 
 
-def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
-    """The OpenAPI 3.1 description of a server with these models, name -> version."""
+def document(
+    models: Mapping[str, str] = {}, *, admin: bool = False, feedback: bool = True
+) -> dict[str, Any]:
+    """The OpenAPI 3.1 description of a server with these models, name -> version.
+
+    admin, feedback  whether it has the admin API, and takes labels
+    """
     named = {"model": list(models), "version": [version for version in models.values() if version]}
     paths: dict[str, Any] = {
         "/v2/health/live": {"get": _operation("Is the process alive", _OBJECT, ())},
@@ -112,6 +156,16 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
         "/openapi.json": {"get": _operation("This description", _OBJECT, _ANY)},
         "/docs": {"get": _operation("This description as a page", None, _ANY, "text/html")},
     }
+    scan = _operation(
+        "Scan texts for prompt injection; lines of JSON are answered line by line",
+        _ref("Scan"),
+        (*_ANY, "400", "404", "408", "413", "422", "504"),
+    )
+    scan["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": _ref("ScanRequest")}},
+    }
+    paths["/v1/scan"] = {"post": scan}
     for prefix, names in (
         ("/v2/models/{model}", ("model",)),
         ("/v2/models/{model}/versions/{version}", ("model", "version")),
@@ -136,16 +190,22 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
         paths[f"{prefix}/infer"] = {"post": infer}
         for path in (prefix, f"{prefix}/ready", f"{prefix}/infer"):
             paths[path]["parameters"] = given
+    if feedback:
+        paths |= rollout_paths.feedback(_operation)
+    if admin:
+        paths |= rollout_paths.admin(_operation, _one_of(named["model"]))
+    paths |= openai_schema.paths(_ERRORS)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Interlock",
             "version": interlock.__version__,
-            "description": "Open Inference Protocol v2; every answer says its status and evidence.",
+            "description": "Open Inference Protocol v2, and OpenAI's API for text models; every "
+            "answer says its status and evidence.",
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": _SCHEMAS | rollout_paths.SCHEMAS | openai_schema.SCHEMAS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -155,7 +215,7 @@ def document(models: Mapping[str, str] = {}) -> dict[str, Any]:
 def page() -> str:
     """The description as HTML."""
     rows = []
-    for path, operations in document()["paths"].items():
+    for path, operations in document(admin=True)["paths"].items():
         for method, operation in operations.items():
             if method == "parameters":
                 continue
@@ -169,7 +229,8 @@ def page() -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Interlock</title>'
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
         "padding:0 1rem}td{padding:.25rem 1rem .25rem 0;vertical-align:top}</style></head><body>"
-        "<h1>Interlock</h1><p>Open Inference Protocol v2. The machine-readable description is "
+        "<h1>Interlock</h1><p>Open Inference Protocol v2; OpenAI's API for text models. "
+        "The machine-readable description is "
         '<a href="openapi.json">openapi.json</a>.</p>'
         f"<table>{''.join(rows)}</table><h2>Errors</h2><table>{errors}</table></body></html>"
     )

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from interlock.kernel.errors import ConfigError
+from interlock.bundle.manifest import METADATA
+from interlock.bundle.metadata import parse_metadata
+from interlock.engines.generate.spec import EXTENSION
+from interlock.kernel.errors import BundleError, ConfigError
 from interlock.serve.served import Served
 from interlock.serve.settings import ModelKind, ModelSettings
 
 REGISTERED = "route:"
+STORED = "text:"
+DETECTOR = "detector:"
+SHIPPED = "detector:shipped"
+"""The path that means the detector that ships with the package."""
 
 
 def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
@@ -17,7 +24,7 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     Raises ConfigError for a path that is nothing to be served, and what reading a bundle raises.
     """
     kind = kind_of(settings, base)
-    if settings.path.startswith(REGISTERED):
+    if settings.path.startswith((REGISTERED, STORED)):
         source = settings.path
     else:
         source = str((base / settings.path).resolve())
@@ -25,6 +32,15 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
         from interlock.serve.onnx_served import bundle_served
 
         return bundle_served(name, settings, Path(source))
+    if kind == "text":
+        from interlock.serve.text_served import text_served
+
+        return text_served(name, settings, source)
+    if kind == "detector":
+        from interlock.serve.detector_served import detector_served
+
+        shipped = settings.path == SHIPPED
+        return detector_served(name, settings, None if shipped else source, base)
     if settings.require_signature is not None:
         raise ConfigError(f"model '{name}': only a bundle can be signed; it is a {kind}")
     if kind == "onnx":
@@ -42,10 +58,18 @@ def kind_of(settings: ModelSettings, base: Path) -> ModelKind:
         return settings.kind
     if settings.path.startswith(REGISTERED):
         return "route"
+    if settings.path.startswith(STORED):
+        return "text"
+    if settings.path.startswith(DETECTOR):
+        if settings.path != SHIPPED:
+            raise ConfigError(f"{settings.path} is no detector", hint=f"say {SHIPPED}, or a path")
+        return "detector"
     path = base / settings.path
     if path.is_dir():
         if (path / "manifest.json").exists():
-            return "bundle"
+            if (path / "detector.json").exists():
+                return "detector"
+            return "text" if _writes_text(path) else "bundle"
         if (path / "model.onnx").exists():
             return "verified"
         raise ConfigError(
@@ -56,7 +80,15 @@ def kind_of(settings: ModelSettings, base: Path) -> ModelKind:
     kinds: dict[str, ModelKind] = {".onnx": "onnx", ".toml": "route", ".json": "route"}
     if path.suffix not in kinds:
         raise ConfigError(
-            f"{settings.path} is none of a bundle, an ONNX file, a route file and a verified "
-            "model's directory"
+            f"{settings.path} is none of a bundle, a detector, an ONNX file, a route file and a "
+            "verified model's directory"
         )
     return kinds[path.suffix]
+
+
+def _writes_text(bundle: Path) -> bool:
+    """Whether the bundle says that it is a text model's; reading it all comes later."""
+    try:
+        return EXTENSION in parse_metadata((bundle / METADATA).read_bytes()).extensions
+    except (OSError, BundleError):
+        return False

@@ -15,10 +15,13 @@ from interlock.kernel.errors import (
     InputError,
     InterlockError,
     RateLimitError,
+    StorageError,
     TransientError,
 )
 from interlock.serve.hosting import UnknownModelError
 from interlock.serve.oip_response import UnanswerableError
+from interlock.serve.openai_reply import error_document, is_openai
+from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
 
 class TooLargeError(InputError):
@@ -46,6 +49,9 @@ def status_of(error: InterlockError) -> int:
         (InputError, 400),
         (AuthenticationError, 401),
         (UnknownModelError, 404),
+        (UnknownRequestError, 404),
+        (ConflictError, 409),
+        (StorageError, 503),
         (RateLimitError, 429),
         (DeadlineError, 504),
         (EngineUnavailableError, 503),
@@ -55,15 +61,23 @@ def status_of(error: InterlockError) -> int:
     return 503 if error.retryable else 422
 
 
-def error_reply(error: InterlockError, parameters: dict[str, Any] | None = None) -> Response:
-    """`{"error": message, "code", "hint", "retryable"}`, and what an outcome has to say."""
+def error_reply(
+    error: InterlockError, parameters: dict[str, Any] | None = None, *, path: str = ""
+) -> Response:
+    """`{"error": message, "code", "hint", "retryable"}`, and what an outcome has to say.
+
+    On the paths of OpenAI's API, the shape that its clients read.
+    """
     status = status_of(error)
+    retryable = error.retryable or status == 503
     document: dict[str, Any] = {
         "error": error.message,
         "code": error.code,
         "hint": error.hint,
-        "retryable": error.retryable or status == 503,
+        "retryable": retryable,
     }
+    if is_openai(path):
+        document = error_document(error, status, retryable)
     if parameters:
         document["parameters"] = parameters
     reply = json_reply(document, status)

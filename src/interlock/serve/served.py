@@ -10,10 +10,26 @@ from typing import Any, Protocol
 import numpy as np
 
 from interlock.bundle.metadata import TensorSpec
+from interlock.engines.process_pool import ProcessPool
 from interlock.kernel.batch import Array, BatchOutcome
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError, InputError
 from interlock.kernel.outcome import Outcome, Status
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a detector saw in one text.
+
+    score               None where nothing judged it
+    by_rules, by_model  whether rules and model saw an attack
+    document            all that it says, as JSON without any part of the text
+    """
+
+    score: float | None
+    by_rules: bool
+    by_model: bool
+    document: bytes
 
 
 @dataclass(frozen=True)
@@ -24,10 +40,13 @@ class Answer:
     outputs  name -> array; of a batch, the first axis counts its rows. Floats are NaN in rows
              without an answer, unless the output is one of `Served.diagnostics`. Empty where the
              outcome is of one item that was not answered
+    detections
+             of a detector, one a row; empty where no process answered
     """
 
     outcome: BatchOutcome | Outcome[Any]
     outputs: Mapping[str, Array]
+    detections: tuple[Detection, ...] = ()
 
     @functools.cached_property
     def summary(self) -> Outcome[Any]:
@@ -47,7 +66,7 @@ class Answer:
         if not isinstance(self.outcome, BatchOutcome):
             raise EngineError("an answer to one item has no rows")
         outputs = {name: array[start:stop] for name, array in self.outputs.items()}
-        return Answer(self.outcome.part(start, stop), outputs)
+        return Answer(self.outcome.part(start, stop), outputs, self.detections[start:stop])
 
 
 class Served(Protocol):
@@ -110,11 +129,23 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of a model: their ids, resident bytes together, and how many were replaced."""
+    """Processes of a model: their ids, resident bytes and CPU seconds together, and how many were
+    replaced.
+
+    waiting and running count requests that did not come through a lane.
+    """
 
     pids: tuple[int, ...] = ()
     rss: int = 0
+    cpu: float = 0.0
     replaced: int = 0
+    waiting: int = 0
+    running: int = 0
+
+
+def workers_of(pool: ProcessPool) -> Workers:
+    """The processes of `pool`, as they are now."""
+    return Workers(pool.pids, pool.rss, pool.cpu_seconds, pool.replaced)
 
 
 def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], rows: bool) -> int:
@@ -133,7 +164,7 @@ def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], row
         array = inputs.get(spec.name)
         if array is None:
             raise InputError(f"input '{spec.name}' is missing")
-        dtype = "string" if array.dtype.kind == "O" else array.dtype.name
+        dtype = name_of(array.dtype)
         if dtype != spec.dtype:
             raise InputError(f"input '{spec.name}' has dtype {dtype}; the model takes {spec.dtype}")
         fits = array.ndim == len(spec.shape) and all(
@@ -148,6 +179,12 @@ def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], row
         if rows and array.shape[0] == 0:
             raise InputError(f"input '{spec.name}' has no rows")
     return next(iter(inputs.values())).shape[0] if rows else 1
+
+
+@functools.lru_cache(maxsize=64)
+def name_of(dtype: np.dtype[Any]) -> str:
+    """The dtype's name as bundles write it, "string" for text; NumPy takes 10 µs to make one."""
+    return "string" if dtype.kind in "OU" else str(dtype.name)
 
 
 def agrees(found: Array, expected: Array, rtol: float, atol: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
@@ -17,9 +16,10 @@ import uvicorn
 from interlock.kernel.errors import ConfigError
 from interlock.serve.app import Endpoints
 from interlock.serve.connection import limited_protocol
-from interlock.serve.gate import Gate, Tokens
+from interlock.serve.gate import Gate, Tokens, has_admin, is_loopback
 from interlock.serve.hosting import Hosting
 from interlock.serve.metrics import Metrics
+from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.server_log import LibraryHandler, Log, open_log
 from interlock.serve.settings import Settings
 
@@ -29,7 +29,14 @@ OnStart = Callable[[str, int, Hosting], None]
 
 def check_exposure(settings: Settings, tokens: Tokens) -> None:
     """Raise ConfigError for a server that other machines could use without a token."""
-    if tokens or settings.anonymous or _is_loopback(settings.host):
+    if has_admin(settings) and settings.admin_remote and settings.tls_cert is None:
+        raise ConfigError(
+            "admin_remote is true without TLS, so that the admin token could be read on the way",
+            hint="set tls_cert and tls_key",
+        )
+    if settings.feedback == "admin" and not has_admin(settings):
+        raise ConfigError("feedback is for the admin, and no admin token is set")
+    if tokens or settings.anonymous or is_loopback(settings.host):
         return
     raise ConfigError(
         f"host is {settings.host}, which other machines can reach, and no token is set",
@@ -43,26 +50,45 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     Relative paths of models start at `base`. Raises ConfigError for a host or port that cannot
     be used, for certificates that cannot, and for a server that would stand open.
     """
-    tokens = Tokens.of(settings)
+    tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
     check_exposure(settings, tokens)
     log = open_log(settings.log)
+    metrics = Metrics()
+    telemetry = None
+    if settings.otlp_endpoint is not None:
+        from interlock.serve.telemetry import Telemetry
+
+        telemetry = Telemetry(settings, metrics.registry)
     listening = _listen(settings)
     try:
-        metrics = Metrics()
         hosting = Hosting(settings, base, metrics, log)
-        endpoints = Endpoints(hosting, settings, metrics)
+        rollouts = Rollouts(hosting, settings, metrics, log)
+        endpoints = Endpoints(hosting, rollouts, settings, metrics, base)
         app = endpoints.app()
-        gate = Gate(app, settings=settings, tokens=tokens, metrics=metrics, log=log)
+        gate = Gate(
+            app,
+            settings=settings,
+            tokens=tokens,
+            metrics=metrics,
+            log=log,
+            admin=admin,
+            telemetry=telemetry,
+        )
 
         @asynccontextmanager
         async def lifespan(_: object) -> AsyncIterator[None]:
             yield
             # The requests under way have been answered; what waits belongs to clients that left.
-            await asyncio.get_running_loop().run_in_executor(None, hosting.close, 0.0)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, rollouts.close)
+            await loop.run_in_executor(None, hosting.close, 0.0)
 
         app.router.lifespan_context = lifespan
         with _libraries_log(log):
-            hosting.start()
+            hosting.start(rollouts.begin)
+            rollouts.start()
+            if telemetry is not None:
+                telemetry.start()
             host, port = listening.getsockname()[:2]
 
             def listens() -> None:
@@ -71,6 +97,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
 
             server = _Server(_config(gate, settings), gate, endpoints, log, listens)
             server.run(sockets=[listening])
+            if telemetry is not None:
+                telemetry.close()
             log("stopped")
             return hosting.ready
     finally:
@@ -156,18 +184,11 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 @contextmanager
 def _libraries_log(log: Log) -> Iterator[None]:
-    """Meanwhile, warnings of uvicorn and asyncio go to the server's log, and only there."""
+    """Meanwhile, warnings of the libraries below go to the server's log, and only there."""
     handler = LibraryHandler(log)
-    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio", "opentelemetry")]
     for logger in loggers:
         logger.addHandler(handler)
         logger.propagate = False

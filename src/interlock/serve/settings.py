@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import msgspec
 
 from interlock.kernel.errors import ConfigError
+from interlock.serve.rollout.settings import RolloutSettings
+from interlock.serve.rollout.settings import within as _within
 
-ModelKind = Literal["auto", "bundle", "onnx", "route", "verified"]
+ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "text", "verified"]
 
 
-class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One model.
+class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model; the settings of its rollouts are among its own.
 
-    path               a bundle, an ONNX file, a route file, a verified model's directory, or
-                       `route:NAME` for a registered route; relative to the configuration's file
+    path               a bundle, a detector's bundle, an ONNX file, a route file, a verified
+                       model's directory, `route:NAME` for a registered route, `text:NAME` for a
+                       text model of `interlock models`, or `detector:shipped`; relative to the
+                       configuration's file
     kind               what it is; "auto" looks at the path
-    workers            processes that run it; each holds the weights
+    workers            processes that run it; each holds the weights. Of a text model: threads of
+                       its one process, which share them
     threads            of ONNX Runtime inside one process
     memory_mb          private memory of one process; 0 for no limit
     call_seconds       hard deadline of one inference
@@ -31,6 +35,15 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
+    slots              of a text model: texts under way at the same time; further ones wait
+    cache_mb           of a text model: most memory of the key-value caches
+    text_seconds       of a text model: deadline of one text, waiting included
+    answer_tokens      of a text model: most tokens of a text whose request names no limit
+    environment        of a detector, whose threshold counts; by default the section's name
+    threshold          of a detector, instead of the environment's
+    policy             of a detector: its policy file
+    calibration        of a detector: a file of `interlock detect calibrate`
+    anomaly            of a detector: whether texts unlike all training texts are flagged
     """
 
     path: str
@@ -46,9 +59,19 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     expected_digest: str | None = None
     require_signature: str | None = None
     mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
+    slots: int = 8
+    cache_mb: int = 512
+    text_seconds: float = 300.0
+    answer_tokens: int = 1024
+    environment: Literal["production", "staging", "development"] = "production"
+    threshold: float | None = None
+    policy: str | None = None
+    calibration: str | None = None
+    anomaly: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        super().__post_init__()
         if not self.path:
             raise ConfigError("path is empty")
         _within("workers", self.workers, 1, 256)
@@ -56,9 +79,15 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         if self.memory_mb != 0:
             _within("memory_mb", self.memory_mb, 64, 1 << 20)
         _within("call_seconds", self.call_seconds, 0.01, 86_400)
+        if self.threshold is not None:
+            _within("threshold", self.threshold, 0, 1)
         _within("queue", self.queue, 1, 100_000)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
+        _within("slots", self.slots, 1, 1024)
+        _within("cache_mb", self.cache_mb, 1, 1 << 20)
+        _within("text_seconds", self.text_seconds, 0.01, 86_400)
+        _within("answer_tokens", self.answer_tokens, 1, 1 << 20)
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,6 +112,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms        a canary slower than this makes the health "degraded"
     health_seconds     how long a canary's result counts
     log                "stderr", "none" or the path of a file
+    state              directory that keeps rollouts, their decisions and what was promoted; without
+                       it there are no rollouts
+    admin_token        token of the admin API; without one, or a file of them, there is no such API
+    admin_tokens_file  file with one such token a line
+    admin_remote       let other machines than this one use the admin API
+    client_header      header that names a client to a canary; without it the address does
+    feedback           who may label answers: "clients", "admin" or "off"
+    recent             answers that are remembered for feedback
+    otlp_endpoint      where OpenTelemetry's traces and metrics go, such as http://localhost:4318;
+                       none sends nothing
+    otlp_seconds       between two sendings of the metrics
+    otlp_share         of the requests that are traced where the caller's trace does not say it
     models             by name
     """
 
@@ -107,6 +148,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     degraded_ms: float = 50.0
     health_seconds: float = 1.0
     log: str = "stderr"
+    state: str | None = None
+    admin_token: str | None = None
+    admin_tokens_file: str | None = None
+    admin_remote: bool = False
+    client_header: str = "x-client-id"
+    feedback: Literal["clients", "admin", "off"] = "clients"
+    recent: int = 10_000
+    otlp_endpoint: str | None = None
+    otlp_seconds: float = 15.0
+    otlp_share: float = 1.0
     models: dict[str, ModelSettings] = {}
 
     def __post_init__(self) -> None:
@@ -123,18 +174,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         _within("start_seconds", self.start_seconds, 1, 3600)
         _within("degraded_ms", self.degraded_ms, 0.001, 60_000)
         _within("health_seconds", self.health_seconds, 0, 3600)
+        _within("otlp_seconds", self.otlp_seconds, 0.1, 3600)
+        _within("otlp_share", self.otlp_share, 0, 1)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert and tls_key must be given together")
-        if self.token is not None and len(self.token) < 16:
-            raise ConfigError("token has fewer than 16 characters")
-        for name in self.models:
+        _within("recent", self.recent, 1, 10_000_000)
+        for name in ("token", "admin_token"):
+            value = getattr(self, name)
+            if value is not None and len(value) < 16:
+                raise ConfigError(f"{name} has fewer than 16 characters")
+        if not self.client_header or not all(c.isalnum() or c == "-" for c in self.client_header):
+            raise ConfigError("client_header must have letters, digits and '-'")
+        for name, own in self.models.items():
+            if own.candidate is not None and own.use_candidate is None and self.state is None:
+                raise ConfigError(
+                    f"state is not set, and model '{name}' has a candidate to roll out",
+                    hint="set state to a directory, or use_candidate of the model",
+                )
             if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
                 raise ConfigError(
                     f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "
                     "or '-'"
                 )
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; it must be within {low:g} and {high:g}")

@@ -9,13 +9,15 @@ import msgspec
 
 from interlock.engines.chat import Message
 from interlock.kernel.clock import Deadline
+from interlock.summarize.extractive import defines, first_sentence
+from interlock.summarize.outline import one_line
 
 Level = Literal["chunk", "file", "folder", "repository"]
 LEVELS: tuple[Level, ...] = ("chunk", "file", "folder", "repository")
 
 Origin = Literal["model", "extractive"]
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 """Part of every summary's address: raise it where a changed prompt or guard changes answers."""
 
 ANSWER_TOKENS = 80
@@ -78,6 +80,7 @@ class Asked(msgspec.Struct, frozen=True):
     shown     what the model reads: a view of the source, or the summaries of the parts
     ground    where the names in a summary must occur, beside `shown`
     doc, defined, opening  what the extractive step works from (see `extractive.describe`)
+    further   definitions, or files of a folder, beyond those in `defined`
     left_out  says what of the input the token budget left out, empty where nothing
     width     most characters a line; 0 for a single line
     most      most characters in all
@@ -98,6 +101,7 @@ class Asked(msgspec.Struct, frozen=True):
     most: int = 400
     seed: int = 0
     only: Summary | None = None
+    further: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +155,48 @@ _QUESTION = {
 }
 
 
-def messages(asked: Asked) -> tuple[Message, ...]:
-    """The conversation that asks for a summary. Its beginning is the same for all of them."""
-    question = _QUESTION[asked.level].format(language=asked.language, name=asked.name)
+_NAMED_QUESTION = (
+    "What is `{name}` in this {language} code for? "
+    "Answer in one short sentence that begins with its name."
+)
+
+_DOC_SHOWN, _DEFINED_SHOWN, _LONGEST_NAME = 200, 240, 80
+
+
+def facts(asked: Asked) -> str:
+    """What the source says of a chunk, for the end of its prompt: documentation, definitions.
+
+    A small model keeps to what it read last; without it, it speaks of any of the definitions, or of
+    what it expects to be there.
+    """
+    if asked.level != "chunk":
+        return ""
+    lines = []
+    if asked.doc:
+        lines.append(f"Its documentation: {one_line(first_sentence(asked.doc), _DOC_SHOWN)}")
+    defined = defines(asked.defined, asked.further)
+    if defined:
+        lines.append(f"It defines: {one_line(defined, _DEFINED_SHOWN)}.")
+    return "\n".join(lines)
+
+
+def messages(asked: Asked, *, with_facts: bool = True) -> tuple[Message, ...]:
+    """The conversation that asks for a summary. Its beginning is the same for all of them.
+
+    Of a chunk that defines something, what its first definition is for is asked: public ones and
+    outermost ones come first. Without facts it is shorter, where the context is full.
+    """
+    template, name = _QUESTION[asked.level], asked.name
+    if asked.level == "chunk" and asked.defined and len(asked.defined[0][1]) <= _LONGEST_NAME:
+        template, name = _NAMED_QUESTION, asked.defined[0][1]
+    question = template.format(language=asked.language, name=name)
+    parts = (asked.shown, facts(asked) if with_facts else "", question)
     return (
         Message("system", _SYSTEM),
-        Message("user", f"{asked.shown}\n\n{question}"),
+        Message("user", "\n\n".join(part for part in parts if part)),
     )
 
 
 def instruction_words() -> str:
     """All of the prompt's own words, so that a summary that repeats them can be told."""
-    return " ".join((_SYSTEM, *_QUESTION.values()))
+    return " ".join((_SYSTEM, *_QUESTION.values(), _NAMED_QUESTION))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,8 +23,9 @@ def open_tree(place: str) -> Iterator[Path]:
     """The directory or file that `place` names, for as long as the block runs.
 
     `place` is a path, or a `file://` URL of a repository on this machine. A bare repository is
-    unpacked at its HEAD, by `git archive`, into a temporary directory. Raises InputError for a URL
-    that leads elsewhere, and where Git is missing or cannot read the repository.
+    unpacked at its HEAD, by `git archive`, into a temporary directory. Its own configuration has
+    no part in that, nor has the user's: both could name programs that Git runs. Raises InputError
+    for a URL that leads elsewhere, and where Git is missing or cannot read the repository.
     """
     path = _local(place)
     if not _is_bare(path):
@@ -52,9 +55,42 @@ def _is_bare(path: Path) -> bool:
 
 
 def _unpack(repository: Path, target: Path) -> None:
-    command = ["git", "--git-dir", str(repository), "archive", "--format=tar", "HEAD"]
+    with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+        # An empty repository of our own over the other one's objects and references.
+        own = Path(scratch) / "own.git"
+        _git(repository, ["init", "--quiet", "--bare", str(own)])
+        for name in ("HEAD", "packed-refs", "refs"):
+            _take_over(repository / name, own / name)
+        objects = {"GIT_OBJECT_DIRECTORY": str((repository / "objects").resolve())}
+        tar = _git(repository, ["--git-dir", str(own), "archive", "--format=tar", "HEAD"], objects)
+    target.mkdir()
+    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+        archive.extractall(target, filter="data")
+
+
+def _take_over(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, symlinks=True)
+    elif source.is_file():
+        shutil.copyfile(source, target)
+
+
+def _git(repository: Path, arguments: list[str], more: Mapping[str, str] = {}) -> bytes:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    alone = {
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+    }
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            ["git", *arguments],
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            env={**kept, **alone, **more},
+        )
     except FileNotFoundError:
         raise InputError(
             f"PATH {str(repository)!r} is a bare repository, and there is no git to read it"
@@ -63,6 +99,4 @@ def _unpack(repository: Path, target: Path) -> None:
         raise InputError(
             f"PATH {str(repository)!r} is a bare repository that git cannot read at HEAD"
         )
-    target.mkdir()
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(target, filter="data")
+    return done.stdout

@@ -17,12 +17,15 @@ HELD = "file"
 """The kind of what a folder holds."""
 
 
-def describe(doc: str, defined: Iterable[tuple[str, str]], opening: str, most: int) -> str:
+def describe(
+    doc: str, defined: Iterable[tuple[str, str]], opening: str, most: int, further: int = 0
+) -> str:
     """One line of at most `most` characters, or nothing where there is nothing to take.
 
     doc      what the source says of itself
     defined  kind and name of what it defines; names of the kind HELD are files
     opening  the text, whose first words stand in where it neither says nor defines anything
+    further  how many more it defines than `defined` lists
     """
     parts = []
     if doc:
@@ -30,8 +33,8 @@ def describe(doc: str, defined: Iterable[tuple[str, str]], opening: str, most: i
         parts.append(sentence if sentence[-1] in ".!?…" else f"{sentence}.")
     pairs = list(defined)
     for verb, names in (
-        ("Defines", defines(pair for pair in pairs if pair[0] != HELD)),
-        ("Holds", defines(pair for pair in pairs if pair[0] == HELD).removeprefix(f"{HELD} ")),
+        ("Defines", defines((p for p in pairs if p[0] != HELD), further)),
+        ("Holds", defines((p for p in pairs if p[0] == HELD), further).removeprefix(f"{HELD} ")),
     ):
         if names:
             parts.append(f"{verb} {names}.")
@@ -44,10 +47,10 @@ def describe(doc: str, defined: Iterable[tuple[str, str]], opening: str, most: i
     return fit(parts, most)
 
 
-def defines(defined: Iterable[tuple[str, str]]) -> str:
-    """`fn a, b; struct C`: kinds in the order they come up, each name once."""
+def defines(defined: Iterable[tuple[str, str]], further: int = 0) -> str:
+    """`fn a, b; struct C and 3 more`: kinds in the order they come up, each name once."""
     by_kind: dict[str, list[str]] = {}
-    left = 0
+    left = further
     listed = 0
     for kind, name in defined:
         names = by_kind.setdefault(kind, [])
@@ -59,7 +62,7 @@ def defines(defined: Iterable[tuple[str, str]]) -> str:
         listed += 1
         names.append(name)
     text = "; ".join(f"{kind} {', '.join(names)}" for kind, names in by_kind.items() if names)
-    return f"{text} and {left} more" if left else text
+    return f"{text} and {left} more" if text and left else text
 
 
 def first_sentence(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.kernel.route import Verdict
-from interlock.summarize.asked import Asked, instruction_words
+from interlock.summarize.asked import Asked, facts, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
 
 REFUSED_BELOW = 0.6
@@ -177,7 +177,7 @@ EXTRACTIVE_GUARDS = (NotEmpty(), WithinLength(), FromSource())
 
 def grounding_of(item: Asked, text: str) -> Grounding:
     """A summary's grounding in what it was asked of."""
-    source = _vocabulary(f"{item.ground}\n{item.shown}\n{item.name}")
+    source = _vocabulary(f"{item.ground}\n{item.shown}\n{facts(item)}\n{item.name}")
     return ground(text, source, item.language)
 
 

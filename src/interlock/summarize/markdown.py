@@ -87,9 +87,9 @@ def _held(held: bool | None) -> str:
 
 
 def _text(text: str) -> str:
-    """Text of others, so that nothing in it is taken for Markdown or HTML."""
-    return re.sub(r"([\\*_{}\[\]<>#|~`])", r"\\\1", text)
+    """Text of others on one line, so that nothing in it is taken for Markdown or HTML."""
+    return re.sub(r"([\\*_{}\[\]<>#|~`])", r"\\\1", " ".join(text.split()))
 
 
 def _code(text: str) -> str:
-    return text.replace("`", "'")
+    return "".join(c if c.isprintable() else "?" for c in text).replace("`", "'")

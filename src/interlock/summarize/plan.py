@@ -188,7 +188,7 @@ class _Maker:
             # Of an input that was cut, only what the model saw can be spoken of.
             ground="" if left_out else "\n".join(texts),
             doc=doc or _documented(symbols),
-            defined=_defined(symbols),
+            **_listed(_defined(symbols)),
             opening="".join(f"{text}\n" for text in texts)[:_OPENING],
             left_out=left_out,
             width=self._options.line_width,
@@ -238,7 +238,7 @@ class _Maker:
         else:
             doc = _folder_doc(path, files)
             names = list(dict.fromkeys(_child(path, file.file.path) for file in files))
-            defined = tuple((extractive.HELD, name) for name in names[:_MOST_DEFINED])
+            defined = tuple((extractive.HELD, name) for name in names)
             opening = ""
         name = (path or self._tree.root.name).rpartition("/")[2]
         asked = Asked(
@@ -254,7 +254,7 @@ class _Maker:
                 )
             ),
             doc=doc,
-            defined=defined,
+            **_listed(defined),
             opening=opening,
             width=self._options.line_width,
             most=self._options.most,
@@ -314,7 +314,15 @@ def _defined(symbols: Sequence[Symbol]) -> tuple[tuple[str, str], ...]:
 
     shown = [symbol for symbol in symbols if not symbol.name.startswith("__")]
     pairs = [(symbol.kind, symbol.name) for symbol in sorted(shown, key=late)]
-    return tuple(dict.fromkeys(pairs))[:_MOST_DEFINED]
+    return tuple(dict.fromkeys(pairs))
+
+
+def _listed(defined: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The first definitions, and how many more there are."""
+    return {
+        "defined": defined[:_MOST_DEFINED],
+        "further": max(0, len(defined) - _MOST_DEFINED),
+    }
 
 
 def _folder_doc(path: str, files: Sequence[FileViews]) -> str:

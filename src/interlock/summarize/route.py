@@ -14,7 +14,16 @@ from interlock.kernel.errors import EngineUnavailableError
 from interlock.kernel.outcome import Evidence, EvidenceKind, Outcome
 from interlock.kernel.route import Route, RouteStep
 from interlock.summarize import extractive
-from interlock.summarize.asked import Asked, Spent, Summary, SummaryModel, messages
+from interlock.summarize.asked import (
+    ANSWER_TOKENS,
+    Asked,
+    Spent,
+    Summary,
+    SummaryModel,
+    facts,
+    messages,
+)
+from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence, grounding_of
 from interlock.summarize.models import Models, as_models
 
@@ -50,7 +59,11 @@ class ModelEngine:
         if not item.shown.strip():
             raise EngineUnavailableError("there is nothing to read")
         seed = item.seed if self._drawn else None
-        written = self._model.write(messages(item), seed=seed, deadline=deadline)
+        # What is shown has its place in the context; the facts take what is left.
+        left = self._model.context - ANSWER_TOKENS - PROMPT_TOKENS - self._model.count(item.shown)
+        fits = self._model.count(facts(item)) <= left
+        prompt = messages(item, with_facts=fits)
+        written = self._model.write(prompt, seed=seed, deadline=deadline)
         self._meter.add(Spent(1, written.input_tokens, written.output_tokens, written.seconds))
         text = shape(written.text, item.width)
         return Summary(
@@ -76,7 +89,7 @@ class ExtractiveEngine:
         """The summary; raises EngineUnavailableError where there are no words to take."""
         started = self._clock.monotonic()
         # Wrapping costs no character: a line break stands for a space.
-        text = extractive.describe(item.doc, item.defined, item.opening, item.most)
+        text = extractive.describe(item.doc, item.defined, item.opening, item.most, item.further)
         if not text:
             raise EngineUnavailableError("the source holds no words to take")
         return Summary(

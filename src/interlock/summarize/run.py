@@ -23,6 +23,7 @@ from interlock.kernel.outcome import Outcome, Status, StepResult
 from interlock.kernel.progress import SILENT, Progress
 from interlock.kernel.task import Completed, Task
 from interlock.summarize.asked import PROMPT_VERSION, Summary
+from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS
 from interlock.summarize.plan import Node, Plan, digest_of, with_parts
 
 RUN_NAME = "summarize"
@@ -117,18 +118,17 @@ def pending_nodes(plan: Plan, journal: Journal) -> list[Node]:
 
 
 def _open(plan: Plan, journal: Journal) -> JournalRun:
-    """The newest run, where it was asked for the same and has something left or nothing to mend;
-    else a new one.
+    """The newest run, where it was asked for the same, has something left or nothing to mend, and
+    holds no summary that cannot stand; else a new one.
     """
     config = _config(plan)
     items = [Item(node.key, digest=node.address) for node in plan.nodes.values()]
     earlier = [info for info in journal.runs() if info.name == RUN_NAME]
     if earlier:
         newest = earlier[-1]
-        mended = newest.pending or all(
-            clean(outcome) for _, outcome in journal.outcomes(newest.run_id)
-        )
-        if mended:
+        recorded = dict(journal.outcomes(newest.run_id))
+        mended = newest.pending or all(map(clean, recorded.values()))
+        if mended and _all_stand(plan, recorded):
             try:
                 return journal.resume_run(newest.run_id, config=config, items=items)
             except RunChangedError:
@@ -166,17 +166,47 @@ def _take_over(
 
 
 def _usable(plan: Plan, recorded: dict[str, Outcome[Any]]) -> set[str]:
-    """Keys of nodes with a clean answer whose parts have one too.
+    """Keys of nodes with a clean answer that its guards let stand, whose parts have one too.
 
     A parent's address tells what its parts were asked, not what they answered: one that was made
-    while a part failed must be made again with the part.
+    while a part failed must be made again with the part. The guards look again, as a journal may
+    have been written by anybody.
     """
     usable: set[str] = set()
+    known: dict[str, Outcome[Any]] = {}
     for node in plan.nodes.values():
         outcome = recorded.get(node.address)
-        if outcome is not None and clean(outcome) and all(part in usable for part in node.parts):
+        if outcome is None or not clean(outcome) or not all(p in usable for p in node.parts):
+            continue
+        known[node.key] = outcome
+        if _stands(plan, node, known):
             usable.add(node.key)
     return usable
+
+
+def _all_stand(plan: Plan, known: dict[str, Outcome[Any]]) -> bool:
+    """Whether the guards let every summary of a run stand that is of this plan."""
+    nodes = [plan.nodes[key] for key in known if key in plan.nodes]
+    return all(
+        all(part in known for part in node.parts) and _stands(plan, node, known) for node in nodes
+    )
+
+
+def _stands(plan: Plan, node: Node, known: dict[str, Outcome[Any]]) -> bool:
+    """Whether the recorded summary passes the guards of who is said to have written it."""
+    try:
+        summary = summary_of(known[node.key])
+    except msgspec.ValidationError:
+        return False
+    if summary is None:
+        # What was refused holds nothing that could be wrong.
+        return True
+    asked = _complete(plan, node, known)
+    if asked.only is not None:
+        # What stands for its only part was judged there.
+        return bool(summary.text == asked.only.text and summary.origin == asked.only.origin)
+    guards: tuple[Any, ...] = MODEL_GUARDS if summary.origin == "model" else EXTRACTIVE_GUARDS
+    return all(guard.check(asked, summary).result is not StepResult.REFUSED for guard in guards)
 
 
 class _Stage:

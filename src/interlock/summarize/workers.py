@@ -41,11 +41,10 @@ def describe_model(name: str) -> SummaryModel:
     Raises ConfigError where there is no such model, BundleError where its files are none of one,
     MissingExtraError without the extra `text`.
     """
-    from interlock.engines.generate.store import stored
+    from interlock.engines.generate.store import is_name, stored
     from interlock.summarize.model import UnopenedModel
 
-    directory = Path(name)
-    return UnopenedModel(name, directory if directory.is_dir() else stored(name))
+    return UnopenedModel(name, stored(name) if is_name(name) else Path(name))
 
 
 @dataclass(frozen=True, slots=True)

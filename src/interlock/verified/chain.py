@@ -173,8 +173,8 @@ class SliceChain:
         """Answer `inputs`, which must fit the model's.
 
         Raises EngineError, naming the slice and the reason of every step, where a slice gives no
-        answer; no later slice runs then. Without fallback, EngineUnavailableError before anything
-        runs where a circuit is barred.
+        answer; no later circuit is asked then. Without fallback, EngineUnavailableError before
+        anything runs where a circuit is barred.
         """
         started = time.perf_counter()
         tensors = dict(inputs)

@@ -1,12 +1,9 @@
-"""Proves slices with circuits: makes keys, hands pieces to worker processes, checks the proofs."""
+"""Proves slices with circuits: hands pieces to worker processes, joins and checks their proofs."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -15,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import numpy as np
 import onnx
 import platformdirs
@@ -23,28 +19,22 @@ import platformdirs
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
+    ConfigError,
     EngineError,
     EngineUnavailableError,
     InputError,
     MissingExtraError,
-    StorageError,
 )
-from interlock.kernel.replace_file import replace_file
 from interlock.verified import cost
+from interlock.verified.circuit_records import CircuitRecords, Record, circuit_digest
+from interlock.verified.circuit_setup import CircuitSetup
 from interlock.verified.ezkl_backend import CircuitSettings, EzklBackend
 from interlock.verified.field import dequantise, quantise
 from interlock.verified.key_store import DEFAULT_SIZE, KeyStore
 from interlock.verified.piece_proofs import BackendPool, HeldCircuit, Job, PieceProver
-from interlock.verified.planner import Planned, Tiling, combined, plan_slice, tiling_of
+from interlock.verified.planner import Planned, Tiling, combined, plan_slice
 from interlock.verified.proof_file import ProofFile, read_proof
-from interlock.verified.proof_system import (
-    COMPILED,
-    GRAPH,
-    PROVING_KEY,
-    SETTINGS,
-    Backend,
-    CircuitFacts,
-)
+from interlock.verified.proof_system import COMPILED, PROVING_KEY
 from interlock.verified.prover import (
     NO_LIMITS,
     CircuitPlan,
@@ -66,14 +56,6 @@ def default_cache() -> Path:
     """$INTERLOCK_VERIFIED_CACHE, or `interlock/verified` in the user's cache directory."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else platformdirs.user_cache_path("interlock") / "verified"
-
-
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a slice was set up: the size of its tiles and the digests of its circuits, in order."""
-
-    slice_sha256: str
-    size: tuple[int, int] | None
-    circuits: tuple[str, ...]
 
 
 class CircuitProver:
@@ -116,6 +98,9 @@ class CircuitProver:
         self._budget = memory_budget if memory_budget is not None else _memory() // 2
         self._pool = BackendPool(self.settings, ceiling.memory_bytes)
         self._pieces = PieceProver(self._pool, self.settings.scale, resume, on_piece)
+        self._records = CircuitRecords(self.cache, self.settings, self.srs.origin)
+        self._setup = CircuitSetup(self._backend, self.keys, self.srs, self.settings)
+        self._name: str | None = None
 
     def plan(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
         """See `Prover.plan`."""
@@ -131,23 +116,14 @@ class CircuitProver:
         planned = self._planned(part, limits)
         if planned.tiling is None:
             raise EngineUnavailableError(f"{part.name}: {planned.plan.reason}")
-        record = self._record(part)
-        if record is not None and record.size == planned.tiling.size:
-            abouts = [self.keys.about(digest) for digest in record.circuits]
-            if all(abouts):
-                return self._carried_out(planned, record)
-        tiling, graphs = tiling_of(part, planned.tiling.size)
-        with ExitStack() as stack:
-            backend = stack.enter_context(self._backend())
-            measured = []
-            for graph in graphs:
-                directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                facts = self._measure(backend, graph, directory)
-                self._check(part, planned, facts, graph, allowed)
-                measured.append((graph, facts, directory))
-            digests = [self._make(backend, *one) for one in measured]
-        record = _Record(part.sha256, tiling.size, tuple(digests))
-        replace_file(self._record_path(part), msgspec.json.encode(record), parents=True)
+        record = self._records.read(part)
+        if (
+            record is None
+            or record.size != planned.tiling.size
+            or self._missing(part, record) is not None
+        ):
+            record = self._setup.make(part, planned, allowed)
+            self._records.write(part, record)
         return self._carried_out(planned, record)
 
     def compile(self, part: Slice) -> int:
@@ -163,45 +139,37 @@ class CircuitProver:
             self.backend_name()
         except MissingExtraError as error:
             return f"no circuit: {error.message} ({error.hint})"
-        record = self._record(part)
+        record = self._records.read(part)
         if record is None:
             return (
                 "no key: the circuit is compiled, but has no keys"
                 if self.circuit_bytes(part) is not None
                 else "no circuit: the slice is not set up"
             )
-        for digest in record.circuits:
-            about = self.keys.about(digest)
-            if about is None:
-                return "no key: the keys are not in the cache"
-            found = self.srs.find(about.logrows)
-            if found is None or found.sha256 != about.srs_sha256:
-                return "no key: the keys were made under another SRS"
-        return None
+        return self._missing(part, record)
 
     def circuit_bytes(self, part: Slice) -> int | None:
         """See `Prover.circuit_bytes`."""
-        record = self._record(part)
+        record = self._records.read(part)
         if record is not None:
             abouts = [self.keys.about(digest) for digest in record.circuits]
             known = [about.sizes[COMPILED] for about in abouts if about is not None]
             if len(known) == len(abouts):
                 return sum(known)
         try:
-            return (self._compiled_path(part) / COMPILED).stat().st_size
+            return (self._records.compiled(part) / COMPILED).stat().st_size
         except OSError:
             return None
 
     def predicted_seconds(self, part: Slice) -> float | None:
         """See `Prover.predicted_seconds`: what the last proof took, else the cost model's."""
-        record = self._record(part)
+        record = self._records.read(part)
         if record is None:
             return None
-        try:
-            return float(self._seconds_path(part).read_text("ascii"))
-        except (OSError, ValueError):
-            pass
-        tiling = tiling_of(part, record.size)[0]
+        known = self._records.seconds(part)
+        if known is not None:
+            return known
+        tiling = self._records.graphs(part, record.size)[0]
         seconds, largest = 0.0, 0
         of_circuit = {
             piece.channels: self.keys.about(digest)
@@ -229,10 +197,10 @@ class CircuitProver:
     ) -> SliceProof:
         """See `Prover.prove`."""
         why = self.unavailable(part)
-        record = self._record(part)
+        record = self._records.read(part)
         if why is not None or record is None:
             raise EngineUnavailableError(f"{part.name}: {why}")
-        tiling = tiling_of(part, record.size)[0]
+        tiling = self._records.graphs(part, record.size)[0]
         integers = self._integers(part, inputs)
         circuits = dict(zip((p.channels for p in tiling.circuits), record.circuits, strict=True))
         started = time.perf_counter()
@@ -262,7 +230,7 @@ class CircuitProver:
             with self._backend() as backend:
                 reasons = backend.verify(statements, deadline=deadline)
         outputs = self._join(part, tiling, jobs, proofs)
-        replace_file(self._seconds_path(part), f"{seconds:.6f}".encode(), parents=True)
+        self._records.write_seconds(part, seconds)
         return SliceProof(
             outputs=outputs,
             pieces=tuple(proofs),
@@ -282,17 +250,14 @@ class CircuitProver:
 
         Raises EngineUnavailableError where it was not.
         """
-        record = self._record(part)
+        record = self._records.read(part)
         if record is None:
             raise EngineUnavailableError(f"{part.name}: no circuit: the slice is not set up")
-        return tiling_of(part, record.size)[0], record.circuits
+        return self._records.graphs(part, record.size)[0], record.circuits
 
     def rebuild(self, graph: onnx.ModelProto, logrows: int, srs: Srs, directory: Path) -> None:
         """Make the circuit of a lowered graph again in `directory`, keys included."""
-        with self._backend() as backend:
-            self._measure(backend, graph, directory)
-            backend.compile(directory, logrows)
-            backend.setup(directory, srs.path)
+        self._setup.rebuild(graph, logrows, srs, directory)
 
     def close(self) -> None:
         """End all worker processes."""
@@ -320,60 +285,34 @@ class CircuitProver:
 
     def backend_name(self) -> str:
         """Name and version of the proof system; raises MissingExtraError where it is absent."""
-        return EzklBackend.name()
+        if self._name is None:  # looking it up takes as long as a small slice
+            self._name = EzklBackend.name()
+        return self._name
 
-    def _measure(self, backend: Backend, graph: onnx.ModelProto, directory: Path) -> CircuitFacts:
-        (directory / GRAPH).write_bytes(graph.SerializeToString(deterministic=True))
-        return backend.measure(directory)
+    def _missing(self, part: Slice, record: Record) -> str | None:
+        """Why the circuits of a record cannot be used for the slice; None where they can."""
+        try:
+            _, graphs = self._records.graphs(part, record.size)
+        except EngineUnavailableError as error:
+            return f"no circuit: {error.message}"
+        if len(graphs) != len(record.circuits):
+            return "no key: the keys are of other circuits than the slice's"
+        for digest, graph in zip(record.circuits, graphs, strict=True):
+            about = self.keys.about(digest)
+            if about is None:
+                return "no key: the keys are not in the cache"
+            try:
+                srs = self.srs.find(about.logrows)
+            except ConfigError as error:
+                return f"no key: {error.message}"
+            if srs is None or srs.sha256 != about.srs_sha256:
+                return "no key: the keys were made under another SRS"
+            named = (self.backend_name(), self.settings, about.logrows, graph, srs.sha256)
+            if circuit_digest(*named) != digest:
+                return "no key: the keys are of another circuit, or of another release of ezkl"
+        return None
 
-    def _check(
-        self,
-        part: Slice,
-        planned: Planned,
-        facts: CircuitFacts,
-        graph: onnx.ModelProto,
-        limits: Limits,
-    ) -> None:
-        """Raise where the circuit that ezkl laid out is not the one that was planned for."""
-        scale = self.settings.scale
-        if set(facts.output_scales) != {scale}:
-            raise EngineUnavailableError(
-                f"{part.name}: its circuit's outputs have the scale {facts.output_scales[0]}, not "
-                f"{scale}, so the next slice cannot take them"
-            )
-        found = cost.cost_of(facts.rows, cost.instances_of(graph), facts.constants)
-        for name, needed, most in (
-            ("key", found.key_bytes, limits.key_bytes),
-            ("memory", found.memory_bytes, limits.memory_bytes),
-        ):
-            if most is not None and needed > most:
-                raise EngineUnavailableError(
-                    f"{part.name}: {planned.plan.rows} rows were predicted, ezkl counts "
-                    f"{facts.rows}: a {name} of {needed} bytes is above the limit of {most}"
-                )
-
-    def _make(
-        self, backend: Backend, graph: onnx.ModelProto, facts: CircuitFacts, measured: Path
-    ) -> str:
-        """The digest of the circuit, whose keys are made where they are missing."""
-        logrows = cost.cost_of(facts.rows, cost.instances_of(graph), facts.constants).logrows
-        srs = self.srs.provide(logrows, backend)
-        graph_sha256 = hashlib.sha256((measured / GRAPH).read_bytes()).hexdigest()
-        digest = circuit_digest(
-            self.backend_name(), self.settings, logrows, graph_sha256, srs.sha256
-        )
-
-        def build(directory: Path) -> tuple[int, int, str]:
-            for name in (GRAPH, SETTINGS):
-                shutil.copyfile(measured / name, directory / name)
-            backend.compile(directory, logrows)
-            backend.setup(directory, srs.path)
-            return facts.rows, logrows, srs.sha256
-
-        self.keys.make(digest, build)
-        return digest
-
-    def _carried_out(self, planned: Planned, record: _Record) -> CircuitPlan:
+    def _carried_out(self, planned: Planned, record: Record) -> CircuitPlan:
         """The plan with the figures of what was made."""
         abouts = [about for d in record.circuits if (about := self.keys.about(d)) is not None]
         largest = max(abouts, key=lambda about: about.rows)
@@ -454,64 +393,14 @@ class CircuitProver:
 
     def _compiled(self, part: Slice) -> Path:
         """The directory of the slice's circuit in one piece, without keys."""
-        final = self._compiled_path(part)
-        if (final / COMPILED).exists():
-            return final
-        _, graphs = tiling_of(part, None)
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=final.parent, prefix=".") as staging:
-                directory = Path(staging) / "circuit"
-                directory.mkdir()
-                with self._backend() as backend:
-                    facts = self._measure(backend, graphs[0], directory)
-                    if set(facts.output_scales) != {self.settings.scale}:
-                        raise EngineUnavailableError(f"{part.name}: its output scale changes")
-                    backend.compile(directory, cost.cost_of(facts.rows).logrows)
-                if not final.exists():
-                    directory.rename(final)
-        except OSError as error:
-            raise StorageError(f"cannot write {final}: {error.strerror or error}") from None
+        final = self._records.compiled(part)
+        if not (final / COMPILED).exists():
+            self._setup.compile(part, final)
         return final
 
     def _backend(self) -> AbstractContextManager[EzklBackend]:
         """A worker that may use all cores."""
         return self._pool.lend(self._cores)
-
-    def _key(self, part: Slice) -> str:
-        text = f"{self.settings.scale} {self.srs.origin} {part.sha256}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def _record_path(self, part: Slice) -> Path:
-        return self.cache / "plans" / f"{self._key(part)}.json"
-
-    def _seconds_path(self, part: Slice) -> Path:
-        return self.cache / "plans" / f"{self._key(part)}.seconds"
-
-    def _compiled_path(self, part: Slice) -> Path:
-        return self.cache / "compiled" / self._key(part)
-
-    def _record(self, part: Slice) -> _Record | None:
-        try:
-            data = self._record_path(part).read_bytes()
-            record = msgspec.json.decode(data, type=_Record)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return record if record.slice_sha256 == part.sha256 else None
-
-
-def circuit_digest(
-    backend: str, settings: CircuitSettings, logrows: int, graph_sha256: str, srs_sha256: str
-) -> str:
-    """The SHA-256 that names a circuit: its graph, how it is laid out, and its SRS."""
-    told = {
-        "backend": backend,
-        "settings": settings.told(),
-        "logrows": logrows,
-        "graph_sha256": graph_sha256,
-        "srs_sha256": srs_sha256,
-    }
-    return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()
 
 
 def usable_cores() -> int:

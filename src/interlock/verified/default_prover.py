@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 def default_prover(
     *, srs: Path | None = None, srs_sha256: str | None = None, cache: Path | None = None
-) -> Prover:
+) -> CircuitProver | NoProver:
     """ezkl where the extra `zk` is installed, else a `NoProver` that names the extra.
 
     srs, srs_sha256, cache  see `CircuitProver`
@@ -23,6 +25,19 @@ def default_prover(
     if importlib.util.find_spec("ezkl") is None:
         return NoProver("no circuit: proving needs the extra 'zk' (pip install 'interlock[zk]')")
     return require_prover("proving", srs=srs, srs_sha256=srs_sha256, cache=cache)
+
+
+@contextmanager
+def open_default_prover(
+    *, srs: Path | None = None, srs_sha256: str | None = None, cache: Path | None = None
+) -> Iterator[Prover]:
+    """`default_prover` for the time of a `with`, whose end ends its worker processes."""
+    prover = default_prover(srs=srs, srs_sha256=srs_sha256, cache=cache)
+    try:
+        yield prover
+    finally:
+        if not isinstance(prover, NoProver):
+            prover.close()
 
 
 def require_prover(

@@ -147,10 +147,16 @@ class EzklBackend:
         self, statements: Sequence[Statement], *, deadline: Deadline = NO_DEADLINE
     ) -> list[str | None]:
         """See `Backend.verify`."""
-        call = {
-            "do": "verify",
-            "statements": [[s.proof, s.settings, s.verifying_key, s.srs] for s in statements],
-        }
+        # What statements share crosses once.
+        places: dict[bytes, int] = {}
+        listed = [
+            [
+                places.setdefault(data, len(places))
+                for data in (s.proof, s.settings, s.verifying_key, s.srs)
+            ]
+            for s in statements
+        ]
+        call = {"do": "verify", "statements": listed, "files": list(places)}
         found = self._call(call, deadline)
         return [None if reason is None else str(reason) for reason in found]
 
@@ -300,7 +306,9 @@ class _Worker:
         return proof.read_bytes()
 
     def verify(self, call: Mapping[str, Any]) -> list[str | None]:
-        return [self._verdict(*statement) for statement in call["statements"]]
+        for place, data in enumerate(call["files"]):
+            (self.private / str(place)).write_bytes(data)
+        return [self._verdict(*map(str, statement)) for statement in call["statements"]]
 
     def srs(self, call: Mapping[str, Any]) -> None:
         self._run("SRS", self._ezkl.gen_srs, call["path"], int(call["logrows"]))
@@ -313,10 +321,8 @@ class _Worker:
         self._run("witness", self._ezkl.gen_witness, str(inputs), compiled, str(witness))
         return msgspec.json.decode(witness.read_bytes())
 
-    def _verdict(self, proof: bytes, settings: bytes, key: bytes, srs: bytes) -> str | None:
-        names = ("proof.json", SETTINGS, VERIFYING_KEY, "srs")
-        for name, data in zip(names, (proof, settings, key, srs), strict=True):
-            (self.private / name).write_bytes(data)
+    def _verdict(self, *names: str) -> str | None:
+        """What ezkl says of the files of a proof, settings, verifying key and SRS."""
         try:
             held = self._ezkl.verify(*(str(self.private / name) for name in names))
         except BaseException as error:  # noqa: BLE001 - ezkl raises for a proof that is wrong

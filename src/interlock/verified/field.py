@@ -48,7 +48,8 @@ def integers_of(elements: Sequence[str]) -> Array:
     Raises InputError for a malformed element, and for one that is no integer below `LIMIT`.
     """
     try:
-        if any(len(element) != 64 for element in elements):
+        # `fromhex` skips white space, so two elements could pass for one.
+        if any(len(element) != 64 or not element.isalnum() for element in elements):
             raise ValueError
         limbs = np.frombuffer(bytes.fromhex("".join(elements)), dtype="<u8").reshape(-1, 4)
     except ValueError:

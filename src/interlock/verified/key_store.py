@@ -106,7 +106,7 @@ class KeyStore:
                     staging.rename(self.path(digest))
                 finally:
                     shutil.rmtree(staging, ignore_errors=True)
-                _sync(self.directory)
+                sync(self.directory)
         except InterlockError:
             raise
         except OSError as error:
@@ -118,13 +118,21 @@ class KeyStore:
         return about
 
     def trim(self, keep: str | None = None) -> list[str]:
-        """Remove the least recently used entries above the size; returns their digests."""
+        """Remove the least recently used entries above the size; returns their digests.
+
+        What a process that died left half made goes too.
+        """
+        self._sweep()
         entries = []
         for entry in self.directory.glob("[0-9a-f]*"):
             about = self.about(entry.name) if entry.is_dir() else None
-            if about is not None:
-                used = entry / _USED
-                entries.append((used.stat().st_mtime_ns, entry.name, sum(about.sizes.values())))
+            if about is None:
+                continue
+            try:
+                used = (entry / _USED).stat().st_mtime_ns
+            except OSError:  # another process removes it at this moment
+                used = 0
+            entries.append((used, entry.name, sum(about.sizes.values())))
         total = sum(size for _, _, size in entries)
         removed = []
         for _, digest, size in sorted(entries):
@@ -135,6 +143,16 @@ class KeyStore:
             total -= size
             removed.append(digest)
         return removed
+
+    def _sweep(self) -> None:
+        """Remove hidden directories that nobody is making."""
+        for staging in self.directory.glob(".*.partial"):
+            making = FileLock(staging.with_suffix(".making"), timeout=0)
+            try:
+                with making:
+                    shutil.rmtree(staging, ignore_errors=True)
+            except (OSError, Timeout):
+                continue
 
     def _remove(self, digest: str) -> bool:
         """Whether the entry was removed; it is not while somebody uses it."""
@@ -150,7 +168,7 @@ class KeyStore:
 
     def _finish(self, staging: Path, rows: int, logrows: int, srs: str) -> About:
         for name in _FILES:
-            _sync(staging / name)
+            sync(staging / name)
         about = About(
             sizes={name: (staging / name).stat().st_size for name in _FILES},
             verifying_key_sha256=hashlib.sha256((staging / VERIFYING_KEY).read_bytes()).hexdigest(),
@@ -160,7 +178,7 @@ class KeyStore:
         )
         (staging / _USED).touch()
         replace_file(staging / _ABOUT, msgspec.json.encode(about))
-        _sync(staging)
+        sync(staging)
         return about
 
     def _lock_path(self, digest: str) -> Path:
@@ -187,7 +205,8 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

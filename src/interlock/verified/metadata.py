@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import onnx
 from interlock.kernel.errors import ConfigError
 from interlock.kernel.replace_file import replace_file
 from interlock.verified.directory import ModelDirectory, read_slices
-from interlock.verified.prover import Prover
+from interlock.verified.prover import NO_LIMITS, Limits, Prover
 from interlock.verified.slices import SlicedModel
 from interlock.verified.slicing import parse
 
@@ -102,12 +103,24 @@ class RunnerMetadata(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def excluded(self) -> frozenset[str]:
-        """Slices that an edit keeps with ONNX, though they could be proved or may be later."""
+        """Slices that an edit keeps with ONNX, though they could be proved or may be later.
+
+        A false that was written here only says that there is no key yet. An edit that sets any
+        slice to true is a list of one's own, in which every false is meant.
+        """
+        told, written = self.verified_slices, self.generated.verified_slices
+        own = any(wanted and not written.get(name, False) for name, wanted in told.items())
         return frozenset(
-            name
-            for name, wanted in self.verified_slices.items()
-            if not wanted and self.generated.verified_slices.get(name, True)
+            name for name, wanted in told.items() if not wanted and (own or written.get(name, True))
         )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The slices that an edit keeps with ONNX, and the limits in the file."""
+
+    excluded: frozenset[str]
+    limits: Limits
 
 
 def analyse(
@@ -163,7 +176,6 @@ def lowered(found: RunnerMetadata, actual: RunnerMetadata) -> RunnerMetadata:
             else False
             for name, ready in actual.verified_slices.items()
         },
-        precircuit=actual.precircuit or found.precircuit,
         time_limit=found.time_limit,
         size_limit=found.size_limit,
         generated=found.generated,
@@ -202,6 +214,19 @@ def read(directory: ModelDirectory) -> RunnerMetadata:
             f"{', '.join(found.execution_chain.nodes) or 'none'}"
         )
     return found
+
+
+def read_of(directory: ModelDirectory, model_sha256: str) -> Wanted:
+    """What the user wants of this model; nothing where the file is missing or of another model.
+
+    Raises ConfigError as `read` does.
+    """
+    found = read(directory) if directory.metadata.is_file() else None
+    if found is None or found.model_sha256 != model_sha256:
+        return Wanted(frozenset(), NO_LIMITS)
+    size = found.size_limit
+    limits = Limits(seconds=found.time_limit, circuit_bytes=None if size is None else int(size))
+    return Wanted(found.excluded, limits)
 
 
 _HINT = "correct the edit, or delete the file; it is written anew then"

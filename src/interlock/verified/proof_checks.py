@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interlock.kernel.batch import Array
-from interlock.kernel.errors import InputError
-from interlock.verified.circuit_prover import circuit_digest
+from interlock.kernel.errors import InputError, ReadableValueError
+from interlock.verified.circuit_records import circuit_digest
 from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.field import quantise
-from interlock.verified.proof_file import ReadableValueError, read_proof
+from interlock.verified.proof_file import read_proof
 from interlock.verified.proof_manifest import (
     Circuit,
     ProofManifest,
@@ -27,8 +27,8 @@ from interlock.verified.proof_manifest import (
 )
 from interlock.verified.proof_rebuild import Finding
 from interlock.verified.proof_settings import problem_of_settings
-from interlock.verified.srs import VERIFIER_BYTES
-from interlock.verified.tiling import input_cut, output_cut, problem_of
+from interlock.verified.srs import VERIFIER_BYTES, generators_fit
+from interlock.verified.tiling import input_cut, input_size, output_cut, problem_of
 
 _DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
 _MAX_ELEMENTS = 1 << 26
@@ -95,6 +95,8 @@ def check_wiring(checked: CheckedBundle) -> None:
         for name in part.inputs:
             if name not in known:
                 checked.refuse("wiring", f"no slice before it makes '{name}'", part.name)
+        if len(set(part.outputs)) < len(part.outputs) or len(set(part.inputs)) < len(part.inputs):
+            checked.refuse("wiring", "it names a tensor twice", part.name)
         for name in part.outputs:
             if name in known or name not in checked.tensors:
                 checked.refuse("wiring", f"'{name}' is made twice, or not recorded", part.name)
@@ -132,7 +134,7 @@ def _load(checked: CheckedBundle, tensor: Tensor) -> str | None:
     if count > _MAX_ELEMENTS or count * dtype.itemsize != len(data):
         return f"its file has {len(data)} bytes, which is not its shape {tensor.shape}"
     values = np.frombuffer(data, dtype=dtype).reshape(tensor.shape)
-    checked.tensors[tensor.name] = values.astype(tensor.dtype)
+    checked.tensors[tensor.name] = values.astype(tensor.dtype, copy=False)
     return None
 
 
@@ -164,6 +166,8 @@ def check_circuits(checked: CheckedBundle) -> None:
             checked.refuse("settings", problem, circuit.settings)
         if len(checked.files[circuit.srs]) != VERIFIER_BYTES:
             checked.refuse("srs", f"it has not {VERIFIER_BYTES} bytes", circuit.srs)
+        elif not generators_fit(checked.files[circuit.srs]):
+            checked.refuse("srs", "its generators are not those of the curve", circuit.srs)
         if srs_of.setdefault(circuit.srs_sha256, circuit.srs) != circuit.srs:
             checked.refuse("srs", "one reference string has two verifier's parts", circuit.srs)
     for part in manifest.slices:
@@ -171,9 +175,25 @@ def check_circuits(checked: CheckedBundle) -> None:
             continue
         if any(proof.circuit not in known for proof in part.proofs):
             checked.refuse("circuit", "a proof is under a circuit that is not listed", part.name)
-        problem = problem_of(part.geometry, [proof.piece for proof in part.proofs])
+        problem = _misfit(checked, part) or problem_of(
+            part.geometry, [proof.piece for proof in part.proofs]
+        )
         if problem is not None:
             checked.refuse("pieces", problem, part.name)
+
+
+def _misfit(checked: CheckedBundle, part: ProvedSlice) -> str | None:
+    """Why the slice's tensors are not those of its geometry, by their size; None where they are."""
+    if part.geometry.kind == "whole":
+        return None
+    for names, what, shape in (
+        (part.inputs, "input", part.geometry.in_shape),
+        (part.outputs, "output", part.geometry.out_shape),
+    ):
+        sizes = [checked.tensors[name].size for name in names if name in checked.tensors]
+        if sizes != [math.prod(shape)]:
+            return f"the geometry's {what} is not the slice's"
+    return None
 
 
 def check_instances(checked: CheckedBundle) -> None:
@@ -210,22 +230,19 @@ def _link(
     scale: int,
 ) -> None:
     geometry = part.geometry
-    if geometry.kind != "whole":
-        shapes = (geometry.in_shape, geometry.out_shape)
-        tensors = ((part.inputs, "input"), (part.outputs, "output"))
-        for (names, what), shape in zip(tensors, shapes, strict=True):
-            if len(names) != 1 or integers[names[0]].size != math.prod(shape):
-                raise InputError(f"the geometry's {what} is not the slice's")
     for proof in part.proofs:
         found = read_proof(checked.files[proof.file])
-        entering = np.concatenate(
-            [input_cut(geometry, proof.piece, integers[name]) for name in part.inputs]
-        )
-        leaving = np.concatenate(
-            [output_cut(geometry, proof.piece, integers[name]) for name in part.outputs]
-        )
-        if len(found.instances) != len(entering) + len(leaving):
+        outputs = [output_cut(geometry, proof.piece, integers[name]) for name in part.outputs]
+        if geometry.kind == "whole":
+            taken = [integers[name].size for name in part.inputs]
+        else:
+            taken = [input_size(geometry, proof.piece)]
+        given = [len(value) for value in outputs]
+        # Before anything is cut: a geometry may see far more rows than there are.
+        if len(found.instances) != sum(taken) + sum(given):
             raise InputError(f"the proof of {proof.piece.name} has another number of instances")
+        inputs = [input_cut(geometry, proof.piece, integers[name]) for name in part.inputs]
+        entering, leaving = np.concatenate(inputs), np.concatenate(outputs)
         if not np.array_equal(found.instances[: len(entering)], entering):
             checked.refuse(
                 "input_link",
@@ -238,4 +255,4 @@ def _link(
                 f"the proof of {proof.piece.name} does not give what leaves the slice",
                 part.name,
             )
-        found.check_readable(scale)
+        found.check_readable(scale, taken, given)

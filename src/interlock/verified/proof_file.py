@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from interlock.kernel.batch import Array
-from interlock.kernel.errors import InputError
+from interlock.kernel.errors import MalformedProofError, ReadableValueError
 from interlock.verified.field import integers_of
 
 MAX_PROOF_BYTES = 64 << 20
@@ -40,35 +40,30 @@ class _Json(msgspec.Struct, forbid_unknown_fields=True):
     version: str
 
 
-class MalformedProofError(InputError):
-    """The file is no proof of ezkl's, or its parts contradict each other."""
-
-    code = "malformed_proof"
-
-
-class ReadableValueError(MalformedProofError):
-    """The values for people are not those of the field elements that the proof is about."""
-
-    code = "readable_value"
-
-
 @dataclass(frozen=True)
 class ProofFile:
     """A proof's instances as integers (n,) and the file's other parts.
 
     pretty  values for people as (hexadecimal, decimal) pairs, inputs before outputs
+    columns how many of them each input, and each output, is said to have
     """
 
     instances: Array
     elements: list[str]
     pretty: list[tuple[str, str]]
+    columns: tuple[list[int], list[int]]
 
-    def check_readable(self, scale: int) -> None:
-        """Raise ReadableValueError where a value for people is not that of its field element."""
+    def check_readable(self, scale: int, inputs: list[int], outputs: list[int]) -> None:
+        """Raise ReadableValueError where a value for people is not that of its field element.
+
+        inputs, outputs  elements of each, so that none is passed off as another
+        """
         if len(self.pretty) != len(self.elements):
             raise ReadableValueError(
                 f"{len(self.pretty)} readable values stand beside {len(self.elements)} instances"
             )
+        if self.columns != (inputs, outputs):
+            raise ReadableValueError("the readable values are not split as inputs and outputs are")
         unit = float(1 << scale)
         integers: list[int] = self.instances.tolist()
         for place, (element, integer, (shown, decimal)) in enumerate(
@@ -125,4 +120,5 @@ def read_proof(data: bytes) -> ProofFile:
             for left, right in zip(shown, decimal, strict=True)
             for pair in zip(left, right, strict=True)
         ],
+        ([len(column) for column in pretty.inputs], [len(column) for column in pretty.outputs]),
     )

@@ -166,6 +166,14 @@ def parse(data: bytes) -> ProofManifest:
     if named != set(listed):
         odd = min(named ^ set(listed))
         raise BundleFormatError(f"{MANIFEST}: the file {odd[:80]!r} is used or listed, not both")
+    for digest in _digests(manifest):
+        if not _SHA256.fullmatch(digest):
+            raise BundleFormatError(f"{MANIFEST}: {digest[:80]!r} is no SHA-256")
+    seen: set[str] = set()
+    for name in _own(manifest):
+        if name in seen:
+            raise BundleFormatError(f"{MANIFEST}: the file {name[:80]!r} is used twice")
+        seen.add(name)
     if manifest.encode() != data:
         raise BundleFormatError(f"{MANIFEST} is not in the canonical encoding")
     return manifest
@@ -177,9 +185,22 @@ def file_entry(name: str, data: bytes) -> File:
 
 
 def _named(manifest: ProofManifest) -> Iterable[str]:
+    yield from (circuit.srs for circuit in manifest.circuits)
+    yield from _own(manifest)
+
+
+def _digests(manifest: ProofManifest) -> Iterable[str]:
+    yield manifest.model_sha256
+    yield from (part.sha256 for part in manifest.slices)
+    for circuit in manifest.circuits:
+        yield from (circuit.digest, circuit.graph_sha256, circuit.srs_sha256)
+
+
+def _own(manifest: ProofManifest) -> Iterable[str]:
+    """Files with one use each, so that checking costs what their bytes cost and no more."""
     yield from (tensor.file for tensor in manifest.tensors)
     for circuit in manifest.circuits:
-        yield from (circuit.settings, circuit.verifying_key, circuit.srs)
+        yield from (circuit.settings, circuit.verifying_key)
     for part in manifest.slices:
         if isinstance(part, ReplayedSlice):
             yield part.model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 import onnx
 
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import ConfigError, EngineUnavailableError, InterlockError
 from interlock.verified.circuit_prover import CircuitProver, default_cache
 from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.lowering import lower
@@ -25,14 +26,28 @@ from interlock.verified.tiling import WHOLE, Piece, layer_of
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a bundle is refused: a stable code, the slice or file, and a sentence."""
+    """Why a bundle is refused: a stable code, the slice or file, and a sentence.
+
+    Both may quote the bundle, which must not draw on a terminal: what cannot be printed is left
+    out, and long texts are cut.
+    """
 
     code: str
     where: str
     text: str
 
+    def __post_init__(self) -> None:
+        """Leave out what cannot be printed."""
+        object.__setattr__(self, "where", printable(self.where))
+        object.__setattr__(self, "text", printable(self.text))
+
     def __str__(self) -> str:
         return f"{self.code}: {self.where + ': ' if self.where else ''}{self.text}"
+
+
+def printable(text: str) -> str:
+    """The first 500 characters of `text`, those that cannot be printed as question marks."""
+    return "".join(char if char.isprintable() else "?" for char in text[:500])
 
 
 def belongs(
@@ -94,11 +109,16 @@ def _circuits(
         if key in seen:
             continue
         seen.add(key)
-        if part.geometry == WHOLE:
-            graph = lower(parsed)
-        else:
-            assert layer is not None
-            graph = layer.model(Piece(proof.piece.channels, proof.piece.rows))
+        try:
+            if part.geometry == WHOLE:
+                graph = lower(parsed)
+            else:
+                assert layer is not None
+                graph = layer.model(Piece(proof.piece.channels, proof.piece.rows))
+        except EngineUnavailableError as error:
+            text = f"no circuit of {proof.piece.name} is the model's: {error.message}"
+            findings.append(Finding("foreign_circuit", part.name, text))
+            continue
         circuit = circuits[proof.circuit]
         digest = hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest()
         if digest != circuit.graph_sha256:
@@ -133,7 +153,9 @@ def _rebuilt(
     name: str,
 ) -> Finding | None:
     """Make the circuit's keys again and compare the verifying key's bytes."""
-    srs: Srs | None = prover.srs.find(circuit.logrows)
+    srs: Srs | None = None
+    with suppress(ConfigError):  # none of the user's files has that size
+        srs = prover.srs.find(circuit.logrows)
     if srs is None or srs.sha256 != circuit.srs_sha256:
         return Finding(
             "srs_unknown",

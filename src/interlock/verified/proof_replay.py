@@ -1,4 +1,4 @@
-"""Runs the slices of a bundle that ONNX answered again, each in a process that can be killed."""
+"""Runs the slices of a bundle that ONNX answered again, in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import hashlib
 
 import numpy as np
 
-from interlock.engines.onnx import SessionConfig
-from interlock.engines.worker import WorkerPool
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import BundleError, EngineError, InputError
+from interlock.kernel.errors import BundleError, DeadlineError, EngineError, InputError
 from interlock.verified.proof_checks import CheckedBundle
 from interlock.verified.proof_manifest import ProvedSlice
+from interlock.verified.replay_process import ReplayProcess
 from interlock.verified.slicing import parse
 
-MEMORY_LIMIT = 4 << 30
-"""Bytes of each process that runs a slice."""
+SECONDS = 60.0
+"""Most that one slice may take: its model may be built never to end."""
 
 
-def check_replays(checked: CheckedBundle, tolerance: float, deadline: Deadline) -> None:
+def check_replays(
+    checked: CheckedBundle, process: ReplayProcess, tolerance: float, deadline: Deadline
+) -> None:
     """Run the slices again; their recorded outputs must be what comes out.
 
     tolerance  largest difference, as a share of the largest value; 0 for the same bits
 
-    Raises DeadlineError.
+    Raises DeadlineError where `deadline` passes.
     """
     for part in checked.manifest.slices:
         if isinstance(part, ProvedSlice):
@@ -35,12 +36,15 @@ def check_replays(checked: CheckedBundle, tolerance: float, deadline: Deadline) 
             continue
         try:
             parse(model)
-            config = SessionConfig(optimization=part.optimization)
-            inputs = {name: checked.tensors[name] for name in part.inputs}
-            with WorkerPool(model, config, name="replay", memory_limit=MEMORY_LIMIT) as pool:
-                outputs = pool.run(inputs, outputs=part.outputs, deadline=deadline)
+            outputs = process.run(
+                model,
+                {name: checked.tensors[name] for name in part.inputs},
+                part.outputs,
+                optimization=part.optimization,
+                deadline=deadline.earlier(SECONDS),
+            )
         except (BundleError, EngineError, InputError) as error:
-            if error.code == "deadline":
+            if isinstance(error, DeadlineError) and deadline.expired:
                 raise
             checked.refuse("replay_failed", f"it cannot be run again: {error.message}", part.name)
             continue

@@ -21,7 +21,13 @@ import msgspec
 
 from interlock.bundle.read import VanishedFileError, open_directory, read_file
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import BundleError, EngineError, MissingExtraError
+from interlock.kernel.errors import (
+    BundleError,
+    ConfigError,
+    DeadlineError,
+    EngineError,
+    MissingExtraError,
+)
 from interlock.verified.circuit_prover import usable_cores
 from interlock.verified.ezkl_backend import EzklBackend
 from interlock.verified.proof_checks import (
@@ -40,14 +46,18 @@ from interlock.verified.proof_manifest import (
     ReplayedSlice,
     parse,
 )
-from interlock.verified.proof_rebuild import Finding, belongs
+from interlock.verified.proof_rebuild import Finding, belongs, printable
 from interlock.verified.proof_replay import check_replays
 from interlock.verified.proof_system import Statement
+from interlock.verified.replay_process import ReplayProcess
 from interlock.verified.slices import SlicedModel
-from interlock.verified.srs import DEVELOPMENT_WARNING, SrsSource
+from interlock.verified.srs import DEVELOPMENT_WARNING, SrsSource, same_secret
 
 MEMORY_LIMIT = 4 << 30
 """Bytes of the process that verifies proofs."""
+
+SECONDS, SECONDS_A_PROOF = 60.0, 5.0
+"""Most that all proofs together may take: keys and settings may be built to be slow."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,8 @@ class Verdict:
     digest      SHA-256 of the manifest: the bundle's name
     reasons     why it was refused; empty where it was accepted
     proved, replayed, slices
-                slices whose proofs verified, that were run again with the same result, and all
+                slices whose proofs verified, that were run again with the same result, and all;
+                a bundle that is refused has none proved or replayed
     overall_security
                 percent of the slices that were proved
     trusted     what the verdict rests on beside the checks, one sentence each
@@ -99,7 +110,7 @@ NOTHING = Against()
 
 
 class BundleVerifier:
-    """Verifies bundles with worker processes, which start with the first proofs.
+    """Verifies bundles with worker processes, which start with the first proofs and replays.
 
     workers  processes that check proofs at the same time; None for one a core
 
@@ -109,16 +120,19 @@ class BundleVerifier:
     def __init__(self, workers: int | None = None) -> None:
         count = usable_cores() if workers is None else workers
         self._backends = tuple(EzklBackend(memory_limit=MEMORY_LIMIT) for _ in range(count))
+        self._replays = ReplayProcess()
 
     def start(self) -> None:
         """Start the workers now; raises MissingExtraError where ezkl is not installed."""
         for backend in self._backends:
             backend.start()
+        self._replays.start()
 
     def close(self) -> None:
         """End the workers."""
         for backend in self._backends:
             backend.close()
+        self._replays.close()
 
     def __enter__(self) -> BundleVerifier:
         return self
@@ -132,7 +146,8 @@ class BundleVerifier:
         """The verdict on a bundle.
 
         Raises MissingExtraError where it holds proofs and ezkl is not installed, and
-        DeadlineError. Whatever is wrong with the bundle is in the verdict.
+        DeadlineError where `deadline` passes. Whatever is wrong with the bundle is in the verdict,
+        also that a part of it takes longer than any honest one.
         """
         started = time.perf_counter()
         digest = ""
@@ -146,7 +161,6 @@ class BundleVerifier:
             return _refused(digest, Finding("malformed", directory.name, error.message), started)
         if against.digest is not None and against.digest.removeprefix("sha256:") != digest:
             checked.refuse("other_bundle", f"the bundle's digest is {digest}")
-        proved = replayed = 0
         if not checked.findings:
             check_wiring(checked)
             check_circuits(checked)
@@ -154,25 +168,16 @@ class BundleVerifier:
             check_instances(checked)
         if not checked.findings:
             self._check_proofs(checked, deadline)
-            check_replays(checked, against.tolerance, deadline)
+            check_replays(checked, self._replays, against.tolerance, deadline)
             _check_srs(checked, against)
             if against.model is not None:
                 checked.findings += belongs(
                     manifest, files, against.model, srs=against.srs, cache=against.cache
                 )
+        proved = replayed = 0
+        if not checked.findings:
             proved = sum(isinstance(part, ProvedSlice) for part in manifest.slices)
             replayed = len(manifest.slices) - proved
-        failed = {finding.where for finding in checked.findings}
-        if checked.findings:
-            proved = (
-                sum(
-                    isinstance(part, ProvedSlice) and part.name not in failed
-                    for part in manifest.slices
-                )
-                if proved
-                else 0
-            )
-            replayed = 0
         return Verdict(
             accepted=not checked.findings,
             digest=digest,
@@ -205,11 +210,12 @@ class BundleVerifier:
         if not statements:
             return
         try:
-            reasons = self._verify(statements, deadline)
+            most = SECONDS + SECONDS_A_PROOF * len(statements)
+            reasons = self._verify(statements, deadline.earlier(most))
         except MissingExtraError:
             raise
         except EngineError as error:
-            if error.code == "deadline":
+            if isinstance(error, DeadlineError) and deadline.expired:
                 raise
             checked.refuse("verifier_crashed", f"a proof or key ends the verifier: {error.message}")
             return
@@ -291,8 +297,12 @@ def _check_srs(checked: CheckedBundle, against: Against) -> None:
         return
     source = SrsSource(Path(), files=against.srs)
     for circuit in checked.manifest.circuits:
-        srs = source.find(circuit.logrows)
-        if srs is None or srs.of_verifier()[-256:] != checked.files[circuit.srs][-256:]:
+        try:
+            srs = source.find(circuit.logrows)
+        except ConfigError as error:
+            checked.refuse("srs_mismatch", error.message, circuit.srs)
+            continue
+        if srs is None or not same_secret(srs.of_verifier(), checked.files[circuit.srs]):
             checked.refuse("srs_mismatch", f"it is not from {against.srs}", circuit.srs)
 
 
@@ -326,7 +336,7 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
     if replayed:
         trusted.append("ONNX Runtime on this machine, for the slices that it ran again")
     trusted.append("nothing says where the input came from")
-    return tuple(trusted)
+    return tuple(map(printable, trusted))
 
 
 def to_plain(verdict: Verdict) -> dict[str, object]:

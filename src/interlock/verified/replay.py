@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from interlock.engines.onnx import Optimization, SessionConfig
-from interlock.engines.worker import WorkerPool
+from interlock.engines.onnx import Optimization
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import EngineError
 from interlock.kernel.outcome import Evidence, EvidenceKind, Outcome
 from interlock.verified.chain import ChainRun, SliceRun
+from interlock.verified.replay_process import ReplayProcess
 from interlock.verified.steps import ONNX, Tensors
 
 
@@ -20,14 +20,16 @@ def replay(
 
     Raises EngineError, naming the slice, where the other process gives other bits.
     """
-    slices = tuple(
-        _replayed(entry, optimization, deadline) if entry.method == ONNX else entry
-        for entry in run.slices
-    )
+    with ReplayProcess() as process:
+        slices = tuple(
+            _replayed(process, entry, optimization, deadline) if entry.method == ONNX else entry
+            for entry in run.slices
+        )
     return ChainRun(run.model, slices, run.inputs, run.outputs, run.seconds)
 
 
 def gives(
+    process: ReplayProcess,
     model: bytes,
     inputs: Tensors,
     outputs: Tensors,
@@ -35,9 +37,8 @@ def gives(
     optimization: Optimization = "all",
     deadline: Deadline = NO_DEADLINE,
 ) -> bool:
-    """Whether a model, run in a process of its own, gives exactly the bits of `outputs`."""
-    with WorkerPool(model, SessionConfig(optimization=optimization), name="replay") as pool:
-        found = pool.run(dict(inputs), outputs=tuple(outputs), deadline=deadline)
+    """Whether a model, run in another process, gives exactly the bits of `outputs`."""
+    found = process.run(model, inputs, tuple(outputs), optimization=optimization, deadline=deadline)
     return all(
         found[name].dtype == array.dtype
         and found[name].shape == array.shape
@@ -46,10 +47,17 @@ def gives(
     )
 
 
-def _replayed(entry: SliceRun, optimization: Optimization, deadline: Deadline) -> SliceRun:
+def _replayed(
+    process: ReplayProcess, entry: SliceRun, optimization: Optimization, deadline: Deadline
+) -> SliceRun:
     part = entry.part
     if not gives(
-        part.model, entry.inputs, entry.outputs, optimization=optimization, deadline=deadline
+        process,
+        part.model,
+        entry.inputs,
+        entry.outputs,
+        optimization=optimization,
+        deadline=deadline,
     ):
         raise EngineError(f"{part.name}: another process gave other bits for the same input")
     evidence = Evidence(EvidenceKind.REPLAYED, "another process", {"slice_sha256": part.sha256})

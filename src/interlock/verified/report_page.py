@@ -13,7 +13,7 @@ from interlock.verified.chain import SliceRun
 from interlock.verified.compare import Comparison
 from interlock.verified.metadata import RunnerMetadata
 from interlock.verified.prover import CircuitPlan
-from interlock.verified.result import InferenceResult
+from interlock.verified.result import InferenceResult, weaknesses
 
 LARGEST_IMAGE, MOST_CHANNELS = 64, 4
 
@@ -40,7 +40,7 @@ def build(
 
     plans       of the slices, where they were planned
     comparison  what `compare` found, where it was asked
-    trusted     further sentences on what is trusted, such as the origin of the reference string
+    trusted     further sentences on what is trusted; what weakens the proofs is there already
     """
     sections = [_chain(result), _reasons(result)]
     if plans:
@@ -238,7 +238,8 @@ def _comparison(found: Comparison) -> Section:
 
 
 def _trust(result: InferenceResult, trusted: Sequence[str]) -> Section:
-    lines = [*TRUSTED_ALWAYS, *(TRUSTED_PROVED if result.proved else ()), *trusted]
+    lines = [*TRUSTED_ALWAYS, *(TRUSTED_PROVED if result.proved else ())]
+    lines += [*weaknesses(result), *trusted]
     items = Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
     return Section(
         "What is trusted",

@@ -100,6 +100,16 @@ class InferenceResult(_Record):
         return found
 
 
+def weaknesses(result: InferenceResult) -> tuple[str, ...]:
+    """What the provers themselves say against their proofs, such as a development SRS, once each.
+
+    A prover says it under `srs_warning` in the detail of a proof.
+    """
+    runs = () if result.run is None else result.run.slices
+    said = [run.proof.detail.get("srs_warning") for run in runs if run.proof is not None]
+    return tuple(dict.fromkeys(str(warning) for warning in said if warning))
+
+
 def of_chain(run: ChainRun, seconds: float) -> InferenceResult:
     """The result of an inference through the slices."""
     methods = {entry.method for entry in run.slices}

@@ -77,7 +77,7 @@ class Runner:
         self._excluded = f"excluded: verified_slices says false in {self._metadata_path.name}"
         self._read_at: tuple[int, ...] | None = None
         self._metadata = self._analysed()
-        self._warn()
+        self._warn(metadata_file.read(self.directory).precircuit)
 
     def _open(self, model: bytes) -> None:
         """Open the sessions of the whole model and of its slices."""
@@ -139,7 +139,7 @@ class Runner:
         record  keep what enters and leaves every slice, as a proof bundle needs; a replay does
 
         Raises InputError before anything runs, EngineUnavailableError where "ezkl_only" cannot
-        prove a slice, and EngineError, naming the slice, where one fails: no later slice runs.
+        prove a slice, and EngineError, naming the slice, where one fails.
         """
         if mode not in MODES:
             raise ConfigError(f"mode is {mode!r}; it must be one of {', '.join(MODES)}")
@@ -201,7 +201,8 @@ class Runner:
             return None
         return (status.st_mtime_ns, status.st_size, status.st_ino)
 
-    def _warn(self) -> None:
+    def _warn(self, claimed: str | bool) -> None:
+        """Warn of what is missing; `claimed` is what the file says of compiled circuits."""
         told = self._metadata
         if not told.Reconstruct:
             warnings.warn(
@@ -217,7 +218,7 @@ class Runner:
             if self.prover.circuit_bytes(part) is not None
             and self.prover.unavailable(part) is not None
         ]
-        if unproved or (told.precircuit and not parts):
+        if unproved or (claimed and not told.precircuit):
             warnings.warn(
                 f"{self.name}: {COMPILED}, but nothing shows that they are authentic "
                 f"({', '.join(unproved) or 'all'}): `interlock verified setup "

@@ -14,7 +14,6 @@ Points of G1 take 64 bytes. A verifier needs the first point and the last 256 by
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import FileLock
 
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import ConfigError, StorageError
+from interlock.verified.key_store import sync
 from interlock.verified.proof_system import Backend
 
 Origin = Literal["file", "development"]
@@ -33,6 +33,34 @@ DEVELOPMENT_WARNING = "development SRS: not sound against whoever made it"
 _POINT, _TAIL = 64, 256
 VERIFIER_BYTES = 4 + 4 * _POINT + _TAIL
 LARGEST_LOGROWS = 26
+
+# The curve's generators as they stand in a file: coordinates low byte first, times 2^256.
+_PRIME = 0x30644E72E131A029B85045B68181585D97816A916871CA8D3C208C16D87CFD47
+_G1 = (1, 2)
+_G2 = (
+    0x1800DEEF121F1E76426A00665E5C4479674322D4F75EDADD46DEBD5CD992F6ED,
+    0x198E9393920D483A7260BFB731FB5D25F1AA493335A9E71297E485B7AEF312C2,
+    0x12C85EA5DB8C6DEB4AAB71808DCB408FE3D1E7690C43D37B4CE6CC0166FA7DAA,
+    0x090689D0585FF075EC9E99AD690C3395BC4B313370B38EF355ACDADCD122975B,
+)
+
+
+def _encoded(coordinates: tuple[int, ...]) -> bytes:
+    return b"".join((c * 2**256 % _PRIME).to_bytes(32, "little") for c in coordinates)
+
+
+def generators_fit(part: bytes) -> bool:
+    """Whether a verifier's part starts from the curve's own generators.
+
+    Under other ones a proof says something else, so they must not be a prover's choice.
+    """
+    first, second = _encoded(_G1), _encoded(_G2)
+    return part[4 : 4 + _POINT] == first and part[-_TAIL:-128] == second
+
+
+def same_secret(one: bytes, other: bytes) -> bool:
+    """Whether two verifier's parts are of one SRS, whatever the sizes that they were cut from."""
+    return one[4 : 4 + 2 * _POINT] + one[-_TAIL:] == other[4 : 4 + 2 * _POINT] + other[-_TAIL:]
 
 
 @dataclass(frozen=True)
@@ -121,7 +149,7 @@ class SrsSource:
                 if not path.exists():
                     partial = path.with_suffix(".partial")
                     backend.make_srs(partial, logrows, deadline=deadline)
-                    _sync(partial)
+                    sync(partial)
                     partial.replace(path)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from None
@@ -150,11 +178,3 @@ class SrsSource:
         srs = Srs(path, logrows, digest, origin)
         self._known[path] = (stamp, srs)
         return srs
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -80,9 +80,14 @@ def attested(part: Slice) -> Evidence:
 def fallback_reason(result: StepResult, reason: str) -> str:
     """Why a circuit did not answer, its kind first: size, time, out of range, proof failed.
 
-    What a prover says of a slice that it cannot prove names its kind itself.
+    What a prover says of a slice that it cannot prove names its kind itself: no circuit, no key.
     """
     match result:
+        case StepResult.UNAVAILABLE if reason.startswith("engine_unavailable: "):
+            # It was there when it was asked for.
+            return f"no key: {reason.removeprefix('engine_unavailable: ')}"
+        case StepResult.UNAVAILABLE if reason.startswith("its check: "):
+            return f"no circuit: {reason}"
         case StepResult.OVER_SIZE:
             return f"size: {reason}"
         case StepResult.OVER_TIME:

@@ -73,11 +73,28 @@ def input_cut(geometry: Geometry, piece: Piece, value: Array) -> Array:
     if geometry.kind != "conv":
         return value.reshape(-1)
     image = value.reshape(geometry.in_shape)
-    padded = np.pad(image, ((0, 0), (0, 0), (geometry.pad_top, geometry.pad_bottom), (0, 0)))
+    start, stop = _seen_rows(geometry, piece)
+    height = geometry.in_shape[2]
+    above = max(0, min(-start, stop - start))
+    below = max(0, min(stop - height, stop - start))
+    rows = image[:, :, max(0, start) : max(0, stop)]
+    return np.pad(rows, ((0, 0), (0, 0), (above, below), (0, 0))).reshape(-1)
+
+
+def input_size(geometry: Geometry, piece: Piece) -> int:
+    """Elements of `input_cut` for a layer's piece."""
+    if geometry.kind != "conv":
+        return math.prod(geometry.in_shape)
+    start, stop = _seen_rows(geometry, piece)
+    batch, channels, _, width = geometry.in_shape
+    return batch * channels * (stop - start) * width
+
+
+def _seen_rows(geometry: Geometry, piece: Piece) -> tuple[int, int]:
+    """The input rows that a piece sees; rows of padding lie below 0 and beyond the height."""
     first, last = piece.rows
-    start = first * geometry.step
-    stop = (last - 1) * geometry.step + geometry.span
-    return padded[:, :, start:stop].reshape(-1)
+    start = first * geometry.step - geometry.pad_top
+    return start, start + (last - 1 - first) * geometry.step + geometry.span
 
 
 def output_cut(geometry: Geometry, piece: Piece, value: Array) -> Array:

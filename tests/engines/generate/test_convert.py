@@ -89,7 +89,7 @@ def test_a_gguf_file_holds_the_same_model_as_the_directory(tmp_path: Path) -> No
         directory.architecture
     )
     one, other = build_graph(file, "fp32"), build_graph(directory, "fp32")
-    assert one.SerializeToString() == other.SerializeToString()
+    assert one.proto.SerializeToString() == other.proto.SerializeToString()
     assert file.vocabulary.end_tokens == directory.vocabulary.end_tokens
     assert file.vocabulary.chat_template == directory.vocabulary.chat_template
     text = "The tree in the <|im_end|> water: ä€😀\n\n  x1234"
@@ -102,7 +102,7 @@ def test_a_gguf_file_holds_the_same_model_as_the_directory(tmp_path: Path) -> No
 def test_exact_weights_answer_as_the_files_blocks_in_float32(kind: str, tmp_path: Path) -> None:
     """The graph's matrices, put together again, are gguf's own dequantized ones to the bit."""
     file = GgufCheckpoint(save_gguf(tmp_path / "tiny.gguf", kind))
-    graph = build_graph(file, "exact").graph
+    graph = build_graph(file, "exact").proto.graph
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for layer in range(2):
         for at, part in (("out", "self_attn.o_proj"), ("down", "mlp.down_proj")):

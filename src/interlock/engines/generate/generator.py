@@ -96,15 +96,20 @@ class Generator:
             thread.start()
 
     def submit(
-        self, request: GenerateRequest, *, on_text: Callable[[str], None] | None = None
+        self,
+        request: GenerateRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_end: Callable[[GenerateResult | InterlockError], None] | None = None,
     ) -> RequestHandle:
-        """Queue a request. `on_text` gets each piece of the text, on a worker's thread.
+        """Queue a request. `on_text` gets each piece of the text and `on_end` the result or error,
+        on a worker's thread.
 
         Raises InputError for a prompt that does not fit the model, MemoryLimitError for one whose
         cache exceeds the limit, EngineUnavailableError after `close` and while the breaker is open.
         """
         prompt = self.model.prompt_of(request)
-        handle = RequestHandle(request, prompt, self.model, self._clock, on_text)
+        handle = RequestHandle(request, prompt, self.model, self._clock, on_text, on_end)
         limits = [loop.limit for loop in self._loops if loop.limit is not None]
         needed = _rounded(handle.most) * self.model.spec.token_bytes
         # Any worker may take it, so it must fit the smallest share.
@@ -188,6 +193,7 @@ class _Loop:
     def run(self) -> None:
         """Until the generator is closed."""
         while True:
+            self._end_waiting()
             try:
                 handle = self._next()
             except _ClosedError:
@@ -220,6 +226,16 @@ class _Loop:
             if not owner._queue or not self._fits(owner._queue[0]):
                 return None
             return owner._queue.popleft()
+
+    def _end_waiting(self) -> None:
+        """End what was cancelled or came too late while it waits, before its turn comes."""
+        owner = self._owner
+        with owner._condition:
+            ended = [each for each in owner._queue if each.cancelled or _late(each)]
+            for handle in ended:
+                owner._queue.remove(handle)
+        for handle in ended:
+            self._alive(handle)
 
     def _lose_all(self, error: InterlockError) -> None:
         for row in [*self._writing, *([self._reading] if self._reading else [])]:
@@ -286,7 +302,7 @@ class _Loop:
         if handle.cancelled:
             handle.fail(CancelledRequestError("the request was cancelled"))
             return False
-        if handle.request.deadline.expired:
+        if _late(handle):
             handle.fail(DeadlineError("text generation: the request's deadline has passed"))
             return False
         return True
@@ -399,6 +415,10 @@ class _Loop:
 
 class _ClosedError(Exception):
     """The generator was closed."""
+
+
+def _late(handle: RequestHandle) -> bool:
+    return handle.request.deadline.expired
 
 
 def _rounded(tokens: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from interlock.engines.chat import Message
 from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.request import GenerateRequest
 from interlock.engines.generate.spec import CHAT_TEMPLATE, TOKENIZER, TextSpec, spec_of
-from interlock.engines.generate.store import TEXT_LIMITS, stored
+from interlock.engines.generate.store import TEXT_LIMITS, is_name, stored
 from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.engines.onnx import CPU, SessionConfig, create_session
 from interlock.kernel.errors import BundleFormatError, InputError
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,10 @@ class TextModel:
         """The request's prompt in tokens, checked; raises InputError where it does not fit."""
         if request.prompt_tokens is not None:
             tokens = list(request.prompt_tokens)
+        elif request.text is not None:
+            tokens = self.plain_prompt(request.text)
+            if not tokens:
+                raise InputError("text is empty; a request needs at least one token")
         else:
             assert request.messages is not None
             tokens = self.chat_prompt(request.messages)
@@ -97,6 +98,8 @@ def load_text_model(
 ) -> TextModel:
     """The text model of that name in the user's store, or the bundle in that directory.
 
+    source     a string that can be a name is one, whatever lies in the working directory; a
+               directory has a separator in its path, such as `./mine`, or is a `Path`
     threads    inside one step; 1 is best for several workers, which share the session
     providers  execution providers of ONNX Runtime by name; the cache lies in the host's memory
                whichever runs
@@ -144,12 +147,12 @@ def open_text_model(
         spec=spec,
         tokenizer=tokenizer,
         template=template,
-        session=create_session(bundle.model, config),
+        session=create_session(bundle.model, config, tensors=bundle.tensors),
     )
 
 
 def _locate(source: str | os.PathLike[str]) -> tuple[Path, bool]:
     """The bundle's directory, and whether it is the store's."""
-    if isinstance(source, str) and _NAME.fullmatch(source) and not Path(source).is_dir():
+    if isinstance(source, str) and is_name(source):
         return stored(source), True
     return Path(source), False

@@ -45,6 +45,7 @@ class _Fields(msgspec.Struct):
     sampling: Sampling
     key: str
     prefix: int
+    text: str | None = None
 
 
 def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
@@ -60,8 +61,8 @@ def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     generator = Generator(model, slots=options["slots"])
 
     def answer(payload: Any) -> Any:
-        requests = [_request(each) for each in payload]
-        return [_plain(found) for found in generator.generate(requests)]
+        requests = [request_of(each) for each in payload]
+        return [plain(found) for found in generator.generate(requests)]
 
     return answer
 
@@ -183,8 +184,8 @@ class ProcessGenerator:
         if self._closed:
             return [CancelledRequestError("the text processes were closed")] * len(group)
         try:
-            told = process.call([_sent(each) for each in group], deadline=self._due(group))
-            return _received(told, len(group))
+            told = process.call([sent(each) for each in group], deadline=self._due(group))
+            return received(told, len(group))
         except _LOST as error:
             if len(group) == 1 and again and isinstance(error, EngineCrashError):
                 # Whoever killed the process may not have meant the request.
@@ -205,18 +206,19 @@ class ProcessGenerator:
         return due if left is None else due.earlier(left)
 
 
-def _sent(request: GenerateRequest) -> dict[str, Any]:
+def sent(request: GenerateRequest) -> dict[str, Any]:
     return {
         "prompt_tokens": request.prompt_tokens,
         "messages": msgspec.to_builtins(request.messages),
         "sampling": msgspec.to_builtins(request.sampling),
         "key": request.key,
         "prefix": request.prefix,
+        "text": request.text,
         "seconds": request.deadline.remaining(),
     }
 
 
-def _request(told: dict[str, Any]) -> GenerateRequest:
+def request_of(told: dict[str, Any]) -> GenerateRequest:
     fields = msgspec.convert(
         {name: value for name, value in told.items() if name != "seconds"}, _Fields
     )
@@ -226,17 +228,18 @@ def _request(told: dict[str, Any]) -> GenerateRequest:
         sampling=fields.sampling,
         key=fields.key,
         prefix=fields.prefix,
+        text=fields.text,
         deadline=Deadline.after(told["seconds"]),
     )
 
 
-def _plain(found: GenerateResult | InterlockError) -> Any:
+def plain(found: GenerateResult | InterlockError) -> Any:
     if isinstance(found, InterlockError):
         return {"error": list(describe(found))}
     return {"result": msgspec.to_builtins(found)}
 
 
-def _received(told: Any, count: int) -> list[GenerateResult | InterlockError]:
+def received(told: Any, count: int) -> list[GenerateResult | InterlockError]:
     """The answers of a process, which is not trusted."""
     malformed = MalformedAnswerError("a text process sent something that is no answer")
     if not isinstance(told, list) or len(told) != count:

@@ -13,9 +13,10 @@ from interlock.kernel.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """One text to write. Exactly one of `prompt_tokens` and `messages` is given.
+    """One text to write. Exactly one of `prompt_tokens`, `text` and `messages` is given.
 
     prompt_tokens  token ids of the whole prompt, special tokens among them; none is added
+    text           to be continued; the model's start token comes first where it wants one
     messages       a conversation, put through the model's own chat template
     sampling       how tokens are drawn; what it leaves open is greedy
     key            names the request in errors
@@ -31,11 +32,13 @@ class GenerateRequest:
     key: str = ""
     prefix: int = 0
     deadline: Deadline = NO_DEADLINE
+    text: str | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError for a request that cannot be meant."""
-        if (self.prompt_tokens is None) == (self.messages is None):
-            raise InputError("a request takes either prompt_tokens or messages")
+        given = (self.prompt_tokens, self.text, self.messages)
+        if sum(each is not None for each in given) != 1:
+            raise InputError("a request takes one of prompt_tokens, text and messages")
         if self.messages is not None and not self.messages:
             raise InputError("messages is empty; a request needs at least one")
         if self.prompt_tokens is not None and not self.prompt_tokens:

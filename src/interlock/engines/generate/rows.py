@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ class RequestHandle:
         model: TextModel,
         clock: Clock,
         on_text: Callable[[str], None] | None,
+        on_end: Callable[[GenerateResult | InterlockError], None] | None = None,
     ) -> None:
         self.request = request
         self.prompt = prompt
@@ -40,6 +42,7 @@ class RequestHandle:
         self.started_at = self.submitted_at
         self.cancelled = False
         self._on_text = on_text
+        self._on_end = on_end
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._outcome: GenerateResult | InterlockError | None = None
@@ -110,6 +113,10 @@ class RequestHandle:
             self._outcome = outcome
             self._ended.set()
             self._pieces.put(None)
+            if self._on_end is not None:
+                # The worker's thread must outlive the caller's own function.
+                with contextlib.suppress(Exception):
+                    self._on_end(outcome)
 
 
 class Row:

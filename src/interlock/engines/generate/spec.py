@@ -12,6 +12,8 @@ from interlock.kernel.errors import BundleFormatError
 EXTENSION = "text"
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+WEIGHTS = "weights.bin"
+"""Holds the large tensors of a model that is too large for one ONNX file."""
 FORMAT = 1
 
 Weights = Literal["int8", "fp32", "exact"]

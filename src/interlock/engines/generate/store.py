@@ -18,7 +18,9 @@ ENVIRONMENT = "INTERLOCK_MODELS"
 """Names another directory for the store."""
 
 # A model of a gigabyte takes its time to open on a slow disk.
-TEXT_LIMITS = BundleLimits(probe_seconds=300.0)
+TEXT_LIMITS = BundleLimits(
+    max_file_bytes=64 << 30, max_total_bytes=64 << 30, probe_seconds=600.0, beside=True
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -45,6 +47,15 @@ def store_directory() -> Path:
     return Path(platformdirs.user_cache_dir("interlock", appauthor=False)) / "models"
 
 
+def is_name(source: str) -> bool:
+    """Whether `source` names a model of the store rather than a directory.
+
+    What lies in the working directory has no part in it: a tree that somebody else wrote must not
+    put its own model in the place of the user's.
+    """
+    return _NAME.fullmatch(source) is not None
+
+
 def path_of(name: str) -> Path:
     """Where the model `name` is or would be; ConfigError for a name that cannot be one."""
     if not _NAME.fullmatch(name):
@@ -61,6 +72,11 @@ def stored(name: str) -> Path:
     if path.is_dir():
         return path
     known = [model.name for model in list_models()]
+    if Path(name).is_dir():
+        raise ConfigError(
+            f"there is no model named {name!r} in {store_directory()}",
+            hint=f"for the directory of that name, write ./{name}",
+        )
     hint = (
         f"in the store: {', '.join(known)}" if known else "`interlock models add smollm2` adds one"
     )
@@ -94,6 +110,8 @@ def list_models() -> list[StoredModel]:
 def remove(name: str) -> Path:
     """Delete the model `name`; returns where it was. Raises ConfigError where there is none."""
     path = stored(name)
+    for left in path.parent.glob(".*.removed-*"):
+        shutil.rmtree(left, ignore_errors=True)
     # Out of sight first: what is left after an interruption is no half model.
     hidden = path.with_name(f".{path.name}.removed-{os.getpid()}")
     path.rename(hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ class Tokenizer:
 
     Text is text: where it holds the name of a special token, such as "<|im_end|>", that is read as
     its characters, so that no document can end a turn. `encode_markup` is for text whose special
-    tokens are meant.
+    tokens are meant. Every added token counts as special that is not white space alone: some files
+    do not mark the ones that divide turns.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -29,7 +31,7 @@ class Tokenizer:
         try:
             text = data.decode("utf-8")
             self._markup: Any = tokenizers.Tokenizer.from_str(text)
-            self._plain: Any = tokenizers.Tokenizer.from_str(text)
+            self._plain: Any = tokenizers.Tokenizer.from_str(_all_special(text))
         except Exception as error:  # noqa: BLE001 - the package raises bare Exception
             raise BundleFormatError(
                 f"tokenizer.json is malformed ({type(error).__name__})"
@@ -40,7 +42,7 @@ class Tokenizer:
             tokenizer.no_padding()
         added = self._markup.get_added_tokens_decoder()
         self.specials: dict[str, int] = {
-            token.content: number for number, token in added.items() if token.special
+            token.content: number for number, token in added.items() if token.content.strip()
         }
 
     def encode(self, text: str) -> list[int]:
@@ -67,6 +69,14 @@ class Tokenizer:
     def check(self, tokens: Sequence[int], vocabulary: int) -> int | None:
         """The first id that a model with so many logits has no embedding for, or None."""
         return next((token for token in tokens if not 0 <= token < vocabulary), None)
+
+
+def _all_special(tokenizer: str) -> str:
+    """The tokenizer.json with every added token marked as special, those of white space aside."""
+    document = json.loads(tokenizer)
+    for token in document.get("added_tokens") or []:
+        token["special"] = bool(token["content"].strip())
+    return json.dumps(document)
 
 
 def _unicode(text: str) -> str:

@@ -10,9 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock.engines.generate.spec import Family
+from interlock.kernel.errors import BundleFormatError
 
 Floats = npt.NDArray[np.float32]
 Blocks = npt.NDArray[np.uint8]
+
+
+_MOST = {
+    "hidden": 1 << 17,
+    "intermediate": 1 << 19,
+    "layers": 1 << 10,
+    "heads": 1 << 10,
+    "kv_heads": 1 << 10,
+    "head_size": 1 << 10,
+    "vocabulary": 1 << 24,
+    "context": 1 << 24,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,19 @@ class Architecture:
     tied: bool
     window: int | None = None
     attention_bias: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise BundleFormatError for sizes that no such model has; a file can claim any."""
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not 1 <= value <= most:
+                raise BundleFormatError(f"the model's {name} is {value}; it must be 1 to {most}")
+        if self.heads % self.kv_heads or self.head_size % 2:
+            raise BundleFormatError(
+                f"the model has {self.heads} heads over {self.kv_heads} of size {self.head_size}"
+            )
+        if not 0 < self.norm_epsilon < 1:
+            raise BundleFormatError(f"the model's norm_epsilon is {self.norm_epsilon}")
 
 
 @dataclass(frozen=True)

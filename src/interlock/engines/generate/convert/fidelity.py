@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from interlock.engines.generate.convert.checkpoint import Architecture
-from interlock.engines.generate.convert.graph import cache_names, with_all_logits
+from interlock.engines.generate.convert.graph import BuiltGraph, cache_names, with_all_logits
 from interlock.engines.generate.sampling import Floats, log_sums
 from interlock.engines.generate.spec import Fidelity
 from interlock.engines.generate.tokenizer import Tokenizer
@@ -31,8 +30,8 @@ _TEXT = Path(__file__).with_name("fidelity_text.txt")
 
 
 def measure(
-    reference: onnx.ModelProto,
-    candidate: onnx.ModelProto,
+    reference: BuiltGraph,
+    candidate: BuiltGraph,
     architecture: Architecture,
     tokenizer: Tokenizer,
 ) -> Fidelity:
@@ -75,8 +74,9 @@ def check(fidelity: Fidelity) -> None:
 class _Reader:
     """Logits of every position of a text, from a graph with its cache left empty."""
 
-    def __init__(self, model: onnx.ModelProto, architecture: Architecture) -> None:
-        self._session: Any = create_session(with_all_logits(model).SerializeToString())
+    def __init__(self, model: BuiltGraph, architecture: Architecture) -> None:
+        data = with_all_logits(model.proto).SerializeToString()
+        self._session: Any = create_session(data, tensors=model.tensors)
         empty = np.zeros((1, architecture.kv_heads, 0, architecture.head_size), np.float32)
         self._cache = dict.fromkeys(cache_names(architecture.layers)[0], empty)
 

@@ -40,6 +40,7 @@ _PRE: dict[str, list[dict[str, Any]]] = {
     "qwen2": _split(_QWEN2),
 }
 _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>")
 
 
 def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
@@ -78,7 +79,7 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
     ends |= {
         number
         for number, token in enumerate(tokens)
-        if kinds[number] == _CONTROL and token in ("<|im_end|>", "<|eot_id|>", "<|end|>")
+        if kinds[number] in (_CONTROL, _USER_DEFINED) and token in _TURN_ENDS
     }
     if not ends:
         raise BundleFormatError("the file names no end token (tokenizer.ggml.eos_token_id)")

@@ -9,7 +9,8 @@ so. The names are those that ONNX Runtime GenAI's models have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,23 +28,62 @@ from interlock.engines.generate.convert.linear import (
     transcode,
 )
 from interlock.engines.generate.convert.rope import rope_tables
-from interlock.engines.generate.spec import Weights
-from interlock.kernel.errors import BundleFormatError
+from interlock.engines.generate.spec import WEIGHTS, Weights
+from interlock.kernel.errors import BundleFormatError, InterlockError
 
 OPSET = 21
 MICROSOFT = "com.microsoft"
 _LAST = "last_hidden"
 # A protobuf message cannot be larger, and the graph's structure takes a little.
 LARGEST = (1 << 31) - (1 << 20)
+# Smaller tensors stay in the graph, where shapes and constants are looked for.
+_LEAST_EXTERNAL = 4096
+_ALIGNED = 64
 
 
-def build_graph(checkpoint: Checkpoint, weights: Weights) -> onnx.ModelProto:
-    """The model with its weights inside.
+@dataclass(frozen=True)
+class BuiltGraph:
+    """A model, and the tensors that stand beside it where it is too large for one ONNX file.
 
-    Raises BundleFormatError where a tensor is missing or has the wrong shape, and where the model
-    would be larger than the 2 GB that one ONNX file can hold.
+    proto    its graph; of the tensors beside it, it says where they lie in the file WEIGHTS
+    tensors  name -> array; empty where all of them are in the graph
     """
-    return _Builder(checkpoint, weights).model()
+
+    proto: onnx.ModelProto
+    tensors: Mapping[str, npt.NDArray[Any]]
+
+    def weights(self) -> bytes:
+        """The content of the file WEIGHTS."""
+        parts: list[bytes | memoryview] = []
+        at = 0
+        for array in self.tensors.values():
+            gap = -at % _ALIGNED or (_ALIGNED if at == 0 else 0)
+            parts += [bytes(gap), array.reshape(-1).view(np.uint8).data]
+            at += gap + array.nbytes
+        return b"".join(parts)
+
+
+def build_graph(checkpoint: Checkpoint, weights: Weights) -> BuiltGraph:
+    """The model with its weights.
+
+    Raises BundleFormatError where a tensor is missing, has the wrong shape, or holds numbers that
+    are not finite.
+    """
+    try:
+        return _Builder(checkpoint, weights).model()
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        if isinstance(error, InterlockError):
+            raise
+        # Sizes that contradict one another show where an array is put into its shape.
+        raise BundleFormatError(f"the model is malformed ({type(error).__name__})") from None
+
+
+def float32_bytes(shape: Architecture) -> int:
+    """Bytes of the model's matrices in float32."""
+    width, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    layer = shape.hidden * (2 * width + 2 * narrow + 3 * shape.intermediate)
+    tables = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
+    return 4 * (shape.layers * layer + tables)
 
 
 def with_all_logits(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -74,10 +114,9 @@ class _Builder:
         self._shape: Architecture = checkpoint.architecture
         self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
-        self._stored: list[onnx.TensorProto] = []
-        self._bytes = 0
+        self._stored: dict[str, npt.NDArray[Any]] = {}
 
-    def model(self) -> onnx.ModelProto:
+    def model(self) -> BuiltGraph:
         shape = self._shape
         self._lengths()
         hidden = self._embedding()
@@ -91,7 +130,7 @@ class _Builder:
         self._head(self._add("Gather", [normed, "last"], _LAST, axis=1))
         return self._finished()
 
-    def _finished(self) -> onnx.ModelProto:
+    def _finished(self) -> BuiltGraph:
         shape = self._shape
         cache = ("rows", shape.kv_heads, "capacity", shape.head_size)
         pasts, presents = cache_names(shape.layers)
@@ -107,13 +146,23 @@ class _Builder:
             ),
             *(helper.make_tensor_value_info(name, TensorProto.FLOAT, present) for name in presents),
         ]
-        graph = helper.make_graph(self._nodes, "decoder", inputs, outputs, self._stored)
-        return helper.make_model(
+        beside: dict[str, npt.NDArray[Any]] = {}
+        if sum(array.nbytes for array in self._stored.values()) > LARGEST:
+            beside = {k: v for k, v in self._stored.items() if v.nbytes >= _LEAST_EXTERNAL}
+        inside = [
+            numpy_helper.from_array(array, name)
+            for name, array in self._stored.items()
+            if name not in beside
+        ]
+        stored = [*inside, *_external(beside)]
+        graph = helper.make_graph(self._nodes, "decoder", inputs, outputs, stored)
+        proto = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
             ir_version=10,
             producer_name="interlock",
         )
+        return BuiltGraph(proto, beside)
 
     def _add(
         self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any
@@ -124,13 +173,9 @@ class _Builder:
         return output
 
     def _store(self, name: str, array: npt.NDArray[Any]) -> str:
-        self._bytes += array.nbytes
-        if self._bytes > LARGEST:
-            raise BundleFormatError(
-                f"with {self._weights} weights the model exceeds the 2 GB of one ONNX file",
-                hint="choose smaller weights (--weights int8) or a smaller model",
-            )
-        self._stored.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise BundleFormatError(f"the weights of {name} hold numbers that are not finite")
+        self._stored[name] = np.ascontiguousarray(array)
         return name
 
     def _lengths(self) -> None:
@@ -382,3 +427,21 @@ class _Builder:
         if vector.shape != (n,):
             raise BundleFormatError(f"{name} has shape {vector.shape}, not ({n},)")
         return vector
+
+
+def _external(tensors: Mapping[str, npt.NDArray[Any]]) -> Iterator[onnx.TensorProto]:
+    """What the graph says of tensors in the file WEIGHTS; see `BuiltGraph.weights`."""
+    at = 0
+    for name, array in tensors.items():
+        # The file does not begin with a tensor's bytes, which could look like another format's.
+        at += -at % _ALIGNED or (_ALIGNED if at == 0 else 0)
+        tensor = onnx.TensorProto(
+            name=name,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            dims=array.shape,
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        for key, value in (("location", WEIGHTS), ("offset", at), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        yield tensor
+        at += array.nbytes

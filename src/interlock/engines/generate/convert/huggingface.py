@@ -252,7 +252,8 @@ def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
     if (directory / "chat_template.jinja").is_file():
         template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        named = {str(entry.get("name")): entry.get("template") for entry in entries}
         template = named.get("default")
     data = path.read_bytes()
     specials = {

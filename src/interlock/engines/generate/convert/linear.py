@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interlock.engines.generate.convert.checkpoint import Blocks, Floats, Quantized
+from interlock.kernel.errors import BundleFormatError
 
 BLOCK = 32
 ACCURACY = 4
@@ -36,8 +37,13 @@ class NBits:
 
 
 def round_to_int8(matrix: Floats) -> NBits:
-    """Symmetric rounding to 255 levels in blocks of 32 along k; k is filled up with zeros."""
+    """Symmetric rounding to 255 levels in blocks of 32 along k; k is filled up with zeros.
+
+    Raises BundleFormatError for numbers that are not finite.
+    """
     n, k = matrix.shape
+    if not np.isfinite(matrix).all():
+        raise BundleFormatError("a matrix holds numbers that are not finite")
     blocks = -(-k // BLOCK)
     padded = np.zeros((n, blocks * BLOCK), np.float32)
     padded[:, :k] = matrix

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import onnx
 
 from interlock import __version__
 from interlock.bundle import Bundle, pack
@@ -17,12 +16,13 @@ from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.convert import fidelity as gate
 from interlock.engines.generate.convert.checkpoint import Checkpoint
 from interlock.engines.generate.convert.gguf_file import GgufCheckpoint
-from interlock.engines.generate.convert.graph import build_graph
+from interlock.engines.generate.convert.graph import BuiltGraph, build_graph, float32_bytes
 from interlock.engines.generate.convert.huggingface import HuggingFaceCheckpoint
 from interlock.engines.generate.spec import (
     CHAT_TEMPLATE,
     EXTENSION,
     TOKENIZER,
+    WEIGHTS,
     Fidelity,
     TextSpec,
     Weights,
@@ -32,6 +32,8 @@ from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.kernel.errors import BundleContractError, BundleFormatError, ConfigError, InputError
 
 _CONTEXT = 32768
+# Of the weights in float32 while both models are read: the graph's, and what the session packs.
+_COPIES = 3
 
 
 def open_checkpoint(source: Path, *, context: int | None = None) -> Checkpoint:
@@ -106,7 +108,10 @@ def convert(
         fidelity=measured,
     )
     on_step("publishing")
-    data = model.SerializeToString()
+    data = model.proto.SerializeToString()
+    if model.tensors:
+        files[WEIGHTS] = model.weights()
+    del model
     metadata = describe(data, name or checkpoint.name)
     metadata = msgspec.structs.replace(
         metadata,
@@ -122,20 +127,30 @@ def convert(
 
 
 def _measured(
-    checkpoint: Checkpoint, model: onnx.ModelProto, *, optional: bool, name: str
+    checkpoint: Checkpoint, model: BuiltGraph, *, optional: bool, name: str
 ) -> Fidelity | None:
-
-    try:
-        reference = build_graph(checkpoint, "fp32")
-    except BundleFormatError:
+    needed, free = _COPIES * float32_bytes(checkpoint.architecture), _free_memory()
+    if free is not None and needed > free:
         if optional:
             return None
         raise BundleContractError(
-            f"the fidelity of {name} cannot be measured: in float32 it exceeds 2 GB",
+            f"the fidelity of {name} cannot be measured: in float32 that takes about "
+            f"{needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free",
             hint="--accept-fidelity publishes it unmeasured",
-        ) from None
+        )
+    reference = build_graph(checkpoint, "fp32")
     tokenizer = Tokenizer(checkpoint.vocabulary.tokenizer)
     return gate.measure(reference, model, checkpoint.architecture, tokenizer)
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that the system could give; None where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
 
 
 def _digest(source: Path) -> dict[str, str] | str:

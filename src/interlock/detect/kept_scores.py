@@ -1,0 +1,90 @@
+"""Scores kept in a file as they come, so that a long evaluation that was stopped goes on.
+
+One JSON object a line. A line stands for a text by a digest over everything that its answer depends
+on, so answers of another bundle, policy or threshold are never taken. A line that a killed process
+left half-written is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import msgspec
+
+from interlock.detect.detector import Detector
+from interlock.detect.labelled import Labelled
+from interlock.detect.results import Detection
+from interlock.kernel.errors import StorageError
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What is kept of an answer."""
+
+    key: str
+    score: float | None
+    action: str
+    cut: bool
+    anomaly: bool
+
+
+class KeptScores:
+    """The scores in `path`; a context manager, since it holds the file open for appending."""
+
+    def __init__(self, path: Path, detector: Detector) -> None:
+        """Read what is there; raises StorageError where that fails."""
+        facts = {**detector.model_info, "init_ms": None}
+        self._base = hashlib.sha256(msgspec.json.encode(facts, order="sorted"))
+        self._known: dict[str, Kept] = {}
+        try:
+            if path.exists():
+                self._read(path.read_bytes())
+            self._file: BinaryIO = path.open("ab")
+            if self._file.tell() and path.read_bytes()[-1:] != b"\n":
+                self._file.write(b"\n")
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}", hint="choose another file") from None
+
+    def __enter__(self) -> KeptScores:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def known(self, row: Labelled) -> Kept | None:
+        """What is kept of this text's answer, None where there is nothing."""
+        return self._known.get(self._key(row))
+
+    def keep(self, row: Labelled, found: Detection) -> Kept:
+        """Keep an answer; raises StorageError where the file cannot be written."""
+        kept = Kept(
+            self._key(row), found.score, found.action.value, "cut" in found.faults, found.anomaly
+        )
+        try:
+            # One write a line, so that a kill leaves at most one of them torn.
+            self._file.write(msgspec.json.encode(kept) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"the scores cannot be written: {error.strerror}") from None
+        return kept
+
+    def _read(self, data: bytes) -> None:
+        for line in data.splitlines():
+            try:
+                kept = msgspec.json.decode(line, type=Kept)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            self._known[kept.key] = kept
+
+    def _key(self, row: Labelled) -> str:
+        state = self._base.copy()
+        state.update(f"{row.place}\n".encode())
+        state.update(row.text.encode("utf-8", "surrogatepass"))
+        return state.hexdigest()

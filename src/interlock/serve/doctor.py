@@ -1,0 +1,171 @@
+"""`interlock doctor`: goes through the list of a deployment, as far as a machine can."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.serve import doctor_model, doctor_server
+from interlock.serve.checklist import Finding, Result, passed
+from interlock.serve.config_file import Effective, is_config, load_config
+from interlock.serve.opening import DETECTOR, REGISTERED, kind_of
+from interlock.serve.settings import ModelSettings, Settings
+
+DISK_MB, MEMORY_MB = 500, 512
+_MEGABYTE = 1 << 20
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "starlette", "uvicorn", "prometheus-client")
+
+
+def find_deployment(
+    place: Path, *, environ: Mapping[str, str], environment: str | None
+) -> Effective:
+    """The configuration at `place`: a file, the one in a directory, or the model that it is.
+
+    Raises ConfigError where there is none, or more than one.
+    """
+    if place.is_dir():
+        configs = sorted(path for path in place.iterdir() if is_config(path))
+        if len(configs) > 1:
+            names = ", ".join(path.name for path in configs)
+            raise ConfigError(f"{place} holds several configurations: {names}", hint="name one")
+        if configs:
+            return load_config(configs[0], environ=environ, environment=environment)
+    elif place.exists() and is_config(place):
+        return load_config(place, environ=environ, environment=environment)
+    elif not place.exists():
+        raise ConfigError(f"there is no {place}")
+    try:
+        kind_of(ModelSettings(path=str(place.resolve())), Path())
+    except ConfigError as error:
+        raise ConfigError(
+            f"{place} holds no configuration of a server and is no model: {error.message}"
+        ) from None
+    return load_config(None, environ=environ, models={"model": str(place.resolve())})
+
+
+def examine(
+    effective: Effective,
+    *,
+    calls: int,
+    tick: Callable[[str, int], None] = lambda name, number: None,
+) -> Iterator[Finding]:
+    """All findings, as they come. `tick` is told a model's name and the calls made so far."""
+    settings, base = effective.settings, effective.base
+    yield from _environment(settings, base)
+    yield from _exposure(settings)
+    for name, own in settings.models.items():
+        made = [0]
+
+        def one(name: str = name, made: list[int] = made) -> None:
+            made[0] += 1
+            tick(name, made[0])
+
+        yield from _permissions(name, own, base)
+        broken = False
+        for finding in doctor_model.examine(
+            name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one
+        ):
+            broken = broken or (finding.group == "function" and finding.result == "fail")
+            yield finding
+        if not broken:
+            yield doctor_model.without_network(name, own, base, settings.start_seconds)
+    yield from doctor_server.examine(settings, base)
+
+
+def _environment(settings: Settings, base: Path) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("environment", "Python", "pass", version)
+    found = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    yield Finding("environment", "packages", "pass", ", ".join(found))
+    if not settings.models:
+        yield Finding("environment", "models", "fail", "the configuration names none")
+    places = {"the deployment": base}
+    if settings.log not in ("stderr", "none"):
+        places["the log"] = Path(settings.log).parent
+    if settings.state is not None:
+        places["the state"] = Path(settings.state)
+    for what, place in places.items():
+        yield _disk(what, place)
+    free = _free_memory()
+    if free is None:
+        yield Finding("environment", "memory", "skip", "the system does not tell it")
+    else:
+        enough = passed(free >= MEMORY_MB)
+        detail = f"{free} MB are free, {MEMORY_MB} MB are needed"
+        yield Finding("environment", "memory", enough, detail)
+
+
+def _disk(what: str, place: Path) -> Finding:
+    item = f"disk space of {what}"
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free // _MEGABYTE
+    detail = f"{free} MB are free, {DISK_MB} MB are needed"
+    return Finding("environment", item, passed(free >= DISK_MB), detail)
+
+
+def _free_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]:
+    item = f"{name}: permissions"
+    if own.path.startswith((REGISTERED, DETECTOR)):
+        yield Finding("environment", item, "pass", "it comes with an installed package")
+        return
+    root = base / own.path
+    paths = [root, *root.rglob("*")] if root.is_dir() else [root]
+    if not root.exists():
+        return
+    unreadable = [path for path in paths if not os.access(path, os.R_OK)]
+    writable = [path for path in paths if path.stat().st_mode & stat.S_IWOTH]
+    if unreadable:
+        yield Finding("environment", item, "fail", f"{unreadable[0]} cannot be read")
+    elif writable:
+        yield Finding("environment", item, "fail", f"every user may change {writable[0]}")
+    else:
+        detail = f"{len(paths)} files and directories, read by us, not for every user to change"
+        yield Finding("environment", item, "pass", detail)
+
+
+def _exposure(settings: Settings) -> Iterator[Finding]:
+    from interlock.serve.gate import Tokens, is_loopback
+    from interlock.serve.server import check_exposure
+
+    item = "who may reach it"
+    try:
+        tokens = Tokens.of(settings)
+        check_exposure(settings, tokens)
+    except InterlockError as error:
+        yield Finding("security", item, "fail", error.message)
+    else:
+        local = is_loopback(settings.host)
+        guard = "with a token" if tokens else "without a token"
+        open_to = "this machine" if local else "other machines"
+        result: Result = "pass" if tokens or local else "warn"
+        yield Finding("security", item, result, f"{open_to}, {guard}")
+        if settings.tls_cert is not None:
+            yield Finding("security", "TLS", "pass", "by file")
+        elif not local:
+            told = "none; tokens and texts can be read on the way"
+            yield Finding("security", "TLS", "warn", told)
+    if settings.tls_key is not None:
+        open_key = Path(settings.tls_key).exists() and Path(settings.tls_key).stat().st_mode & 0o007
+        detail = "every user can read it" if open_key else "not for every user"
+        yield Finding("security", "the TLS key's file", passed(not open_key), detail)
+    limited = f"{settings.rate:g} requests/s of a client" if settings.rate else "none (rate = 0)"
+    yield Finding("security", "rate limit", "pass" if settings.rate else "warn", limited)
+    yield Finding("security", "body limit", "pass", f"{settings.body_mb:g} MB")

@@ -1,0 +1,453 @@
+"""Starting, judging and ending the rollouts of one model; each step is recorded, then taken."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from interlock.kernel.clock import Clock, SystemClock
+from interlock.kernel.errors import (
+    BundleIntegrityError,
+    ConfigError,
+    InputError,
+    InterlockError,
+    StorageError,
+)
+from interlock.serve.rollout.evidence import Evidence, EvidenceState
+from interlock.serve.rollout.recent import ConflictError
+from interlock.serve.rollout.record import OnDecision, Record
+from interlock.serve.rollout.settings import Mode
+from interlock.serve.rollout.sticky import new_salt
+from interlock.serve.rollout.store import RolloutStore, Running, Source
+from interlock.serve.rollout.traffic import Traffic, Watch
+from interlock.serve.server_log import Log
+from interlock.serve.settings import ModelSettings
+from interlock.serve.version import Version, check_interface
+
+if TYPE_CHECKING:
+    from interlock.serve.hosting import Hosted
+
+MEMORY_SECONDS = 1.0
+ASKED = "asked for"
+
+
+class ModelRollout:
+    """The rollouts of one model. Safe across threads: one change at a time, others are refused.
+
+    open   loads and tests a version
+    store  None where the server keeps no state; then there are reloads, but no rollouts
+    """
+
+    def __init__(
+        self,
+        hosted: Hosted,
+        *,
+        open: Callable[[ModelSettings], Version],
+        store: RolloutStore | None,
+        drain_seconds: float,
+        log: Log,
+        on_decision: OnDecision = lambda decision: None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._hosted = hosted
+        self._own = hosted.settings
+        self._open = open
+        self._drain = drain_seconds + hosted.settings.call_seconds
+        self._log = log
+        self._clock = clock or SystemClock()
+        self._record = Record(
+            hosted.name, self._own, store, clock=self._clock, log=log, on_decision=on_decision
+        )
+        self._changing = threading.Lock()
+        self._evidence: Evidence | None = None
+        self._looking = threading.Lock()  # of the evidence, also for a status
+        self._sampled = self._clock.monotonic()
+
+    # --- what an operator asks for -----------------------------------------------------------
+
+    def start(
+        self,
+        path: str,
+        *,
+        digest: str | None = None,
+        mode: Mode | None = None,
+        percent: float | None = None,
+    ) -> dict[str, Any]:
+        """Load a candidate and give it traffic; of the one that runs, change mode and percent.
+
+        A change of either starts the evidence anew. Raises ConflictError, ConfigError for another
+        interface or the same version, and what loading raises; the old version then stands.
+        """
+        self._record.require()
+        mode = mode or self._own.rollout
+        percent = self._own.percent if percent is None else percent
+        msgspec.structs.replace(self._own, rollout=mode, percent=percent)  # checks them
+        with self._change() as traffic:
+            running, loaded = self._record.running, traffic.candidate
+            if running is not None and running.candidate.path != path:
+                raise ConflictError(
+                    f"a rollout of {running.candidate.path} is under way", hint="roll it back first"
+                )
+            with self._kept_only_if(loaded or self._load(path, digest, traffic.stable)) as version:
+                if digest not in (None, version.digest):
+                    raise BundleIntegrityError(f"the digest is {version.digest}, not {digest}")
+                self._begin(version, path, mode, percent, ASKED)
+        return self.status()
+
+    def promote(self, reason: str = ASKED) -> dict[str, Any]:
+        """Let the candidate answer everything, and keep the old version's place for a return."""
+        self._record.require()
+        with self._change() as traffic:
+            self._promote(traffic, reason, self._numbers())
+        return self.status()
+
+    def roll_back(self, reason: str = ASKED) -> dict[str, Any]:
+        """End the rollout under way; where there is none, return to the version before this one."""
+        self._record.require()
+        with self._change() as traffic:
+            if self._record.running is not None:
+                self._roll_back(traffic, reason, self._numbers())
+            else:
+                self._revert(traffic, reason)
+        return self.status()
+
+    def reload(self, path: str | None = None, digest: str | None = None) -> dict[str, Any]:
+        """Load the model again, or another path, and let it answer what comes from then on.
+
+        The new version is loaded and tested first; where that fails, the old one stands. Whether
+        anything changed is under `changed`. A model that is not ready is started as the server
+        would, without a path.
+        """
+        if self._hosted.traffic is None and path is None and digest is None:
+            return self._start_again()
+        with self._change() as traffic:
+            if self._record.running is not None:
+                raise ConflictError("a rollout is under way", hint="end it first")
+            source = path or traffic.stable.settings.path
+            elsewhere = source != self._home
+            if elsewhere and not self._record.kept:
+                raise ConfigError("another path would be forgotten over a restart; set `state`")
+            opened = self._open(self._settings_of(source, digest, home=not elsewhere))
+            with self._kept_only_if(opened) as version:
+                check_interface(version.served, traffic.stable.served)
+                changed = version.digest != traffic.stable.digest
+                if changed and self._record.kept:
+                    self._record.decide(
+                        "reloaded",
+                        ASKED,
+                        {"digest": version.digest},
+                        stable=Source(source, version.digest) if elsewhere else None,
+                        previous=_source(traffic.stable),
+                    )
+            if not changed:
+                self._hosted.retire(version, 0.0)
+            else:
+                self._swap(Traffic(version), traffic.stable)
+                self._log("model_reloaded", model=self._hosted.name, digest=version.digest)
+        return {"model": self._hosted.name, "changed": changed, "digest": version.digest}
+
+    def status(self, decisions: int = 20) -> dict[str, Any]:
+        """Versions, the rollout under way with its numbers, and the latest decisions."""
+        traffic, placement = self._hosted.traffic, self._record.placement
+        running = placement.running
+        found: dict[str, Any] = {
+            "model": self._hosted.name,
+            "stable": None if traffic is None else msgspec.to_builtins(_source(traffic.stable)),
+            "previous": None if placement.previous is None else placement.previous.digest,
+            "rollout": None,
+            "fault": self._hosted.fault,
+            "retiring": self._hosted.retiring,
+            "decisions": [],
+        }
+        if running is not None:
+            watch = None if traffic is None else traffic.watch
+            found["rollout"] = {
+                "id": running.id,
+                "mode": running.mode,
+                "percent": running.percent,
+                "candidate": running.candidate.digest,
+                "path": running.candidate.path,
+                "started": running.started,
+                "held": running.held,
+                "asked": {} if watch is None else dict(watch.asked),
+                "shadow": {} if watch is None else dict(watch.shadow),
+                "evidence": self._numbers(),
+            }
+        try:
+            made = self._record.decisions(decisions)
+        except StorageError as error:
+            found["fault"] = error.message
+        else:
+            found["decisions"] = [msgspec.to_builtins(decision) for decision in made]
+        return found
+
+    # --- what the server does ----------------------------------------------------------------
+
+    def begin(self) -> Traffic:
+        """The traffic when the server starts: what was recorded for this configuration, else it.
+
+        A rollout under way is taken up where it was. Raises what keeps the stable version from
+        being served; a candidate that cannot be loaded costs the rollout only.
+        """
+        if self._record.kept:
+            self._record.take_up()
+        placed = self._record.placement.stable
+        try:
+            stable = self._open(
+                self._settings_of(self._home, None, home=True)
+                if placed is None
+                else self._settings_of(placed.path, placed.digest)
+            )
+        except InterlockError as error:
+            if placed is not None:
+                error.hint = (
+                    f"{placed.path} was promoted or reloaded; put its files back, or name another "
+                    "path in the configuration"
+                )
+            raise
+        self._hosted.traffic = traffic = Traffic(stable)
+        if not self._record.kept:
+            return traffic
+        try:
+            running, candidate = self._record.running, self._own.candidate
+            if running is not None:
+                self._resume(traffic, running)
+            elif candidate is not None and candidate != stable.settings.path:
+                self._start_configured(traffic, candidate)
+        except StorageError as error:
+            self._not_recorded(error)
+        return self._hosted.traffic
+
+    def tick(self) -> None:
+        """Work in what was seen since the last time and do what it comes to.
+
+        Where that cannot be recorded it is not done: the model's health says so, and the next tick
+        tries again.
+        """
+        if not self._changing.acquire(blocking=False):
+            return
+        try:
+            traffic, evidence = self._hosted.traffic, self._evidence
+            running = self._record.running
+            if traffic is None or traffic.watch is None or evidence is None or running is None:
+                return
+            with self._looking:
+                self._work_in(evidence, traffic, traffic.watch)
+                verdict = evidence.judge()
+            if verdict.action == "rollback":
+                self._roll_back(traffic, verdict.trigger, verdict.numbers)
+            elif verdict.action == "promote" and not running.held:
+                self._promote(traffic, verdict.trigger, verdict.numbers)
+            elif verdict.action == "hold" and running.held != verdict.trigger:
+                held = msgspec.structs.replace(running, held=verdict.trigger)
+                self._record.decide("held", verdict.trigger, verdict.numbers, running=held)
+            else:
+                self._record.save(self._seen_so_far)
+            self._hosted.fault = ""
+        except StorageError as error:
+            self._not_recorded(error)
+        finally:
+            self._changing.release()
+
+    # --- parts -------------------------------------------------------------------------------
+
+    @property
+    def _home(self) -> str:
+        """The path that the configuration says is to be served."""
+        own = self._own
+        return own.candidate if own.use_candidate and own.candidate else own.path
+
+    def _settings_of(self, path: str, digest: str | None, *, home: bool = False) -> ModelSettings:
+        """The model's settings for a path; at `home` the configuration's digest and kind count."""
+        own = self._own
+        if not home:
+            return msgspec.structs.replace(own, path=path, expected_digest=digest, kind="auto")
+        if own.use_candidate:
+            expected = digest or own.candidate_digest
+            return msgspec.structs.replace(own, path=path, expected_digest=expected, kind="auto")
+        expected = digest or own.expected_digest
+        return msgspec.structs.replace(own, path=path, expected_digest=expected)
+
+    @contextmanager
+    def _change(self) -> Iterator[Traffic]:
+        """The traffic, for one change at a time; raises ConflictError for a second one."""
+        if not self._changing.acquire(blocking=False):
+            raise ConflictError("another change of this model is under way")
+        try:
+            traffic = self._hosted.traffic
+            if traffic is None:
+                raise ConflictError(f"model '{self._hosted.name}' is not ready")
+            yield traffic
+        finally:
+            self._changing.release()
+
+    @contextmanager
+    def _kept_only_if(self, version: Version) -> Iterator[Version]:
+        """A version that ends where the block raises, unless it had traffic before."""
+        traffic = self._hosted.traffic
+        try:
+            yield version
+        except BaseException:
+            if traffic is None or version not in (traffic.stable, traffic.candidate):
+                self._hosted.retire(version, 0.0)
+            raise
+
+    def _load(self, path: str, digest: str | None, stable: Version) -> Version:
+        with self._kept_only_if(self._open(self._settings_of(path, digest))) as version:
+            check_interface(version.served, stable.served)
+            if version.digest == stable.digest:
+                raise ConfigError(f"{path} is the version that is served already")
+        return version
+
+    def _start_again(self) -> dict[str, Any]:
+        if not self._changing.acquire(blocking=False):
+            raise ConflictError("another change of this model is under way")
+        try:
+            traffic = self._hosted.traffic = self.begin()
+            self._hosted.error = None
+        finally:
+            self._changing.release()
+        digest = traffic.stable.digest
+        self._log("model_ready", model=self._hosted.name, digest=digest)
+        return {"model": self._hosted.name, "changed": True, "digest": digest}
+
+    def _begin(self, version: Version, path: str, mode: Mode, percent: float, reason: str) -> None:
+        before = self._record.running
+        running = Running(
+            id=secrets.token_hex(8),
+            mode=mode,
+            percent=percent,
+            # A canary that grows keeps its clients.
+            salt=new_salt() if before is None else before.salt,
+            candidate=Source(path, version.digest),
+            started=self._clock.now().isoformat(timespec="seconds"),
+        )
+        numbers = {"mode": mode, "percent": percent, "candidate": version.digest, "path": path}
+        self._record.decide("started", reason, numbers, running=running)
+        traffic = self._hosted.traffic
+        assert traffic is not None
+        self._watch(traffic.stable, version, running)
+
+    def _watch(self, stable: Version, candidate: Version, running: Running) -> None:
+        own = self._own
+        evidence = Evidence(own, running.mode, running.percent)
+        if running.evidence is not None:
+            evidence.restore(running.evidence)
+        self._evidence = evidence
+        watch = Watch(running.id, running.mode, own.rollback_p99_ms / 1e3, own.shadow_pending)
+        self._hosted.traffic = Traffic(stable, candidate, running.percent, running.salt, watch)
+
+    def _promote(self, traffic: Traffic, reason: str, numbers: dict[str, Any]) -> None:
+        running, candidate = self._under_way(traffic)
+        self._record.decide(
+            "promoted",
+            reason,
+            numbers,
+            ends=True,
+            stable=running.candidate,
+            previous=_source(traffic.stable),
+            running=None,
+        )
+        self._evidence = None
+        self._swap(Traffic(candidate), traffic.stable)
+
+    def _roll_back(self, traffic: Traffic, reason: str, numbers: dict[str, Any]) -> None:
+        _, candidate = self._under_way(traffic)
+        self._record.decide("rolled_back", reason, numbers, ends=True, running=None)
+        self._evidence = None
+        self._swap(Traffic(traffic.stable), candidate)
+
+    def _revert(self, traffic: Traffic, reason: str) -> None:
+        previous, own = self._record.placement.previous, self._own
+        if previous is None:
+            raise ConflictError("there is no rollout, and no version before this one")
+        opened = self._open(self._settings_of(previous.path, previous.digest))
+        with self._kept_only_if(opened) as version:
+            check_interface(version.served, traffic.stable.served)
+            home = previous.path == own.path and own.expected_digest in (None, previous.digest)
+            self._record.decide(
+                "reverted",
+                reason,
+                {"from": traffic.stable.digest, "to": version.digest},
+                stable=None if home else previous,
+                previous=None,
+            )
+        self._swap(Traffic(version), traffic.stable)
+
+    def _under_way(self, traffic: Traffic) -> tuple[Running, Version]:
+        running = self._record.running
+        if running is None or traffic.candidate is None:
+            raise ConflictError("no rollout is under way")
+        return running, traffic.candidate
+
+    def _swap(self, traffic: Traffic, old: Version) -> None:
+        """From here on nobody meets the old version; those inside it are answered, then it ends."""
+        self._hosted.traffic = traffic
+        self._hosted.retire(old, self._drain)
+
+    def _resume(self, traffic: Traffic, running: Running) -> None:
+        try:
+            candidate = self._load(running.candidate.path, running.candidate.digest, traffic.stable)
+        except InterlockError as error:
+            reason = f"it could not be loaded again: {error.code}"
+            self._record.decide("rolled_back", reason, {}, ends=True, running=None)
+            return
+        try:
+            self._watch(traffic.stable, candidate, running)
+        except InputError:
+            # Settings that shape the tests have changed; what was seen no longer counts.
+            fresh = msgspec.structs.replace(running, evidence=None)
+            self._watch(traffic.stable, candidate, fresh)
+
+    def _start_configured(self, traffic: Traffic, path: str) -> None:
+        """Roll the configured candidate out, unless a rollout of it has ended before."""
+        own = self._own
+        try:
+            version = self._load(path, own.candidate_digest, traffic.stable)
+        except InterlockError as error:
+            self._log("candidate_failed", model=self._hosted.name, code=error.code)
+            self._record.decide("not_started", error.code, {"path": path})
+            return
+        if version.digest in self._record.placement.settled:
+            self._hosted.retire(version, 0.0)
+            return
+        with self._kept_only_if(version):
+            self._begin(version, path, own.rollout, own.percent, "configured")
+
+    def _numbers(self) -> dict[str, Any]:
+        with self._looking:
+            return {} if self._evidence is None else self._evidence.numbers()
+
+    def _seen_so_far(self) -> EvidenceState | None:
+        with self._looking:
+            return None if self._evidence is None else self._evidence.state()
+
+    def _work_in(self, evidence: Evidence, traffic: Traffic, watch: Watch) -> None:
+        while watch.seen:
+            evidence.seen(watch.seen.popleft())
+        while watch.labels:
+            evidence.labelled(*watch.labels.popleft())
+        now = self._clock.monotonic()
+        if traffic.candidate is not None and now - self._sampled >= MEMORY_SECONDS:
+            self._sampled = now
+            evidence.memory(_resident(traffic.candidate), _resident(traffic.stable))
+
+    def _not_recorded(self, error: StorageError) -> None:
+        if not self._hosted.fault:
+            self._log("rollout_not_recorded", model=self._hosted.name, code=error.code)
+        self._hosted.fault = "the rollout's state cannot be recorded"
+
+
+def _resident(version: Version) -> float:
+    """Bytes of one of its processes, on average; 0 where none runs."""
+    workers = version.served.workers()
+    return workers.rss / len(workers.pids) if workers.pids else 0.0
+
+
+def _source(version: Version) -> Source:
+    return Source(version.settings.path, version.digest)

@@ -1,0 +1,240 @@
+"""What must survive a restart: where each model stands, and every decision with its numbers.
+
+A decision and the state that it leads to are one transaction, synced to the disk. It is acted upon
+when that has returned, and not otherwise; a rollout has at most one decision that ends it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from interlock.kernel.clock import Clock, SystemClock
+from interlock.kernel.errors import ConfigError, JournalError, StorageError
+from interlock.kernel.journal_lock import FileHold
+from interlock.kernel.journal_store import transaction
+from interlock.serve.rollout.evidence import EvidenceState
+from interlock.serve.rollout.settings import Mode
+
+VERSION = 1
+FILE = "rollout.sqlite"
+
+_SCHEMA = """
+CREATE TABLE placements (model TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT;
+CREATE TABLE decisions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL, model TEXT NOT NULL, rollout TEXT NOT NULL, decision TEXT NOT NULL,
+    reason TEXT NOT NULL, ends INTEGER NOT NULL, numbers BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX one_end ON decisions (rollout) WHERE ends = 1;
+CREATE INDEX of_model ON decisions (model, number);
+"""
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where a version is, and the digest of what must be there."""
+
+    path: str
+    digest: str
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout under way.
+
+    held  why it is left to a person; empty where it decides by itself
+    """
+
+    id: str
+    mode: Mode
+    percent: float
+    salt: str
+    candidate: Source
+    started: str
+    held: str = ""
+    evidence: EvidenceState | None = None
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a model stands, for the configuration that it was made under.
+
+    configured  path and expected digest in the configuration
+    stable      the version that answers; None for the configured one
+    previous    the one before it
+    running     the rollout under way
+    settled     digests of candidates whose rollout has ended
+    """
+
+    configured: tuple[str, str | None]
+    stable: Source | None = None
+    previous: Source | None = None
+    running: Running | None = None
+    settled: tuple[str, ...] = ()
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the journal.
+
+    decision  started, promoted, rolled_back, held, reverted, reloaded, not_started, superseded
+    ends      whether it ends the rollout
+    """
+
+    model: str
+    rollout: str
+    decision: str
+    reason: str
+    ends: bool = False
+    numbers: dict[str, Any] = {}
+    at: str = ""
+    number: int = 0
+
+
+class RolloutStore:
+    """The file in a state directory; one server at a time holds it. Safe across threads."""
+
+    def __init__(self, directory: Path, clock: Clock | None = None) -> None:
+        """Raises ConfigError where another server holds it, StorageError where it cannot be."""
+        self.path = directory / FILE
+        self._clock = clock or SystemClock()
+        self._turn = threading.Lock()
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"cannot make {directory}: {error.strerror}", hint="") from None
+        hold = FileHold.on(directory / "rollout.lock")
+        if hold is None:
+            raise ConfigError(
+                f"the state directory {directory} is another server's",
+                hint="give each server a state directory of its own",
+            )
+        self._hold = hold
+        try:
+            self._connection = self._open()
+        except BaseException:
+            hold.release()
+            raise
+
+    def placement(self, model: str) -> Placement | None:
+        """Where a model stands; raises JournalError for a record that cannot be read."""
+        with self._turn, _errors(self.path):
+            row = self._connection.execute(
+                "SELECT document FROM placements WHERE model = ?", (model,)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            return msgspec.json.decode(row[0], type=Placement)
+        except msgspec.DecodeError as error:
+            raise JournalError(f"{self.path}: model '{model}': {error}") from None
+
+    def save(self, model: str, placement: Placement) -> None:
+        """Keep what a rollout has seen; no decision. Raises StorageError."""
+        with self._turn, _errors(self.path), transaction(self._connection):
+            self._put(model, placement)
+
+    def decide(self, decision: Decision, placement: Placement) -> Decision:
+        """Record a decision and what it leads to, both or neither; with its number and time.
+
+        Raises StorageError where that fails, and JournalError where the rollout has ended already.
+        """
+        at = self._clock.now().astimezone(UTC).isoformat(timespec="milliseconds")
+        with self._turn, _errors(self.path), transaction(self._connection):
+            try:
+                cursor = self._connection.execute(
+                    "INSERT INTO decisions (at, model, rollout, decision, reason, ends, numbers) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        at,
+                        decision.model,
+                        decision.rollout,
+                        decision.decision,
+                        decision.reason,
+                        int(decision.ends),
+                        msgspec.json.encode(decision.numbers),
+                    ),
+                )
+            except sqlite3.IntegrityError:
+                raise JournalError(f"the rollout {decision.rollout} has ended already") from None
+            self._put(decision.model, placement)
+        return msgspec.structs.replace(decision, at=at, number=cursor.lastrowid or 0)
+
+    def decisions(self, model: str, last: int = 20) -> list[Decision]:
+        """The latest decisions on a model, in the order in which they were made."""
+        with self._turn, _errors(self.path):
+            rows = self._connection.execute(
+                "SELECT number, at, rollout, decision, reason, ends, numbers FROM decisions "
+                "WHERE model = ? ORDER BY number DESC LIMIT ?",
+                (model, last),
+            ).fetchall()
+        return [
+            Decision(
+                model=model,
+                number=number,
+                at=at,
+                rollout=rollout,
+                decision=decision,
+                reason=reason,
+                ends=bool(ends),
+                numbers=msgspec.json.decode(numbers),
+            )
+            for number, at, rollout, decision, reason, ends, numbers in reversed(rows)
+        ]
+
+    def close(self) -> None:
+        """Close the file and let go of the directory."""
+        with self._turn:
+            self._connection.close()
+        self._hold.release()
+
+    def _put(self, model: str, placement: Placement) -> None:
+        self._connection.execute(
+            "INSERT INTO placements VALUES (?, ?) "
+            "ON CONFLICT (model) DO UPDATE SET document = excluded.document",
+            (model, msgspec.json.encode(placement)),
+        )
+
+    def _open(self) -> sqlite3.Connection:
+        with _errors(self.path):
+            connection = sqlite3.connect(
+                f"file:{quote(str(self.path.absolute()))}?mode=rwc",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                self.path.chmod(0o600)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA fullfsync = 1")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > VERSION:
+                    raise JournalError(
+                        f"{self.path} was written by a newer release", hint="install that release"
+                    )
+                if version == 0:
+                    with transaction(connection):
+                        for statement in _SCHEMA.split(";"):
+                            connection.execute(statement)
+                        connection.execute(f"PRAGMA user_version = {VERSION}")
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(
+            f"{path} cannot be used: {error}", hint="free some space; it is tried again"
+        ) from None

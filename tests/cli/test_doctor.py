@@ -1,0 +1,143 @@
+"""`interlock doctor`: real deployments, a sound one and broken ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import models
+from support.bundles import strict_bundle
+
+from interlock.cli.app import run
+from interlock.serve import doctor_isolated
+
+SOUND = '[production]\nrate = 50.0\n[production.models.strict]\npath = "bundle"\n'
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENVIRONMENT", "INTERLOCK_ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Path:
+    strict_bundle(tmp_path / "bundle")
+    (tmp_path / "serve.toml").write_text(SOUND)
+    return tmp_path
+
+
+def examined(place: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
+    """Exit code, and item -> finding."""
+    code = run(["doctor", "--deployment", str(place), "--calls", "1000", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["for_people"]
+    return code, {found["item"]: found for found in told["findings"]}
+
+
+# Targets of time are about the machine, and so are not asserted here.
+TIMED = ("initialisation", "mean inference time", "P95 inference time", "P99 inference time")
+
+
+def test_a_sound_deployment_passes_all_that_is_not_a_matter_of_speed(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, found = examined(deployment, capsys)
+    for item, finding in found.items():
+        if not item.endswith(TIMED):
+            assert finding["result"] in ("pass", "warn", "skip"), finding
+    assert found["strict: inferences complete"]["detail"] == "1000 calls, none failed"
+    assert found["strict: memory gained over 800 calls"]["result"] == "pass"
+    assert found["no text of a request in the log or the metrics"]["result"] == "pass"
+    assert found["strict: integrity"]["result"] == "warn"  # no digest is named
+    for item in TIMED:
+        assert "the target is below" in found[f"strict: {item}"]["detail"]
+    network = found["strict: no network during inference"]
+    assert network["result"] == "pass" or "no network of its own" in network["detail"]
+
+
+def test_a_changed_bundle_and_files_for_everybody_fail(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = deployment / "bundle" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[-1] ^= 1
+    model.write_bytes(content)
+    model.chmod(0o666)
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert found["strict: loads and passes its self-test"]["result"] == "fail"
+    assert "SHA-256" in found["strict: loads and passes its self-test"]["detail"]
+    assert "every user may change" in found["strict: permissions"]["detail"]
+    assert found["every model is ready"]["result"] == "fail"
+    assert "strict: no network during inference" not in found
+
+
+def test_a_server_that_would_stand_open_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    config = tmp_path / "serve.toml"
+    config.write_text(
+        '[production]\nhost = "0.0.0.0"\n[production.models.a]\npath = "affine.onnx"\n'
+    )
+    code, found = examined(config, capsys)
+    assert code == 1
+    assert found["who may reach it"]["result"] == "fail"
+    assert "TLS" not in found  # the server does not start at all
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, "no configuration"),
+        ({"a.toml": SOUND, "b.toml": SOUND}, "several configurations"),
+        ({"a.toml": "[production]\nrates = 1\n"}, "'rates' is unknown"),
+    ],
+)
+def test_a_mistake_is_one_message_and_code_2(
+    tmp_path: Path, files: dict[str, str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert run(["doctor", "--deployment", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
+
+
+ATTEMPT = """
+import socket, sys
+from interlock.serve import doctor_isolated as isolated
+refused = isolated.isolate()
+if refused:
+    print("refused", refused)
+    sys.exit()
+before = isolated.attempts()
+try:
+    socket.create_connection(("192.0.2.1", 9), timeout=1)
+except OSError:
+    pass
+print(isolated.attempts() - before)
+"""
+
+
+def test_an_attempt_to_reach_a_network_is_counted() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", ATTEMPT], capture_output=True, text=True, check=True
+    )
+    if ran.stdout.startswith("refused"):
+        pytest.skip(ran.stdout)
+    assert int(ran.stdout) > 0
+    assert doctor_isolated.attempts() >= 0
+
+
+def test_a_model_without_a_configuration_is_a_deployment(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(deployment / "bundle", deployment / "alone")
+    _, found = examined(deployment / "alone", capsys)
+    assert found["model: loads and passes its self-test"]["result"] == "pass"

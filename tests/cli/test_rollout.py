@@ -1,0 +1,109 @@
+"""`interlock rollout`: against a running server, with its token out of sight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import models
+from support.keys import self_signed
+from support.rollouts import ADMIN, ENVIRON
+from support.rollouts import write_versions as versions
+from support.serving import Running, serving
+
+from interlock.cli.app import run
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    place = tmp_path_factory.mktemp("rollout")
+    versions(place)
+    (place / "r.onnx").write_bytes(models.shifted(0))
+    named = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
+    with serving(place, named, environ=ENVIRON, state="state") as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def environment(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERLOCK_URL", server.url)
+    monkeypatch.setenv("INTERLOCK_ADMIN_TOKEN", ADMIN)
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert run(["rollout", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_from_start_to_end(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    started = told(capsys, "start", "m", "v1.onnx", "--mode", "canary", "--percent", "20")
+    assert started["rollout"]["percent"] == 20
+    assert run(["rollout", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert "canary 20% of sha256:" in shown
+    assert "false_positives" in shown
+    promoted = told(capsys, "promote", "m", "--reason", "release")
+    assert promoted["stable"]["path"] == "v1.onnx"
+    assert told(capsys, "rollback", "m")["stable"]["path"] == "v0.onnx"
+    assert run(["rollout", "status", "m"]) == 0
+    assert "reverted: asked for" in capsys.readouterr().out
+    assert len(told(capsys, "status")["models"]) == 2
+
+
+def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["rollout", "reload", "r"]) == 0
+    assert "nothing changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["promote", "m"], 1, "no rollout is under way"),
+        (["promote", "gone"], 1, "there is no such model"),
+        (["start", "m", "../v1.onnx"], 1, "leads out of the directory"),
+        (["start", "m", "v1.onnx", "--mode", "all"], 2, "all"),
+        (["status", "--url", "ftp://x"], 2, "must start with http"),
+        (["status", "--url", "http://203.0.113.7:8000"], 2, "would let others read the token"),
+        (["status", "--url", "http://127.0.0.1:1"], 1, "cannot be asked"),
+        (["status", "--token-file", "nowhere"], 2, "--token-file nowhere"),
+    ],
+)
+def test_a_mistake_is_one_message(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["rollout", *arguments]) == code
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert ADMIN not in shown.err + shown.out
+    assert shown.out == ""
+
+
+def test_the_token_comes_from_the_environment_or_a_file_and_must_be_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_ADMIN_TOKEN", "token-that-is-wrong-01")
+    assert run(["rollout", "status"]) == 1
+    assert "a valid admin token is needed" in capsys.readouterr().err
+    (tmp_path / "token").write_text(f"# admin\n{ADMIN}\n")
+    assert run(["rollout", "status", "--token-file", str(tmp_path / "token")]) == 0
+    monkeypatch.delenv("INTERLOCK_ADMIN_TOKEN")
+    assert run(["rollout", "status"]) == 2
+    assert "set INTERLOCK_ADMIN_TOKEN" in capsys.readouterr().err
+
+
+def test_a_server_without_an_admin_api_and_over_tls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions(tmp_path)
+    self_signed(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with serving(
+        tmp_path, {"m": {"path": "v0.onnx"}}, tls_cert="cert.pem", tls_key="key.pem"
+    ) as server:
+        url = f"https://localhost:{server.port}"
+        assert run(["rollout", "status", "--url", url]) == 1
+        assert "certificate" in capsys.readouterr().err
+        assert run(["rollout", "status", "--url", url, "--ca", str(tmp_path / "cert.pem")]) == 1
+        assert "the server has no admin API" in capsys.readouterr().err

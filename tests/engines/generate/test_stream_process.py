@@ -1,0 +1,233 @@
+"""A process that streams: the engine's own texts, whatever becomes of the process meanwhile."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.text_models import spoiled_directory, tiny_bundle, tiny_directory
+
+from interlock.engines.chat import Message, Sampling
+from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, open_text_model
+from interlock.engines.generate.stream_process import Event, StreamProcess, Ticket
+from interlock.errors import (
+    BundleIntegrityError,
+    DeadlineError,
+    EngineCrashError,
+    EngineError,
+    EngineUnavailableError,
+    InputError,
+    InterlockError,
+)
+from interlock.kernel.clock import Deadline
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_directory(tmp_path_factory.mktemp("text") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def process(bundle: Path) -> Iterator[StreamProcess]:
+    with_process = StreamProcess(bundle, slots=3)
+    with_process.start()
+    yield with_process
+    with_process.close()
+
+
+def request(number: int, tokens: int = 40, **changes: object) -> GenerateRequest:
+    """A request with a prompt of its own."""
+    return GenerateRequest(
+        prompt_tokens=(30 + number, 31, 40 + number, 50 + number),
+        sampling=Sampling(max_tokens=tokens, temperature=0.9, seed=number),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+class Told:
+    """What a ticket was told."""
+
+    def __init__(self, process: StreamProcess, asked: GenerateRequest) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.pieces: list[str] = []
+        self.ticket: Ticket = process.submit(asked, self.events.put)
+
+    def piece(self) -> str:
+        found = self.events.get(timeout=60)
+        assert isinstance(found, str), found
+        self.pieces.append(found)
+        return found
+
+    def end(self) -> GenerateResult | InterlockError:
+        while isinstance(found := self.events.get(timeout=60), str):
+            self.pieces.append(found)
+        return found
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+def expected(requests: list[GenerateRequest]) -> list[str]:
+    """The texts of this process's own engine."""
+    with Generator(open_text_model(tiny_bundle())) as generator:
+        found = generator.generate(requests)
+    assert all(isinstance(each, GenerateResult) for each in found)
+    return [each.text for each in found if isinstance(each, GenerateResult)]
+
+
+def test_many_at_once_get_the_texts_that_they_get_alone(process: StreamProcess) -> None:
+    requests = [request(n) for n in range(7)]
+    told = [Told(process, each) for each in requests]
+    ends = [each.end() for each in told]
+    assert [each.text for each in told] == expected(requests)
+    assert [e.text for e in ends if isinstance(e, GenerateResult)] == expected(requests)
+
+
+def test_messages_and_plain_texts_cross(process: StreamProcess) -> None:
+    sampling = Sampling(max_tokens=5)
+    requests = [
+        GenerateRequest(messages=(Message("user", "the thing"),), sampling=sampling),
+        GenerateRequest(text="the thing", sampling=sampling),
+    ]
+    told = [Told(process, each) for each in requests]
+    assert [each.end() and each.text for each in told] == expected(requests)
+
+
+def test_a_prompt_that_does_not_fit_is_the_callers_mistake(process: StreamProcess) -> None:
+    found = Told(process, GenerateRequest(prompt_tokens=(5,) * 600)).end()
+    assert isinstance(found, InputError)
+    assert "context is 512" in found.message
+
+
+def test_a_cancelled_text_makes_room_and_tells_nothing_more(process: StreamProcess) -> None:
+    held = [Told(process, request(n, 400)) for n in range(3)]
+    for each in held:
+        each.piece()
+    waiting = Told(process, request(9, 2))
+    assert process.load == (1, 3)
+    for each in held:
+        process.cancel(each.ticket)
+    assert isinstance(waiting.end(), GenerateResult)
+    for each in held:
+        while not each.events.empty():
+            assert isinstance(each.events.get(), str)
+
+
+def test_an_urgent_text_waits_for_no_slot(process: StreamProcess) -> None:
+    held = [Told(process, request(n, 400)) for n in range(3)]
+    for each in held:
+        each.piece()
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    process.submit(request(8, 1), events.put, urgent=True)
+    while isinstance(found := events.get(timeout=60), str):
+        pass
+    assert isinstance(found, GenerateResult)
+    assert process.load[1] == 3
+    for each in held:
+        process.cancel(each.ticket)
+
+
+def test_a_deadline_also_ends_what_waits(process: StreamProcess) -> None:
+    held = [Told(process, request(n, 500)) for n in range(3)]
+    for each in held:
+        each.piece()
+    late = Told(process, request(7, 5, deadline=Deadline.after(0.05))).end()
+    assert isinstance(late, DeadlineError)
+    for each in held:
+        process.cancel(each.ticket)
+
+
+def test_streams_go_on_where_they_were_when_the_process_is_killed(bundle: Path) -> None:
+    requests = [request(n, 60) for n in range(3)]
+    process = StreamProcess(bundle, slots=3)
+    process.start()
+    try:
+        told = [Told(process, each) for each in requests]
+        for each in told:
+            each.piece()
+        [pid] = process.pids
+        os.kill(pid, signal.SIGKILL)
+        ends = [each.end() for each in told]
+        assert all(isinstance(end, GenerateResult) for end in ends), ends
+        # Not a piece twice, and none missing.
+        assert [each.text for each in told] == expected(requests)
+        assert process.replaced == 1
+        assert process.pids != (pid,)
+    finally:
+        process.close()
+
+
+def test_a_draw_without_a_seed_survives_a_kill_too(bundle: Path) -> None:
+    process = StreamProcess(bundle, slots=1)
+    process.start()
+    try:
+        asked = GenerateRequest(text="the", sampling=Sampling(max_tokens=60, temperature=1.0))
+        told = Told(process, asked)
+        told.piece()
+        os.kill(process.pids[0], signal.SIGKILL)
+        found = told.end()
+        assert isinstance(found, GenerateResult)
+        assert found.text == told.text
+        assert found.seed is not None
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("kind", ["fail", "nan"])
+def test_a_request_that_the_model_fails_on_costs_itself(tmp_path: Path, kind: str) -> None:
+    bundle = spoiled_directory(tmp_path / "bundle", kind, 99)
+    process = StreamProcess(bundle, slots=3)
+    process.start()
+    try:
+        sound = [request(n, 10) for n in range(2)]
+        told = [Told(process, each) for each in sound]
+        bad = Told(process, GenerateRequest(prompt_tokens=(99, 5), sampling=Sampling(max_tokens=4)))
+        assert isinstance(bad.end(), EngineError)
+        assert all(isinstance(each.end(), GenerateResult) for each in told)
+        assert process.replaced == 0
+    finally:
+        process.close()
+
+
+def test_text_that_differs_when_asked_again_is_no_answer() -> None:
+    events: list[Event] = []
+    ticket = Ticket(1, request(0), events.append, urgent=False)
+    assert ticket.piece("one ")
+    assert ticket.piece("two")
+    ticket.start_again()
+    assert ticket.piece("one t")
+    assert ticket.piece("wo three")
+    assert events == ["one ", "two", " three"]
+    ticket.start_again()
+    assert not ticket.piece("another")
+
+
+def test_a_process_that_was_closed_says_so(bundle: Path) -> None:
+    process = StreamProcess(bundle, slots=1)
+    with pytest.raises(EngineUnavailableError):
+        process.submit(request(0), lambda event: None)
+    process.start()
+    told = Told(process, request(0, 500))
+    told.piece()
+    process.close()
+    assert isinstance(told.end(), EngineUnavailableError | EngineCrashError)
+    with pytest.raises(EngineUnavailableError):
+        process.submit(request(0), lambda event: None)
+
+
+def test_a_tampered_bundle_never_starts(tmp_path: Path) -> None:
+    bundle = tiny_directory(tmp_path / "tiny")
+    with (bundle / "model.onnx").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    process = StreamProcess(bundle)
+    with pytest.raises(BundleIntegrityError):
+        process.start()
+    process.close()

@@ -1,0 +1,100 @@
+"""Checkpoints that somebody tampered with: converted, or refused by an error of ours."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from support.counts import count
+from support.gguf_models import save_gguf
+from support.text_models import save_directory
+
+from interlock.engines.generate.chat_template import ChatTemplate
+from interlock.engines.generate.convert.graph import build_graph
+from interlock.engines.generate.convert.publish import open_checkpoint
+from interlock.engines.generate.tokenizer import Tokenizer
+from interlock.errors import BundleFormatError, InterlockError
+
+ODD: list[Any] = [
+    None, 0, -1, 3, 7, 2**63, 10**30, "", "x", "../../x", [], [[]], [1], {}, {"a": 1}, 1.5, 1e308,
+    True,
+]  # fmt: skip
+
+
+def converted(source: Path) -> bool:
+    """Whether the source can be converted; anything but an error of ours is raised."""
+    try:
+        checkpoint = open_checkpoint(source)
+        vocabulary = checkpoint.vocabulary
+        Tokenizer(vocabulary.tokenizer)
+        if vocabulary.chat_template is not None:
+            ChatTemplate(vocabulary.chat_template, vocabulary.specials)
+        build_graph(checkpoint, "int8")
+    except InterlockError:
+        return False
+    return True
+
+
+def test_a_gguf_file_with_any_bytes_changed_is_converted_or_refused(tmp_path: Path) -> None:
+    data = save_gguf(tmp_path / "tiny.gguf", "Q8_0").read_bytes()
+    # Most of the changes go to what the file says of itself.
+    head = data.find(b"token_embd") + 4000
+    rng = random.Random(7)
+    found = []
+    for _ in range(count(60, 1000)):
+        changed = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            at = rng.randrange(head if rng.random() < 0.9 else len(data))
+            changed[at] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+        if rng.random() < 0.1:
+            del changed[rng.randrange(len(changed)) :]
+        (tmp_path / "changed.gguf").write_bytes(changed)
+        found.append(converted(tmp_path / "changed.gguf"))
+    assert len(set(found)) == 2
+
+
+def test_a_directory_with_any_setting_changed_is_converted_or_refused(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source")
+    more = {"rope_scaling": None, "sliding_window": None, "num_key_value_heads": 2}
+    rng = random.Random(3)
+    found = []
+    for _ in range(count(60, 1000)):
+        path = source / rng.choice(("config.json", "config.json", "tokenizer_config.json"))
+        kept = path.read_text()
+        document = {**(more if path.name == "config.json" else {}), **json.loads(kept)}
+        document[rng.choice(list(document))] = rng.choice(ODD)
+        path.write_text(json.dumps(document))
+        found.append(converted(source))
+        path.write_text(kept)
+    assert len(set(found)) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "tensor", ["model.layers.0.mlp.down_proj.weight", "model.norm.weight", "lm_head.weight"]
+)
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tensor: str, value: float) -> None:
+    source = save_directory(tmp_path / "source")
+    path = source / "model.safetensors"
+    weights = load_file(str(path))
+    weights[tensor].flat[5] = value
+    save_file(weights, str(path))
+    for kind in ("int8", "fp32"):
+        with pytest.raises(BundleFormatError, match="not finite"):
+            build_graph(open_checkpoint(source), kind)
+
+
+@pytest.mark.parametrize("key", ["head_dim", "num_hidden_layers", "intermediate_size"])
+def test_sizes_that_no_model_has_are_refused_before_memory_is_taken(
+    tmp_path: Path, key: str
+) -> None:
+    source = save_directory(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {key: 10**12}))
+    with pytest.raises(BundleFormatError, match="must be 1 to"):
+        open_checkpoint(source)

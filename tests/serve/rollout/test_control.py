@@ -1,0 +1,270 @@
+"""The steps of a rollout, with a real store, and versions that run in this process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serve.test_lane import Doubling
+
+from interlock.bundle import TensorSpec
+from interlock.errors import BundleIntegrityError, ConfigError, EngineUnavailableError
+from interlock.kernel.clock import ManualClock
+from interlock.serve.health import Canary
+from interlock.serve.hosting import Hosted
+from interlock.serve.lane import Lane
+from interlock.serve.rollout.control import ModelRollout
+from interlock.serve.rollout.evidence import Seen
+from interlock.serve.rollout.recent import ConflictError
+from interlock.serve.rollout.record import SAVE_SECONDS
+from interlock.serve.rollout.store import RolloutStore
+from interlock.serve.settings import ModelSettings
+from interlock.serve.version import Version
+
+
+class World:
+    """A model, the versions that its paths name, and a server that can be started again."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.directory = directory
+        self.settings = ModelSettings(**{"path": "old", "percent": 50, **settings})
+        self.clock = ManualClock()
+        self.opened: list[Version] = []
+        self.digests = {"old": "sha256:old", "new": "sha256:new", "third": "sha256:third"}
+        self.broken: set[str] = set()
+        self.logged: list[dict[str, Any]] = []
+        self.store: RolloutStore | None = None
+        self.restart()
+
+    def restart(self, **settings: Any) -> None:
+        """Another server over the same state."""
+        self.end()
+        changed = {name: getattr(self.settings, name) for name in self.settings.__struct_fields__}
+        self.settings = ModelSettings(**{**changed, **settings})
+        self.store = RolloutStore(self.directory, self.clock)
+        self.hosted = Hosted("m", self.settings)
+        self.rollout = ModelRollout(
+            self.hosted,
+            open=self.open,
+            store=self.store,
+            drain_seconds=1.0,
+            log=lambda event, **fields: self.logged.append({"event": event, **fields}),
+            clock=self.clock,
+        )
+        self.hosted.traffic = self.rollout.begin()
+
+    def end(self) -> None:
+        if self.store is not None:
+            self.store.close()
+        for version in self.opened:
+            version.lane.close()
+        self.opened.clear()
+
+    def open(self, own: ModelSettings) -> Version:
+        if own.path in self.broken:
+            raise EngineUnavailableError("it does not load")
+        served = Doubling()
+        served.version = self.digests[own.path]
+        if own.expected_digest not in (None, served.version):
+            raise BundleIntegrityError("another digest")
+        if own.path == "third":
+            served.inputs = (TensorSpec("x", "float64", ("n", 3)),)
+        lane = Lane(served, threads=1, limit=10, batch_rows=8)
+        version = Version(own, served, lane, Canary(served, degraded_ms=50, seconds=1))
+        self.opened.append(version)
+        return version
+
+    def see(self, number: int, *, errors: int = 0) -> None:
+        """Answers of both versions, in turn; of the candidate's every `errors`-th fails."""
+        assert self.hosted.traffic is not None
+        watch = self.hosted.traffic.watch
+        assert watch is not None
+        for k in range(number):
+            watch.seen.append(Seen(False, False, 0.01, False))
+            watch.seen.append(Seen(True, bool(errors) and k % errors == 0, 0.01, False))
+
+    @property
+    def stable(self) -> str:
+        assert self.hosted.traffic is not None
+        return self.hosted.traffic.stable.digest
+
+    @property
+    def running(self) -> Any:
+        return self.rollout.status()["rollout"]
+
+    def decisions(self) -> list[str]:
+        return [d["decision"] for d in self.rollout.status()["decisions"]]
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    made: list[World] = []
+
+    def make(**settings: Any) -> World:
+        made.append(World(tmp_path / "state", **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def test_a_bad_one_is_rolled_back_at_the_next_look(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(300, errors=3)
+    found.rollout.tick()
+    assert found.running is None
+    assert found.stable == "sha256:old"
+    assert found.decisions() == ["started", "rolled_back"]
+    made = found.rollout.status()["decisions"][-1]
+    assert made["reason"] == "errors"
+    assert made["numbers"]["triggers"]["errors"]["candidate"] == {
+        "events": 100,
+        "answers": 300,
+        "share": 1 / 3,
+        "interval95": pytest.approx([0.282, 0.388], abs=1e-3),
+    }
+
+
+def test_a_good_one_is_promoted_and_what_it_replaced_can_return(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(2000)
+    found.rollout.tick()
+    assert (found.stable, found.decisions()) == ("sha256:new", ["started", "promoted"])
+    found.restart()
+    assert found.stable == "sha256:new"
+    found.rollout.roll_back()
+    assert found.stable == "sha256:old"
+    found.restart()
+    assert found.stable == "sha256:old"
+
+
+def test_what_was_seen_goes_on_after_a_restart(world: Make) -> None:
+    found = world(min_requests=200)
+    found.rollout.start("new", mode="canary")
+    found.see(150, errors=3)
+    found.clock.advance(SAVE_SECONDS)
+    found.rollout.tick()
+    found.restart()
+    assert found.running["evidence"]["answers"] == 150
+    found.see(60, errors=3)
+    found.rollout.tick()
+    assert found.decisions()[-1] == "rolled_back"
+
+
+def test_what_was_seen_under_other_limits_does_not_count(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(90, errors=3)
+    found.clock.advance(SAVE_SECONDS)
+    found.rollout.tick()
+    found.restart(rollback_errors=0.5)
+    assert found.running["evidence"]["answers"] == 0
+
+
+def test_what_is_held_is_said_once_and_left_to_a_person(world: Make) -> None:
+    found = world(promote=False)
+    found.rollout.start("new", mode="canary")
+    for _ in range(5):
+        found.see(500)
+        found.rollout.tick()
+    assert found.decisions() == ["started", "held"]
+    assert found.running["held"] == "shown_good"
+    found.restart()
+    assert found.running["held"] == "shown_good"
+    found.rollout.promote()
+    assert found.stable == "sha256:new"
+
+
+def test_a_decision_that_cannot_be_recorded_is_not_taken_until_it_can(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(300, errors=3)
+    store = found.store
+    assert store is not None
+    real = store._put
+
+    def full(model: str, placement: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(store, "_put", full)
+    for _ in range(3):
+        found.rollout.tick()
+        assert found.running is not None
+        assert found.decisions() == ["started"]
+        assert found.hosted.fault
+    assert [e["event"] for e in found.logged].count("rollout_not_recorded") == 1
+    assert found.hosted.health().status == "degraded"
+    monkeypatch.setattr(store, "_put", real)
+    found.rollout.tick()
+    assert found.running is None
+    assert found.hosted.fault == ""
+    assert found.hosted.health().status == "healthy"
+
+
+def test_a_candidate_that_no_longer_loads_costs_the_rollout_only(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.broken.add("new")
+    found.restart()
+    assert found.stable == "sha256:old"
+    made = found.rollout.status()["decisions"][-1]
+    assert (made["decision"], made["reason"]) == (
+        "rolled_back",
+        "it could not be loaded again: engine_unavailable",
+    )
+
+
+def test_a_promoted_version_whose_files_changed_is_not_served(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.rollout.promote()
+    found.digests["new"] = "sha256:other"
+    with pytest.raises(BundleIntegrityError):
+        found.restart()
+
+
+def test_a_configured_candidate_that_does_not_load_leaves_the_old_one(world: Make) -> None:
+    found = world()
+    found.broken.add("new")
+    found.restart(candidate="new")
+    assert found.stable == "sha256:old"
+    assert found.decisions() == ["not_started"]
+    found.broken.clear()
+    found.restart()
+    assert found.running["candidate"] == "sha256:new"
+
+
+def test_one_change_at_a_time(world: Make) -> None:
+    found = world()
+    with found.rollout._change(), pytest.raises(ConflictError, match="another change"):
+        found.rollout.start("new")
+    with pytest.raises(ConfigError, match="inputs differ"):
+        found.rollout.start("third")
+    with pytest.raises(ConfigError, match="is served already"):
+        found.rollout.start("old")
+    with pytest.raises(ConflictError, match="no rollout is under way"):
+        found.rollout.promote()
+    assert found.decisions() == []
+
+
+def test_a_wall_clock_that_jumps_back_changes_nothing(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.clock._start -= timedelta(days=1000)
+    found.see(2000)
+    found.rollout.tick()
+    assert found.decisions() == ["started", "promoted"]
+    found.restart()
+    assert found.stable == "sha256:new"

@@ -1,0 +1,207 @@
+"""Which version a request meets, what a shadow costs, and when a version may end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from serve.test_lane import Doubling
+
+from interlock.errors import EngineCrashError
+from interlock.kernel.batch import BatchOutcome
+from interlock.kernel.clock import NO_DEADLINE
+from interlock.kernel.outcome import Outcome, Status
+from interlock.serve.health import Canary
+from interlock.serve.lane import Lane
+from interlock.serve.rollout.settings import Mode
+from interlock.serve.rollout.sticky import new_salt
+from interlock.serve.rollout.traffic import Pick, Traffic, Watch, same, verdicts
+from interlock.serve.served import Answer
+from interlock.serve.settings import ModelSettings
+from interlock.serve.version import Version
+
+
+class Tripling(Doubling):
+    """Another version: three times x."""
+
+    version = "sha256:1"
+
+    def answer_batch(self, inputs: Any, *, deadline: Any) -> Any:
+        self.open.wait(30)
+        if 13 in inputs["x"]:
+            raise EngineCrashError("the process died")
+        return type(super().answer_batch({"x": inputs["x"]}, deadline=deadline))(3 * inputs["x"])
+
+
+def version(served: Doubling) -> Version:
+    lane = Lane(served, threads=1, limit=10, batch_rows=8)
+    canary = Canary(served, degraded_ms=50, seconds=1)
+    return Version(ModelSettings(path="x"), served, lane, canary)
+
+
+@contextmanager
+def traffic(mode: Mode, percent: float = 50, pending: int = 2) -> Iterator[Traffic]:
+    stable, candidate = version(Doubling()), version(Tripling())
+    watch = Watch("r", mode, 0.05, pending)
+    yield Traffic(stable, candidate, percent, new_salt(), watch)
+    for one in (stable, candidate):
+        one.served.open.set()  # type: ignore[attr-defined]
+        one.lane.close(1)
+
+
+def ask(pick: Pick, *values: float) -> Any:
+    x = np.array(values, dtype=np.float64)
+    return pick.ask({"x": x}, len(x), NO_DEADLINE)
+
+
+def picked(found: Traffic, client: str = "") -> Pick:
+    pick = found.pick(client, None)
+    assert pick is not None
+    return pick
+
+
+def test_a_canary_answers_its_clients_and_both_are_noted() -> None:
+    async def main(found: Traffic) -> None:
+        for k in range(40):
+            pick = picked(found, f"client {k}")
+            answer = await ask(pick, 1.0)
+            assert answer.outputs["x"].tolist() == [3.0 if pick.candidate else 2.0]
+            assert pick.candidate == found.takes(f"client {k}")
+            pick.leave()
+
+    with traffic("canary") as found:
+        asyncio.run(main(found))
+        watch = found.watch
+        assert watch is not None
+        assert len(watch.seen) == 40 == sum(watch.asked.values())
+        assert {seen.candidate for seen in watch.seen} == {True, False}
+        assert not any(seen.error for seen in watch.seen)
+
+
+def test_an_error_of_the_candidate_is_noted_as_its_own() -> None:
+    async def main(found: Traffic) -> None:
+        client = next(str(k) for k in range(100) if found.takes(str(k)))
+        answer = await ask(picked(found, client), 13.0)
+        assert answer.lost
+
+    with traffic("canary") as found:
+        asyncio.run(main(found))
+        assert found.watch is not None
+        assert [(seen.candidate, seen.error) for seen in found.watch.seen] == [(True, True)]
+
+
+def test_a_shadow_is_asked_beside_and_its_answer_compared() -> None:
+    async def main(found: Traffic) -> None:
+        pick = picked(found)
+        answer = await ask(pick, 1.0)
+        assert answer.outputs["x"].tolist() == [2.0]
+        assert pick.shadow is not None
+        assert (await pick.shadow).outputs["x"].tolist() == [3.0]
+
+    with traffic("shadow") as found:
+        asyncio.run(main(found))
+        watch = found.watch
+        assert watch is not None
+        assert watch.shadow == {"compared": 1, "same": 0, "dropped": 0, "failed": 0}
+        assert [seen.candidate for seen in watch.seen] == [False, True]
+
+
+def test_a_shadow_that_hangs_holds_up_nobody_and_is_left_out_above_its_limit() -> None:
+    async def main(found: Traffic) -> None:
+        assert found.candidate is not None
+        found.candidate.served.open.clear()  # type: ignore[attr-defined]
+        for _ in range(6):
+            answer = await ask(picked(found), 1.0)
+            assert answer.outputs["x"].tolist() == [2.0]
+        found.candidate.served.open.set()  # type: ignore[attr-defined]
+        assert found.watch is not None
+        await asyncio.gather(*found.watch.tasks)
+
+    with traffic("shadow") as found:
+        asyncio.run(main(found))
+        assert found.watch is not None
+        assert found.watch.shadow["dropped"] >= 4
+        assert found.watch.shadow["compared"] <= 2
+
+
+def test_a_shadow_that_fails_is_counted_and_the_client_gets_its_answer() -> None:
+    async def main(found: Traffic) -> None:
+        assert found.candidate is not None
+        found.candidate.lane.close(0)
+        assert (await ask(picked(found), 1.0)).outputs["x"].tolist() == [2.0]
+        assert found.watch is not None
+        await asyncio.gather(*found.watch.tasks)
+
+    with traffic("shadow") as found:
+        asyncio.run(main(found))
+        assert found.watch is not None
+        assert found.watch.shadow["failed"] == 1
+        assert [seen.error for seen in found.watch.seen] == [False, True]
+
+
+def test_a_version_named_by_its_digest_answers_uncounted() -> None:
+    with traffic("canary", percent=0.01) as found:
+        for digest, candidate in (("sha256:0", False), ("sha256:1", True)):
+            pick = found.pick("", digest)
+            assert pick is not None
+            assert (pick.version.digest, pick.candidate, pick.watch) == (digest, candidate, None)
+
+
+def test_a_version_ends_when_the_last_request_has_left_it() -> None:
+    one = version(Doubling())
+    found = Traffic(one)
+    pick = picked(found)
+    ended = threading.Event()
+
+    def retire() -> None:
+        one.retire(30)
+        ended.set()
+
+    thread = threading.Thread(target=retire)
+    thread.start()
+    while found.pick("", None) is not None:  # entered before the thread got there
+        one.leave()
+    assert not ended.is_set()
+    assert asyncio.run(ask(pick, 4.0)).outputs["x"].tolist() == [8.0]
+    pick.leave()
+    thread.join(30)
+    assert ended.is_set()
+
+
+def answer(*status: int, **outputs: Any) -> Answer:
+    served = Doubling()
+    found = served.infer({"x": np.array([0.0] * len(status))}, deadline=NO_DEADLINE)
+    assert isinstance(found.outcome, BatchOutcome)
+    found.outcome.status[:] = status
+    return Answer(found.outcome, {name: np.array(value) for name, value in outputs.items()})
+
+
+def test_verdicts_by_status_or_by_an_output() -> None:
+    failed, refused, flagged, accepted = range(4)
+    every = answer(failed, refused, flagged, accepted, y=[1, 1, 0.2, 0.9], z=["true"] * 4)
+    assert verdicts(every, None) == bytes([2, 1, 1, 0])
+    assert verdicts(every, "y") == bytes([2, 2, 0, 1])
+    assert verdicts(every, "z") == bytes([2, 2, 1, 1])
+    assert verdicts(every, "gone") == bytes([2, 2, 2, 2])
+    single = Answer(Outcome(status=Status.FLAGGED, steps=(), value=1), {"y": np.array([[0.1]])})
+    assert verdicts(single, None) == bytes([1])
+    assert verdicts(single, "y") == bytes([0])
+
+
+@pytest.mark.parametrize(
+    ("other", "agrees"),
+    [
+        (answer(3, 3, y=[1.0, 2.0005]), True),
+        (answer(3, 3, y=[1.0, 2.1]), False),
+        (answer(3, 2, y=[1.0, 2.0]), False),
+        (answer(3, 3, z=[1.0, 2.0]), False),
+        (answer(3, y=[1.0]), False),
+    ],
+)
+def test_two_answers_agree_by_status_and_value(other: Answer, agrees: bool) -> None:
+    assert same(answer(3, 3, y=[1.0, 2.0]), other) == agrees

@@ -1,0 +1,186 @@
+"""`/v1/scan`, asked over HTTP of a real server with a small detector."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import models
+from support.counts import count
+from support.detectors import ATTACKS, HARMLESS, write_bundle
+from support.serving import Running, serving
+
+STREAM = {"content-type": "application/x-ndjson"}
+
+
+@pytest.fixture(scope="module")
+def scanning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    place = tmp_path_factory.mktemp("scanning")
+    write_bundle(place / "small")
+    (place / "affine.onnx").write_bytes(models.affine())
+    served: dict[str, dict[str, Any]] = {
+        "small": {"path": "small", "workers": 2},
+        "affine": {"path": "affine.onnx"},
+    }
+    with serving(place, served) as running:
+        yield running
+
+
+def scanned(server: Running, **asked: Any) -> dict[str, Any]:
+    reply = server.client.post("/v1/scan", json=asked)
+    assert reply.status_code == 200, reply.text
+    found: dict[str, Any] = reply.json()
+    assert found["request_id"] == reply.headers["x-request-id"]
+    return found
+
+
+def test_a_harmless_text_is_accepted_with_its_evidence(scanning: Running) -> None:
+    found = scanned(scanning, text=HARMLESS[0], place="user", id="mine")
+    assert (found["status"], found["action"], found["id"]) == ("accepted", "allow", "mine")
+    assert 0 <= found["score"] < found["threshold"] == 0.65
+    assert found["evidence"]["kind"] == "attested"
+    digest = scanning.get("/v2/models/small").json()["versions"][0]
+    assert found["bundle"] == digest == found["evidence"]["detail"]["bundle"]
+    (step,) = found["steps"]
+    assert (step["name"], step["result"], step["attempts"]) == ("detector", "accepted", 1)
+
+
+def test_an_attack_is_refused_with_reasons_and_spans_and_http_is_200(scanning: Running) -> None:
+    found = scanned(scanning, text=ATTACKS[0], place="user")
+    assert found["status"] == "refused"
+    assert found["action"] in ("block", "escalate")
+    assert found["score"] >= found["threshold"]
+    assert found["reasons"]
+    assert found["spans"]
+    assert found["steps"][0]["result"] == "refused"
+    assert ATTACKS[0] not in json.dumps(found)
+
+
+def test_a_batch_is_answered_row_by_row_as_its_texts_alone(scanning: Running) -> None:
+    texts = [*ATTACKS, *HARMLESS]
+    found = scanned(scanning, texts=texts)
+    assert [row["row"] for row in found["results"]] == list(range(len(texts)))
+    for text, row in zip(texts, found["results"], strict=True):
+        alone = scanned(scanning, text=text)
+        assert row["score"] == pytest.approx(alone["score"], abs=1e-6)
+        assert (row["status"], row["reasons"]) == (alone["status"], alone["reasons"])
+    assert found["status"] == "refused"
+
+
+def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
+    lines_sent = count(60, 2000)
+    texts = [(ATTACKS + HARMLESS)[n % 7] for n in range(lines_sent)]
+    lines = [json.dumps({"text": text, "id": str(n)}) for n, text in enumerate(texts)]
+    lines[3] = '{"text": 1}'
+    lines[5] = "no JSON"
+    body = "\n".join(lines) + "\n\n"
+    reply = scanning.client.post("/v1/scan?model=small", content=body, headers=STREAM)
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("application/x-ndjson")
+    found = [json.loads(line) for line in reply.text.splitlines()]
+    assert [one["line"] for one in found] == list(range(lines_sent))
+    for number, one in enumerate(found):
+        if number in (3, 5):
+            assert (one["status"], one["code"]) == ("failed", "input")
+            continue
+        assert one["id"] == str(number)
+        assert one["status"] == ("refused" if texts[number] in ATTACKS else "accepted")
+        label = {"request_id": one["request_id"], "label": "positive"}
+        if number == 0:
+            assert scanning.client.post("/v1/feedback", json=label).status_code == 200
+
+
+def test_answers_of_a_stream_come_before_its_end(scanning: Running) -> None:
+    with socket.create_connection(("127.0.0.1", scanning.port), timeout=60) as connection:
+        connection.sendall(
+            b"POST /v1/scan HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
+        )
+        line = json.dumps({"text": HARMLESS[0]}).encode() + b"\n"
+        with connection.makefile("rb") as reader:
+            for number in range(5):
+                connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+                while not (told := reader.readline()).startswith(b"{"):
+                    assert told
+                assert json.loads(told)["line"] == number
+            connection.sendall(b"0\r\n\r\n")
+            assert reader.read(1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, "'text' or 'texts'"),
+        ({"text": "a", "texts": ["b"]}, "'text' or 'texts'"),
+        ({"texts": []}, "1 to 256"),
+        ({"texts": ["a"] * 257}, "1 to 256"),
+        ({"text": 1}, "does not fit"),
+        ({"text": "a", "place": "moon"}, "does not fit"),
+        ({"text": "a", "mode": "x"}, "unknown field"),
+    ],
+)
+def test_a_malformed_request_names_what_is_wrong(
+    scanning: Running, asked: dict[str, Any], told: str
+) -> None:
+    reply = scanning.client.post("/v1/scan", json=asked)
+    assert reply.status_code == 400
+    assert told in reply.json()["error"]
+
+
+def test_other_models_are_no_detectors(scanning: Running) -> None:
+    for model in ("affine", "none"):
+        reply = scanning.client.post("/v1/scan", json={"text": "a", "model": model})
+        assert reply.status_code == 404
+
+
+def test_the_protocol_serves_a_detector_as_well(scanning: Running) -> None:
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": [ATTACKS[0], HARMLESS[0]]}
+    place = {"name": "place", "shape": [2], "datatype": "BYTES", "data": ["user", "user"]}
+    path = "/v2/models/small/infer"
+    reply = scanning.client.post(path, json={"inputs": [tensor, place]})
+    assert reply.status_code == 200, reply.text
+    outputs = {output["name"]: output["data"] for output in reply.json()["outputs"]}
+    assert outputs["score"][0] > 0.65 > outputs["score"][1]
+    assert outputs["interlock_status"] == ["refused", "accepted"]
+    place["data"] = ["user", "moon"]
+    reply = scanning.client.post(path, json={"inputs": [tensor, place]})
+    assert reply.status_code == 400
+    assert "'place'" in reply.json()["error"]
+
+
+def test_what_was_seen_is_counted(scanning: Running) -> None:
+    scanned(scanning, texts=[ATTACKS[0], HARMLESS[0]])
+    text = scanning.metrics()
+    assert 'interlock_confidence_count{model="small"}' in text
+    assert 'interlock_detections_total{model="small",seen_by="none"}' in text
+    assert 'interlock_answers_total{model="small",status="refused"}' in text
+    assert ATTACKS[0] not in text
+
+
+def test_a_server_with_nothing_named_serves_the_shipped_detector_or_is_red(tmp_path: Path) -> None:
+    from interlock.detect.model import SHIPPED
+
+    with serving(tmp_path, {"detector": {"path": "detector:shipped"}}) as server:
+        ready = server.get("/v2/health/ready").status_code
+        reply = server.client.post("/v1/scan", json={"text": "Hello world"})
+        if (SHIPPED / "manifest.json").exists():
+            assert ready == 200
+            assert reply.json()["status"] == "accepted"
+        else:
+            assert ready == 503
+            assert reply.status_code == 503
+            assert server.get("/health").json()["status"] == "unhealthy"
+
+
+def test_a_changed_bundle_of_a_detector_is_not_served(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "small")
+    settings = bundle / "detector.json"
+    settings.write_bytes(settings.read_bytes().replace(b"0.65", b"0.99"))
+    with serving(tmp_path, {"small": {"path": "small"}}) as server:
+        assert server.get("/v2/health/ready").status_code == 503
+        assert "bundle_integrity" in server.get("/health").json()["error"]
+        assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 503
