@@ -272,6 +272,29 @@ def fit_linear(cuts: Sequence[Cut], grams: Rows) -> Linear:
     return Linear(model, rule_weight, rule_bias)
 
 
+def limited(cuts: Sequence[Cut], texts: int = 4000, windows: int = 6) -> list[Cut]:
+    """At most so many texts of a source and class, spread evenly, and windows of a text."""
+    groups: dict[tuple[str, int], list[Cut]] = {}
+    for item in cuts:
+        groups.setdefault((item.text.source, item.text.label), []).append(item)
+    found = []
+    for group in groups.values():
+        for at in range(0, len(group), -(-len(group) // texts)):
+            item = group[at]
+            if len(item.windows) > windows:
+                # Windows with an attack or a rule's hit first.
+                order = np.argsort(-(10.0 * (item.labels == 1) + item.rules.sum(1)), kind="stable")
+                kept = np.sort(order[:windows])
+                item = replace(
+                    item,
+                    windows=tuple(item.windows[at] for at in kept),
+                    labels=item.labels[kept],
+                    rules=item.rules[kept],
+                )
+            found.append(item)
+    return found
+
+
 def grams_of(cuts: Sequence[Cut]) -> Rows:
     """The n-gram ids of all windows."""
     return rows_of([window.text for item in cuts for window in item.windows])
