@@ -188,7 +188,7 @@ $(VENV)/.serve-peers: $(VENV)/.made bench/serve_constraints.txt
 	@echo "installing the server's peers, in an environment of their own (500 MB)"
 	@$(BIN)/python -m venv --clear $(VENV)/serve-peers
 	@$(VENV)/serve-peers/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c bench/serve_constraints.txt litserve fastapi 'ray[serve]' onnxruntime
+		-c bench/serve_constraints.txt litserve fastapi 'ray[serve]' -e '.[detect]'
 	@touch $@
 
 $(VENV)/.robot: $(VENV)/.test

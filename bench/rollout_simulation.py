@@ -3,8 +3,8 @@
 Simulated rollouts from a seed, judged by the code that the server runs. Clients differ in how
 often they ask, fail and are slow, and are given to a version for good, as by the sticky hash. The
 machine has slow spells and what both versions depend on has outages, which hit both. Half of the
-candidates are no worse than the old version; the others are bad in one of five ways, of a strength
-that is drawn:
+candidates are good: no worse than the old version, or a little and within the limits. The others
+are bad in one of five ways, of a strength that is drawn:
 
     erroring   7% to 30% of errors more          slow       3% to 15% more above the P99's limit
     refusing   16% to 50% of refusals more       alarmist   8% to 30% of false positives more
@@ -30,7 +30,7 @@ from interlock.serve.rollout.evidence import Evidence, Seen
 from interlock.serve.rollout.settings import RolloutSettings
 from interlock.serve.rollout.sticky import place_of
 
-GOOD = ("same", "better", "slow machine", "outage")
+GOOD = ("same", "better", "a little worse", "slow machine", "outage")
 BAD = ("erroring", "slow", "refusing", "alarmist", "leaking")
 CLIENTS = 300
 A_LOOK = 50  # requests between two looks
@@ -83,7 +83,7 @@ def simulate(seed: int, kind: str) -> Rollout:
                 return Rollout(kind, found.action, found.trigger, evidence.answers)
         at = bisect.bisect(weights, rng.random() * weights[-1])
         candidate, error, slow, refused, positive = clients[min(at, CLIENTS - 1)]
-        if kind == "outage":
+        if kind in ("outage", "a little worse"):
             error += spell
         else:
             slow += spell
@@ -126,12 +126,18 @@ class _Worse:
                 return cls(positive=rng.uniform(0.08, 0.30))
             case "better":
                 return cls(factor=0.5)
+            case "a little worse":
+                return cls(error=0.015, slow=0.002)
         return cls()
 
 
 def _spell(kind: str, spell: float, rng: random.Random) -> float:
     """What the machine, or an outage, adds for the next requests: spells that come and go."""
-    comes, strength = {"slow machine": (0.2, 0.5), "outage": (0.05, 0.6)}.get(kind, (0.005, 0.1))
+    comes, strength = {
+        "slow machine": (0.2, 0.5),
+        "outage": (0.05, 0.6),
+        "a little worse": (0.05, 0.6),
+    }.get(kind, (0.005, 0.1))
     if spell:
         return spell if rng.random() < 0.7 else 0.0
     return strength * rng.random() if rng.random() < comes else 0.0

@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,15 @@ CLIENTS = 8
 
 OURS = "interlock"
 CASES = {
-    "encoder": (OURS, "litserve", "litserve-batch", "fastapi"),
-    "strict": (OURS, "litserve", "fastapi", "ray"),
+    "detector": (OURS, "litserve", "litserve-two", "fastapi"),
+    "encoder": (OURS, "litserve", "litserve-two", "litserve-batch", "fastapi"),
+    "strict": (OURS, "litserve", "litserve-two", "fastapi", "ray"),
 }
+"""litserve is as its documentation starts it, with one worker; litserve-two has as many as we."""
+
 BARS = {
-    ("encoder", "litserve"): 1.8,
-    ("encoder", "fastapi"): 1.1,
+    ("detector", "litserve"): 1.8,
+    ("detector", "fastapi"): 1.1,
     ("strict", "litserve"): 1.0,
     ("strict", "ray"): 1.0,
 }
@@ -53,13 +56,14 @@ def main() -> None:
     parser.add_argument("--peers", required=True, help="Python of the peers' environment")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of load on each server")
-    parser.add_argument("--models", default="encoder,strict")
+    parser.add_argument("--models", default="detector,encoder,strict")
+    parser.add_argument("--detector", type=Path, help="a detector's bundle; the shipped one else")
     options = parser.parse_args()
     print(measure.machine(("onnxruntime", "uvicorn", "starlette")))
     bars: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         for kind in options.models.split(","):
-            path, config, body = _prepare(kind, Path(directory))
+            path, config, body = _prepare(kind, Path(directory), options.detector)
             rounds = _rounds(kind, path, config, body, options)
             bars += _report(kind, rounds)
             _overhead(kind, path, config, body)
@@ -68,17 +72,27 @@ def main() -> None:
         print(f"  {line}")
 
 
-def _prepare(kind: str, directory: Path) -> tuple[Path, Path, dict[str, Any]]:
+def _prepare(
+    kind: str, directory: Path, detector: Path | None = None
+) -> tuple[Path, Path, dict[str, Any]]:
     """The model's file, the server's configuration, and what a client asks for, by name."""
     from interlock.bundle import load
     from interlock.strict.arm.shipped import SHIPPED
 
     path = directory / f"{kind}.onnx"
     settings: dict[str, Any] = {"path": str(path), "workers": 2, "batch_rows": 8}
-    if kind == "encoder":
+    if kind == "detector":
+        from interlock.detect.model import SHIPPED as SHIPPED_DETECTOR
+
+        path = (detector or SHIPPED_DETECTOR).resolve()
+        settings["path"] = str(path)
+        asked: dict[str, Any] = {
+            "text": "Please send me the figures of the last quarter by Monday, as a table."
+        }
+    elif kind == "encoder":
         serve_models.encoder(path)
         ids = np.random.default_rng(1).integers(0, serve_models.VOCABULARY, serve_models.TOKENS)
-        asked: dict[str, Any] = {
+        asked = {
             "input_ids": [ids.tolist()],
             "attention_mask": [[1] * serve_models.TOKENS],
         }
@@ -96,6 +110,8 @@ def _prepare(kind: str, directory: Path) -> tuple[Path, Path, dict[str, Any]]:
 def _ask(kind: str, peer: str, asked: dict[str, Any]) -> serve_load.Ask:
     if peer != OURS:
         return "/predict", json.dumps(asked).encode()
+    if kind == "detector":
+        return "/v1/scan", json.dumps(asked).encode()
     datatype = "INT64" if kind == "encoder" else "FP32"
     inputs = [
         {"name": n, "shape": [1, len(rows[0])], "datatype": datatype, "data": rows[0]}
@@ -122,20 +138,22 @@ def serving(command: list[str], port: int, ask: serve_load.Ask) -> Iterator[int]
         process.wait()
 
 
-def cpu_seconds(root: int) -> float:
-    """CPU time of a process and all below it that run."""
-    ticks: dict[int, int] = {}
-    parents: dict[int, int] = {}
+def processes_below(root: int) -> dict[int, list[str]]:
+    """Process id -> the fields of its state behind the name, of a process and all below it."""
+    states: dict[int, list[str]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            pid = int(stat.parent.name)
-            parents[pid] = int(fields[1])
-            ticks[pid] = int(fields[11]) + int(fields[12])
+            states[int(stat.parent.name)] = stat.read_text().rpartition(")")[2].split()
     found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+    while more := {pid for pid, state in states.items() if int(state[1]) in found} - found:
         found |= more
-    return sum(ticks.get(pid, 0) for pid in found) / os.sysconf("SC_CLK_TCK")
+    return {pid: states[pid] for pid in found if pid in states}
+
+
+def cpu_seconds(root: int) -> float:
+    """CPU time of a process and all below it that run."""
+    states = processes_below(root).values()
+    return sum(int(state[11]) + int(state[12]) for state in states) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, ask: serve_load.Ask) -> None:
@@ -221,7 +239,7 @@ def _report(kind: str, found: dict[str, list[serve_load.Load]]) -> list[str]:
             f"({min(rates):.2f} to {max(rates):.2f}), {tail:.2f} times its P99 "
             f"({min(tails):.2f} to {max(tails):.2f}); it takes {cpu:.2f} times the CPU time"
         )
-        limit = BARS.get((kind, peer.removesuffix("-batch")))
+        limit = BARS.get((kind, peer))
         if limit is not None:
             bars.append(
                 measure.bar(f"{kind}: requests/s against {peer}", rate, limit, at_least=True)
@@ -231,8 +249,13 @@ def _report(kind: str, found: dict[str, list[serve_load.Load]]) -> list[str]:
     return bars
 
 
-def _overhead(kind: str, path: Path, config: Path, asked: dict[str, Any]) -> None:
-    """The server's share of a request at concurrency 1, beside a bare session's call."""
+def _bare(kind: str, path: Path, asked: dict[str, Any]) -> Callable[[], object]:
+    """The inference without a server: a session's run, or a detector's scan."""
+    if kind == "detector":
+        from interlock.detect import Detector
+
+        detector = Detector.open(bundle=path)
+        return lambda: detector.scan(asked["text"])
     from interlock.ort import onnxruntime
 
     ort = onnxruntime()
@@ -243,6 +266,12 @@ def _overhead(kind: str, path: Path, config: Path, asked: dict[str, Any]) -> Non
         name: np.asarray(rows, np.int64 if kind == "encoder" else np.float32)
         for name, rows in asked.items()
     }
+    return lambda: session.run(None, given)
+
+
+def _overhead(kind: str, path: Path, config: Path, asked: dict[str, Any]) -> None:
+    """The server's share of a request at concurrency 1, beside a bare call in this process."""
+    call = _bare(kind, path, asked)
     bare, served = [], []
     port, ask = free_port(), _ask(kind, OURS, asked)
     command = command_of(kind, OURS, path, config, port, "")
@@ -252,11 +281,11 @@ def _overhead(kind: str, path: Path, config: Path, asked: dict[str, Any]) -> Non
             served += serve_load.closed(port, ask, clients=1, seconds=0.5).latencies
             for _ in range(100):
                 began = time.perf_counter()
-                session.run(None, given)
+                call()
                 bare.append(time.perf_counter() - began)
     alone, through = statistics.median(bare), statistics.median(served)
     print(
-        f"  one client: {measure.duration(through)} a request, a bare session takes "
+        f"  one client: {measure.duration(through)} a request, a bare call takes "
         f"{measure.duration(alone)}; the server adds {measure.duration(through - alone)}"
     )
 

@@ -2,8 +2,9 @@
 
     python serve_peers.py PEER MODEL PATH PORT
 
-PEER is litserve, fastapi or ray; MODEL is encoder or strict. Imports nothing of this project: the
-peers serve the same graph with ONNX Runtime, one thread an inference, two at the same time.
+PEER is litserve, litserve-two, litserve-batch, fastapi or ray; MODEL is encoder, strict or
+detector. The peers serve the same graph with ONNX Runtime, or the same detector in Python, one
+thread an inference. litserve is as its documentation starts it; the others run two at a time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import litserve as ls
@@ -18,6 +20,23 @@ import numpy as np
 
 AT_ONCE = 2
 INPUTS = {"encoder": {"input_ids": "int64", "attention_mask": "int64"}, "strict": {"x": "float32"}}
+
+
+class Texts:
+    """The detector behind a peer."""
+
+    def __init__(self, path: str) -> None:
+        from interlock.detect import Detector
+
+        self._detector = Detector.open(bundle=Path(path))
+
+    def __call__(self, body: dict[str, Any]) -> dict[str, Any]:
+        return self._detector.scan(body["text"]).to_dict()
+
+
+def model_of(kind: str, path: str) -> Any:
+    """What answers a body."""
+    return Texts(path) if kind == "detector" else Model(kind, path)
 
 
 class Model:
@@ -58,7 +77,7 @@ class Api(ls.LitAPI):  # type: ignore[misc]
         self._kind, self._path = kind, path
 
     def setup(self, device: str) -> None:
-        self.model = Model(self._kind, self._path)
+        self.model = model_of(self._kind, self._path)
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # it reads the annotations
         return request
@@ -83,12 +102,12 @@ class BatchApi(Api):
         return output
 
 
-def litserve(kind: str, path: str, port: int, batch: int) -> None:
-    """LitServe, with as many workers as the others have processes or threads."""
+def litserve(kind: str, path: str, port: int, *, workers: int = AT_ONCE, batch: int = 1) -> None:
+    """LitServe with so many workers, and batches of up to `batch`."""
     api = Api(kind, path)
     if batch > 1:
         api = BatchApi(kind, path, max_batch_size=batch, batch_timeout=0.002)
-    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=AT_ONCE)
+    server = ls.LitServer(api, accelerator="cpu", devices=1, workers_per_device=workers)
     server.run(port=port, host="127.0.0.1", log_level="error", generate_client_file=False)
 
 
@@ -98,7 +117,7 @@ def fastapi(kind: str, path: str, port: int) -> None:
     from fastapi import FastAPI
     from pydantic import BaseModel
 
-    model, threads, app = Model(kind, path), ThreadPoolExecutor(AT_ONCE), FastAPI()
+    model, threads, app = model_of(kind, path), ThreadPoolExecutor(AT_ONCE), FastAPI()
 
     class Encoder(BaseModel):  # type: ignore[misc]
         input_ids: list[list[int]]
@@ -107,9 +126,13 @@ def fastapi(kind: str, path: str, port: int) -> None:
     class Strict(BaseModel):  # type: ignore[misc]
         x: list[list[float]]
 
+    class Detector(BaseModel):  # type: ignore[misc]
+        text: str
+
     async def run(body: BaseModel) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(threads, model, body.model_dump())
+        found: dict[str, Any] = await loop.run_in_executor(threads, model, body.model_dump())
+        return found
 
     async def encoder(body: Encoder) -> dict[str, Any]:
         return await run(body)
@@ -117,9 +140,17 @@ def fastapi(kind: str, path: str, port: int) -> None:
     async def strict(body: Strict) -> dict[str, Any]:
         return await run(body)
 
+    async def detector(body: Detector) -> dict[str, Any]:
+        return await run(body)
+
     # Annotations of functions inside functions are not found by their names.
-    handler: Any = encoder if kind == "encoder" else strict
-    handler.__annotations__["body"] = Encoder if kind == "encoder" else Strict
+    handlers: dict[str, tuple[Any, Any]] = {
+        "encoder": (encoder, Encoder),
+        "strict": (strict, Strict),
+        "detector": (detector, Detector),
+    }
+    handler, body = handlers[kind]
+    handler.__annotations__["body"] = body
     app.post("/predict")(handler)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 
@@ -135,10 +166,11 @@ def ray(kind: str, path: str, port: int) -> None:
     @serve.deployment(num_replicas=AT_ONCE, ray_actor_options={"num_cpus": 0.5})
     class Predict:
         def __init__(self) -> None:
-            self.model = Model(kind, path)
+            self.model = model_of(kind, path)
 
         async def __call__(self, request: Request) -> dict[str, Any]:
-            return self.model(await request.json())
+            found: dict[str, Any] = self.model(await request.json())
+            return found
 
     ray_core.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
@@ -151,8 +183,12 @@ def ray(kind: str, path: str, port: int) -> None:
 def main() -> None:
     """Serve until told to stop."""
     peer, kind, path, port = sys.argv[1:]
-    if peer.startswith("litserve"):
-        litserve(kind, path, int(port), 8 if peer.endswith("-batch") else 1)
+    if peer == "litserve":
+        litserve(kind, path, int(port), workers=1)
+    elif peer == "litserve-two":
+        litserve(kind, path, int(port))
+    elif peer == "litserve-batch":
+        litserve(kind, path, int(port), batch=8)
     elif peer == "fastapi":
         fastapi(kind, path, int(port))
     else:

@@ -385,6 +385,16 @@ def a_tensor_of_another_size(directory: Path, manifest: Manifest) -> None:
     manifest["tensors"][0]["shape"] = [1 << 40]
 
 
+def a_tensor_of_a_hundred_axes(directory: Path, manifest: Manifest) -> None:
+    manifest["tensors"][0]["shape"] += 100 * [1]
+
+
+def an_empty_tensor_of_any_size(directory: Path, manifest: Manifest) -> None:
+    tensor = manifest["tensors"][0]
+    tensor["shape"] = [0, (1 << 63) - 1, (1 << 63) - 1]
+    (directory / tensor["file"]).write_bytes(b"")
+
+
 def a_circuit_listed_twice(directory: Path, manifest: Manifest) -> None:
     again = dict(manifest["circuits"][0])
     for key in ("settings", "verifying_key"):
@@ -433,6 +443,8 @@ ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (another_output, "replay_differs"),
     (a_tensor_that_is_nan, "instances"),
     (a_tensor_of_another_size, "tensor"),
+    (a_tensor_of_a_hundred_axes, "tensor"),
+    (an_empty_tensor_of_any_size, "tensor"),
     (a_circuit_listed_twice, "circuit"),
 ]
 

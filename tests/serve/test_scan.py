@@ -184,3 +184,26 @@ def test_a_changed_bundle_of_a_detector_is_not_served(tmp_path: Path) -> None:
         assert server.get("/v2/health/ready").status_code == 503
         assert "bundle_integrity" in server.get("/health").json()["error"]
         assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 503
+
+
+def test_a_stream_that_is_too_slow_or_has_too_long_a_line_ends(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "small")
+    limits: dict[str, Any] = {"body_mb": 0.001, "body_seconds": 1.0}
+    head = (
+        b"POST /v1/scan HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    )
+    line = json.dumps({"text": HARMLESS[0]}).encode() + b"\n"
+    with serving(tmp_path, {"small": {"path": "small"}}, **limits) as server:
+        for sent, code in ((line, "slow_client"), (line + b"x" * 2000, "too_large")):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+                connection.sendall(head + b"%x\r\n%s\r\n" % (len(sent), sent))
+                told = b""
+                while not told.endswith(b"0\r\n\r\n"):
+                    part = connection.recv(65536)
+                    assert part
+                    told += part
+            found = [json.loads(part) for part in told.splitlines() if part.startswith(b"{")]
+            assert found[0]["status"] == "accepted"
+            assert found[-1]["code"] == code
+        assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 200

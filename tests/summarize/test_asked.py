@@ -37,6 +37,18 @@ def test_a_chunk_is_asked_for_what_its_first_definition_is_for() -> None:
     )
 
 
+def test_the_second_attempt_asks_in_other_words() -> None:
+    model = NamingModel()
+    for drawn in (False, True):
+        ModelEngine(model, drawn=drawn, meter=Meter()).answer(CHUNK, deadline=NO_DEADLINE)
+    first, second = model.asked
+    assert first == messages(CHUNK)[1].content
+    assert second == (
+        "fn bind(addr: &str) -> Listener\n\n"
+        "What is this Rust code for? Answer in one short sentence."
+    )
+
+
 def test_all_prompts_begin_alike_so_that_the_beginning_is_read_once() -> None:
     other = Asked("folder", name="net", shown="- tcp.rs: sockets")
     assert messages(CHUNK)[0] == messages(other)[0]
@@ -84,4 +96,4 @@ def test_a_name_that_the_model_was_told_is_no_invention() -> None:
 
 def test_another_prompt_has_another_version() -> None:
     """Summaries of an earlier prompt are not taken for those of this one."""
-    assert PROMPT_VERSION == 2
+    assert PROMPT_VERSION == 3

@@ -15,7 +15,7 @@ from interlock.kernel.errors import ConfigError, InterlockError
 from interlock.serve import doctor_model, doctor_server
 from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
-from interlock.serve.opening import DETECTOR, REGISTERED, kind_of
+from interlock.serve.opening import DETECTOR, REGISTERED, STORED, kind_of
 from interlock.serve.settings import ModelSettings, Settings
 
 DISK_MB, MEMORY_MB = 500, 512
@@ -123,8 +123,8 @@ def _free_memory() -> int | None:
 
 def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]:
     item = f"{name}: permissions"
-    if own.path.startswith((REGISTERED, DETECTOR)):
-        yield Finding("environment", item, "pass", "it comes with an installed package")
+    if own.path.startswith((REGISTERED, DETECTOR, STORED)):
+        yield Finding("environment", item, "pass", "not a path of this deployment")
         return
     root = base / own.path
     paths = [root, *root.rglob("*")] if root.is_dir() else [root]

@@ -21,7 +21,7 @@ import msgspec
 
 from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import PREFIX
-from interlock.serve.opening import DETECTOR, REGISTERED
+from interlock.serve.opening import DETECTOR, REGISTERED, STORED
 from interlock.serve.settings import Settings
 
 _ENDED = "it ended before it listened"
@@ -81,7 +81,7 @@ def _configuration(settings: Settings, base: Path, log: Path, token: str) -> byt
     document |= {"state": None, "otlp_endpoint": None, "rate": 0.0}
     for own in document["models"].values():
         own["workers"] = 1
-        if not own["path"].startswith((REGISTERED, DETECTOR)):
+        if not own["path"].startswith((REGISTERED, DETECTOR, STORED)):
             own["path"] = str((base / own["path"]).resolve())
     return msgspec.json.encode({"production": document})
 

@@ -231,7 +231,8 @@ class Scans:
         """The lines of the body that are not empty; a line has the limits that a body has."""
         limit = int(self._settings.body_mb * (1 << 20))
         parts = request.stream().__aiter__()
-        left = b""
+        # Pieces of a line: joining them at every part would cost the square of its size.
+        pieces: list[bytes] = []
         while True:
             try:
                 async with asyncio.timeout(self._settings.body_seconds):
@@ -240,13 +241,22 @@ class Scans:
                 raise SlowClientError("the next line did not arrive in time") from None
             except StopAsyncIteration:
                 break
-            *lines, left = (left + part).split(b"\n")
-            if max(map(len, [*lines, left])) > limit:
-                raise TooLargeError(f"a line has more than {limit} bytes")
-            for line in filter(bytes.strip, lines):
-                yield line
-        if left.strip():
-            yield left
+            *ended, rest = part.split(b"\n")
+            for end in ended:
+                line = b"".join([*pieces, end])
+                pieces = []
+                _check_line(len(line), limit)
+                if line.strip():
+                    yield line
+            pieces.append(rest)
+            _check_line(sum(map(len, pieces)), limit)
+        if (last := b"".join(pieces)).strip():
+            yield last
+
+
+def _check_line(size: int, limit: int) -> None:
+    if size > limit:
+        raise TooLargeError(f"a line has more than {limit} bytes")
 
 
 class _Stream(Response):

@@ -17,7 +17,7 @@ LEVELS: tuple[Level, ...] = ("chunk", "file", "folder", "repository")
 
 Origin = Literal["model", "extractive"]
 
-PROMPT_VERSION = 2
+PROMPT_VERSION = 3
 """Part of every summary's address: raise it where a changed prompt or guard changes answers."""
 
 ANSWER_TOKENS = 80
@@ -180,14 +180,16 @@ def facts(asked: Asked) -> str:
     return "\n".join(lines)
 
 
-def messages(asked: Asked, *, with_facts: bool = True) -> tuple[Message, ...]:
+def messages(asked: Asked, *, named: bool = True, with_facts: bool = True) -> tuple[Message, ...]:
     """The conversation that asks for a summary. Its beginning is the same for all of them.
 
-    Of a chunk that defines something, what its first definition is for is asked: public ones and
-    outermost ones come first. Without facts it is shorter, where the context is full.
+    named       of a chunk that defines something, ask what its first definition is for: public
+                ones and outermost ones come first. Else the chunk as a whole is asked for
+    with_facts  add what `facts` tells
     """
     template, name = _QUESTION[asked.level], asked.name
-    if asked.level == "chunk" and asked.defined and len(asked.defined[0][1]) <= _LONGEST_NAME:
+    chunk = asked.level == "chunk" and asked.defined
+    if named and chunk and len(asked.defined[0][1]) <= _LONGEST_NAME:
         template, name = _NAMED_QUESTION, asked.defined[0][1]
     question = template.format(language=asked.language, name=name)
     parts = (asked.shown, facts(asked) if with_facts else "", question)

@@ -47,7 +47,10 @@ class Meter(threading.local):
 
 
 class ModelEngine:
-    """Asks the model once: greedy, or drawn from the item's seed."""
+    """Asks the model once: greedy; or drawn from the item's seed, and in other words.
+
+    What is asked again in the same words is often answered with the same mistake.
+    """
 
     def __init__(self, model: SummaryModel, *, drawn: bool, meter: Meter) -> None:
         self._model = model
@@ -62,7 +65,8 @@ class ModelEngine:
         # What is shown has its place in the context; the facts take what is left.
         left = self._model.context - ANSWER_TOKENS - PROMPT_TOKENS - self._model.count(item.shown)
         fits = self._model.count(facts(item)) <= left
-        prompt = messages(item, with_facts=fits)
+        again = self._drawn
+        prompt = messages(item, named=not again, with_facts=fits and not again)
         written = self._model.write(prompt, seed=seed, deadline=deadline)
         self._meter.add(Spent(1, written.input_tokens, written.output_tokens, written.seconds))
         text = shape(written.text, item.width)

@@ -133,7 +133,10 @@ def _load(checked: CheckedBundle, tensor: Tensor) -> str | None:
     data = checked.files[tensor.file]
     if count > _MAX_ELEMENTS or count * dtype.itemsize != len(data):
         return f"its file has {len(data)} bytes, which is not its shape {tensor.shape}"
-    values = np.frombuffer(data, dtype=dtype).reshape(tensor.shape)
+    try:
+        values = np.frombuffer(data, dtype=dtype).reshape(tensor.shape)
+    except ValueError:  # more axes than an array may have, or an empty one beyond any size
+        return f"no array has its shape of {len(tensor.shape)} axes"
     checked.tensors[tensor.name] = values.astype(tensor.dtype, copy=False)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -61,8 +62,9 @@ def _differs(told: Array, found: Array, tolerance: float) -> str | None:
         return None
     if told.dtype.kind != "f":
         return "running again gives other values"
-    worst = float(np.max(np.abs(told.astype(np.float64) - found), initial=0.0))
+    with np.errstate(invalid="ignore"):  # infinities; their difference is within no tolerance
+        worst = float(np.max(np.abs(told.astype(np.float64) - found), initial=0.0))
     largest = float(np.max(np.abs(found), initial=0.0))
-    if worst <= tolerance * largest:
+    if math.isfinite(worst) and worst <= tolerance * largest:
         return None
     return f"running again differs by up to {worst:.3g} (largest value {largest:.3g})"

@@ -81,6 +81,18 @@ def test_what_both_versions_share_rolls_nothing_back(kind: Answer) -> None:
     assert found.action != "rollback"
 
 
+def test_an_outage_is_not_held_against_one_that_is_a_little_worse() -> None:
+    """1% of errors more, well within 5%; then both fail for an hour."""
+    rng = random.Random(3)
+    evidence = Evidence(RolloutSettings(promote=False), "canary", 50)
+    for n in range(12_000):
+        candidate = n % 2 == 1
+        share = 0.5 if 6000 <= n < 6600 else 0.011 if candidate else 0.001
+        evidence.seen(Seen(candidate, rng.random() < share, 0.01, False))
+        if n % 20 == 19:
+            assert evidence.judge().action != "rollback", evidence.numbers()["triggers"]["errors"]
+
+
 def test_nothing_is_decided_by_a_few_answers() -> None:
     evidence = Evidence(RolloutSettings(min_requests=200), "canary", 50)
     for n in range(199):

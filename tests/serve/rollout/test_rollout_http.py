@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support import models
+from support.bundles import strict_bundle
 from support.rollouts import ADMIN, ENVIRON, HEADERS, admin, decided, rollout_of, until
 from support.rollouts import write_versions as versions
 from support.serving import Running, serving
@@ -31,6 +32,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
     for model in MODELS:
         (place / f"{model}.onnx").write_bytes(models.shifted(0))
         named |= settings(model, path=f"{model}.onnx")
+    strict_bundle(place / "strict")
+    named["strict"] = {"path": "strict"}
     with serving(place, named, environ=ENVIRON, state="state") as running:
         yield running, place, list(MODELS)
 
@@ -199,6 +202,22 @@ def test_a_candidate_that_must_not_be_served_leaves_the_old_version(
         assert told in refused.json()["error"], (body, refused.text)
     assert rollout_of(server, model)["rollout"] is None
     assert answered(server, model=model)[0] == 0
+
+
+def test_a_bundle_that_was_changed_gets_no_traffic(server: Running, place: Path) -> None:
+    digest = rollout_of(server, "strict")["stable"]["digest"]
+    strict_bundle(place / "tampered")
+    for name in ("tampered", "strict"):
+        with (place / name / "model.onnx").open("r+b") as file:
+            file.seek(-1, 2)
+            byte = file.read(1)
+            file.seek(-1, 2)
+            file.write(bytes([byte[0] ^ 1]))
+    for path, body in (("rollout", {"path": "tampered"}), ("reload", {})):
+        refused = admin(server, f"models/strict/{path}", body)
+        assert (refused.status_code, refused.json()["code"]) == (422, "bundle_integrity")
+    assert server.get("/v2/models/strict").json()["versions"] == [digest]
+    assert server.get("/v2/models/strict/ready").status_code == 200
 
 
 def test_a_second_change_is_refused(server: Running, model: str, place: Path) -> None:

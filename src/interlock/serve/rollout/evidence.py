@@ -1,12 +1,13 @@
 """What a rollout has seen of both versions, and what it comes to: wait, promote, roll back, hold.
 
 A candidate is bad where a share of its answers (errors; slower than the limit of the P99; refused;
-wrong by their labels) is above the limit, *and* above that of the old version at the same time.
-The second keeps a slow machine, or a bad hour of what both depend on, from rolling back a good
-candidate. Each of the two is a test of its own (`interlock.kernel.betting`), and both must reject,
-so the probability that a candidate that is not bad is ever rolled back stays below `risk`, divided
-over the triggers, however often one looks. P99 above the limit is a share of more than 1% above
-it.
+wrong by their labels) is above the limit, *and* above that of the old version at the same time, by
+half of the limit. The second keeps a slow machine, or a bad hour of what both depend on, from
+rolling back a good candidate, and half of the limit one that is a little worse, and well within it
+but in that hour. Each of the two is a test of its own (`interlock.kernel.betting`), and both must
+reject, so the probability that a candidate that is not bad is ever rolled back stays below `risk`,
+divided over the triggers, however often one looks. P99 above the limit is a share of more than 1%
+above it.
 
 The comparison is by blocks of answers that came next to one another: the mean of the candidate's
 minus the mean of the old version's. A block is complete with a fixed number of either; when that
@@ -97,7 +98,7 @@ class _Trigger:
         self.above = None if limit is None else MeanTest(limit, 0, 1, restarts=True)
         self.worse = None if rise >= 1 else MeanTest(rise, -1, 1, restarts=True)
         self.below = None if limit is None else MeanTest(-limit, -1, 0)
-        margin = rise + (MARGIN if limit is None else limit)
+        margin = rise + MARGIN if limit is None else limit
         self.close = None if margin >= 1 else MeanTest(-margin, -1, 1)
         self._mine: deque[bool] = deque(maxlen=_PENDING)
         self._theirs: deque[bool] = deque(maxlen=_PENDING)
@@ -174,8 +175,8 @@ class Evidence:
         block = (1, 1) if mode == "shadow" else _block(percent)
         wrong = settings.rollback_wrong
         self._triggers = {
-            "errors": _Trigger(settings.rollback_errors, 0.0, block),
-            "p99": _Trigger(SLOW_SHARE, 0.0, block),
+            "errors": _Trigger(settings.rollback_errors, settings.rollback_errors / 2, block),
+            "p99": _Trigger(SLOW_SHARE, SLOW_SHARE / 2, block),
             "refused": _Trigger(None, settings.rollback_refused, block),
             "false_positives": _Trigger(None, wrong, block),
             "false_negatives": _Trigger(None, wrong, block),

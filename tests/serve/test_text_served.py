@@ -1,0 +1,88 @@
+"""Text models as the server holds them: found by name or bundle, tested, asked by tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.text_models import tiny_directory
+
+from interlock.errors import BundleIntegrityError, ConfigError, DeadlineError, InputError
+from interlock.kernel.clock import Deadline
+from interlock.kernel.outcome import EvidenceKind, Status, StepResult
+from interlock.serve.opening import kind_of, open_model
+from interlock.serve.settings import ModelSettings
+from interlock.serve.text_served import TextServed, failed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("store")
+    tiny_directory(place / "tiny")
+    return place
+
+
+@pytest.fixture
+def served(store: Path, monkeypatch: pytest.MonkeyPatch) -> TextServed:
+    monkeypatch.setenv("INTERLOCK_MODELS", str(store))
+    found = open_model("m", ModelSettings(path="text:tiny", answer_tokens=5), store)
+    assert isinstance(found, TextServed)
+    return found
+
+
+def test_a_text_model_is_known_by_its_name_or_by_its_bundle(store: Path, tmp_path: Path) -> None:
+    assert kind_of(ModelSettings(path="text:tiny"), tmp_path) == "text"
+    assert kind_of(ModelSettings(path=str(store / "tiny")), tmp_path) == "text"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("{}")
+    assert kind_of(ModelSettings(path="other"), tmp_path) == "bundle"
+
+
+def test_it_answers_a_prompt_with_a_text_and_its_evidence(served: TextServed) -> None:
+    served.start(Deadline.after(60))
+    try:
+        assert served.version.startswith("sha256:")
+        inputs = {"prompt": np.array(["the thing"], dtype=object)}
+        assert served.check(inputs) == 1
+        answer = served.infer(inputs, deadline=Deadline.after(60))
+        assert answer.summary.status is Status.FLAGGED
+        assert answer.summary.evidence.kind is EvidenceKind.ATTESTED
+        assert answer.summary.evidence.detail["digest"] == served.version
+        assert answer.outputs["text"][0] == answer.summary.value
+        late = served.infer(inputs, deadline=Deadline.after(0))
+        assert late.lost
+        assert late.summary.steps[0].result is StepResult.OVER_TIME
+        with pytest.raises(InputError, match="'text' is unknown"):
+            served.check({"text": inputs["prompt"]})
+        served.canary(deadline=Deadline.after(60))
+        assert len(served.workers().pids) == 1
+    finally:
+        served.close()
+    assert served.workers().pids == ()
+
+
+def test_another_digest_or_an_unknown_name_keeps_it_from_serving(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_MODELS", str(store))
+    for settings, error in (
+        (
+            ModelSettings(path="text:tiny", expected_digest="sha256:" + "0" * 64),
+            BundleIntegrityError,
+        ),
+        (ModelSettings(path="text:nobody"), ConfigError),
+    ):
+        served = open_model("m", settings, store)
+        with pytest.raises(error):
+            served.start(Deadline.after(60))
+        served.close()
+
+
+def test_what_did_not_come_says_why() -> None:
+    outcome = failed("m", DeadlineError("no answer by the deadline"), 1.0)
+    assert (outcome.status, outcome.action) == (Status.FAILED, "refuse")
+    assert outcome.reasons == ("text: deadline: no answer by the deadline",)
+    # A prompt may be quoted by what is wrong with it.
+    told = failed("m", InputError("the prompt 'secret' is too long"), 0.0)
+    assert told.reasons == ("text: input",)
