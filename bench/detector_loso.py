@@ -111,7 +111,7 @@ def _encoder(name: str, fit: list[Cut], tokenizer: Any, options: argparse.Namesp
     plan = replace(Plan(), visits=options.visits)
     shares = {
         key: value
-        for key, value in recipe.SECOND_SHARES.items()
+        for key, value in recipe.THIRD_SHARES.items()
         if key.rpartition(":")[0] not in FOLDS[name]
     }
     train(

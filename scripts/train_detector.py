@@ -30,7 +30,7 @@ from interlock.detect.training.minilm import base_directory, load_base
 
 FIRST = Plan(visits=24_000)
 SECOND = Plan(visits=30_000, rate=8e-5, seed=3)
-HARMLESS_ABOVE = 0.02
+THIRD = Plan(visits=14_000, seed=4)
 
 
 def main() -> None:
@@ -68,9 +68,10 @@ def main() -> None:
     )
     linear = _linear(first, work / "first-linear.pickle")
     seen = look(scorer, linear, held, tokenizer)
-    threshold = _threshold(seen)
+    threshold = recipe.THRESHOLD
     scale, shift = calibrate(seen)
-    print(f"threshold {threshold:.3f}, calibration {scale:.3f} x + {shift:.3f}")
+    print(f"at most 2% of each source's harmless texts exceed {_robust(seen):.3f}; the threshold")
+    print(f"is {threshold:.3f}, calibration {scale:.3f} x + {shift:.3f}")
 
     scorer = _encoder(
         base,
@@ -80,6 +81,15 @@ def main() -> None:
         recipe.SECOND_SHARES,
         _scaled(SECOND, visits),
         work / "second",
+    )
+    scorer = _encoder(
+        base,
+        scorer,
+        all_of,
+        tokenizer,
+        recipe.THIRD_SHARES,
+        _scaled(THIRD, visits),
+        work / "third",
     )
     linear = _linear(all_of, work / "second-linear.pickle")
     check = look(scorer, linear, never, tokenizer)
@@ -190,7 +200,7 @@ def _linear(cuts: list[Cut], kept: Path) -> recipe.Linear:
     return found
 
 
-def _threshold(seen: Seen) -> float:
+def _robust(seen: Seen) -> float:
     """What at most 2% of the harmless texts of any held-out source exceed."""
     scores, labels, names = seen.scores(), seen.labels, seen.sources
     # The tuning part of neuralchemy labels attacks as harmless, so its upper end says nothing.
@@ -199,7 +209,7 @@ def _threshold(seen: Seen) -> float:
         for name in sorted(set(names))
         if name != "neuralchemy~tune"
     ]
-    return robust_threshold(groups, HARMLESS_ABOVE)
+    return robust_threshold(groups, 0.02)
 
 
 if __name__ == "__main__":

@@ -89,8 +89,9 @@ Labels of windows: where the attack's place in a text is known, the windows ther
 all others harmless. Where it is not, the worst window stands for the text.
 
 The recipe is `scripts/train_detector.py` (`make train-detector`): 24,000 texts drawn without two
-sources that are held out, then 30,000 with them. Weights of the parts and the threshold come from
-the first models, which did not see the held-out sources.
+sources that are held out and without manuals and package notes, 30,000 with the held-out sources,
+14,000 with all. The weights of the three parts and the calibration come from the first models,
+which did not see the held-out sources. The threshold was fixed on these and on harmless prose.
 
 ## Figures
 
@@ -107,9 +108,12 @@ The models that ship, on texts that no model saw, of sources that they did see:
 
 ## Where it fails
 
-- The threshold does not transfer everywhere. It was chosen so that at most 2% of the harmless
-  texts of each held-out source reach it; your traffic may differ. `interlock detect calibrate`
-  and `interlock detect train` fit it to yours.
+- The threshold does not transfer everywhere. Of 2,500-character stretches of prose that were in
+  no training set, 0 of 70 (Perl modules), 1 of 60 (Python packages' documents) and 4 of 32 (pages
+  about language models and their guards) reached a threshold that is 0.3 higher than the one that
+  ships. `interlock detect calibrate` and `interlock detect train` fit it to your traffic.
+- Texts about prompt injection, and instructions for people that read like ones for a model, are
+  flagged too often.
 - A request that a user may well make, standing in a document as an order to the assistant
   ("explain photosynthesis"), is often missed: its words are harmless.
 - "I want you to act as …" counts as an attack more often than not, since one of the sources
