@@ -28,7 +28,7 @@ class Running:
         self.process = process
         self.stdout = stdout
         self.log: list[dict[str, Any]] = []
-        self.raw_log = b""
+        self.raw_log = bytearray()  # of a long run it is large
         self._listening: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -78,8 +78,12 @@ class Running:
         """Signal it and wait; its exit code."""
         self.process.send_signal(number)
         code = self.process.wait(60)
-        self._reader.join(10)
+        self.read_to_the_end()
         return code
+
+    def read_to_the_end(self) -> None:
+        """Wait for the last lines of its log; it has ended."""
+        self._reader.join(60)
 
 
 @contextmanager
@@ -110,6 +114,9 @@ def serving(
             yield running
         finally:
             running.client.close()
+            process.kill()
+            process.wait(30)
+            running.read_to_the_end()
     finally:
         process.kill()
         process.wait(30)
