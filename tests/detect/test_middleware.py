@@ -98,6 +98,26 @@ def test_what_the_system_says_is_not_judged(address: str, role: str) -> None:
     assert post(address, chat(ATTACKS[0], role=role)).status_code == 200
 
 
+def test_where_clients_write_all_roles_none_is_trusted(detector: Detector) -> None:
+    with served(DetectorMiddleware(APP, detector, trusted=())) as address:
+        for role in ("system", "developer", "assistant", "user"):
+            assert post(address, chat(ATTACKS[0], role=role)).status_code == 403
+
+
+def test_more_texts_than_allowed_are_refused(detector: Detector) -> None:
+    with served(DetectorMiddleware(APP, detector, max_texts=3)) as address:
+        assert post(address, chat(*HARMLESS[:3])).status_code == 200
+        assert post(address, chat("a", "b", "c", "d")).status_code == 413
+
+
+def test_a_body_nested_beyond_reason_is_refused(address: str) -> None:
+    nested = b"[" * 900 + b'"a"' + b"]" * 900
+    body = b'{"input": ' + nested + b"}"
+    headers = {"content-type": "application/json"}
+    reply = httpx2.post(address + "/v1/chat/completions", content=body, headers=headers)
+    assert reply.status_code in (200, 400)
+
+
 def test_a_body_in_pieces_is_replayed(address: str) -> None:
     document = json.dumps(chat(HARMLESS[0])).encode()
 

@@ -33,6 +33,12 @@ def test_a_line_stands_alone_sooner_than_a_sentence() -> None:
     assert note in texts_of(text, whole=20, least=90, line=20)
 
 
+def test_a_wrapped_line_goes_on_in_the_next() -> None:
+    text = "This sentence is so long that its writer had to wrap\nit at the end of the line. "
+    text += "The next sentence is one of its own, since it is long enough to be that."
+    assert texts_of(text, whole=20, least=60, line=30)[0].endswith("of the line.")
+
+
 def test_a_sentence_without_end_is_cut_between_words() -> None:
     cut = texts_of("word " * 100, whole=20, characters=50)
     assert all(len(text) <= 50 for text in cut)

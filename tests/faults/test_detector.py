@@ -20,7 +20,7 @@ from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.detectors import settings as bundle_settings
 
-from interlock.detect import Detector, create_best_l2_detector
+from interlock.detect import Detector, create_best_l2_detector, model
 from interlock.detect import factory as module
 from interlock.detect.model import DetectorModel
 from interlock.detect.policy import Action
@@ -94,6 +94,22 @@ def test_a_remembered_bundle_is_hashed_again(
     (copy / "model.onnx").write_bytes(bytes(data))
     with pytest.raises(BundleIntegrityError):
         Detector.open(bundle=copy)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_package_whose_files_are_hard_links_still_loads(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    """Some installers link a package's files, which loading a bundle refuses elsewhere."""
+    shipped = tmp_path / "shipped"
+    shutil.copytree(bundle, shipped)
+    if linked:
+        for path in list(shipped.iterdir()):
+            (tmp_path / path.name).hardlink_to(path)
+        with pytest.raises(BundleFormatError, match="hard link"):
+            Detector.open(bundle=shipped, remember=False)
+    monkeypatch.setattr(model, "SHIPPED", shipped)
+    assert Detector.open(remember=False).scan(ATTACKS[0]).attack
 
 
 def test_another_digest_than_expected(bundle: Path) -> None:

@@ -15,6 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path)
+PACK = click.Path(exists=True, path_type=Path)
 PLACES = click.Choice(["auto", "user", "document"])
 
 _OPTIONS = (
@@ -30,7 +31,7 @@ _OPTIONS = (
     click.option("--threshold", type=click.FloatRange(0, 1), help="Instead of the environment's."),
     click.option("--calibration", type=_FILE, help="A file of `interlock detect calibrate`."),
     click.option("--policy", type=_FILE, help="A policy in TOML or JSON."),
-    click.option("--rules", type=_FILE, help="Another rule pack than the shipped one."),
+    click.option("--rules", type=PACK, help="Another rule pack than the shipped one."),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True),
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, read
+from interlock.cli.detect_options import PACK
 from interlock.cli.output import json_option, print_json, print_table
 
 
@@ -30,11 +31,7 @@ from interlock.cli.output import json_option, print_json, print_table
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Another bundle than the shipped one to begin with.",
 )
-@click.option(
-    "--rules",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Another rule pack than the shipped one.",
-)
+@click.option("--rules", type=PACK, help="Another rule pack than the shipped one.")
 @click.option(
     "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )

@@ -81,7 +81,7 @@ def _zero_width(text: str, chance: random.Random) -> str:
 
 
 def _bidi(text: str, chance: random.Random) -> str:
-    words = text.split(" ")
+    words = text.split(" ") if text else []
     marks = [("\u202d", "\u202c"), ("\u2066", "\u2069"), ("\u200e", "\u200f")]
     return " ".join(
         left + word[: len(word) // 2] + right + word[len(word) // 2 :]

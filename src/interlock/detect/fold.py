@@ -265,8 +265,8 @@ def _broken(text: str) -> Iterator[Part]:
             continue
         pieces = [piece for piece in _SIGN.split(found[0]) if piece]
         word = "".join(pieces)
-        whole = all(len(piece) > 1 and piece in WORDS for piece in pieces)
-        if len(word) > 4 and word in WORDS and not whole:
+        whole = all(len(piece) == 1 or piece in WORDS for piece in pieces)
+        if len(word) > 4 and word in WORDS and (not whole or len(pieces[-1]) == 1):
             yield word, *found.span()
 
 

@@ -11,6 +11,7 @@ import asyncio
 import fnmatch
 import logging
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -32,7 +33,8 @@ CHAT_FIELDS = ("messages.*.content", "input", "prompt")
 """Where chat requests keep their texts."""
 HEADER = b"x-interlock-detector"
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
-_TRUSTED = frozenset({"system", "developer", "assistant"})
+TRUSTED = ("system", "developer", "assistant")
+"""Roles of messages that the application writes itself."""
 
 
 class DetectorMiddleware:
@@ -40,9 +42,11 @@ class DetectorMiddleware:
 
     paths      patterns of the request paths that are judged, such as `/v1/*`; all by default
     fields     where the texts are: keys joined by dots, `*` for every item of a list; everything
-               below such a place that is a text is judged. A message's `role` gives its place, and
-               what the system, the developer and the assistant say is not judged
-    max_bytes  of a body; a larger one is answered with 413
+               below such a place that is a text is judged. A message's `role` gives its place
+    trusted    roles whose messages are not judged. Leave it empty where clients write all roles
+               themselves: whoever may call a message `system` can put an attack there
+    max_bytes, max_texts
+               of a body, and in it; more is answered with 413
     concurrency
                requests that are judged at the same time; more wait
 
@@ -59,11 +63,14 @@ class DetectorMiddleware:
         *,
         paths: Sequence[str] = ("*",),
         fields: Sequence[str] = CHAT_FIELDS,
+        trusted: Sequence[str] = TRUSTED,
         max_bytes: int = 4 << 20,
+        max_texts: int = 256,
         concurrency: int = 4,
     ) -> None:
         """Raise ConfigError for an empty field or a limit below 1."""
-        for name, value in (("max_bytes", max_bytes), ("concurrency", concurrency)):
+        limits = {"max_bytes": max_bytes, "max_texts": max_texts, "concurrency": concurrency}
+        for name, value in limits.items():
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be 1 or more")
         self._fields = [tuple(field.split(".")) for field in fields]
@@ -72,7 +79,9 @@ class DetectorMiddleware:
         self._app = app
         self._detector = detector
         self._paths = tuple(paths)
+        self._trusted = frozenset(trusted)
         self._max_bytes = max_bytes
+        self._max_texts = max_texts
         self._slots = asyncio.Semaphore(concurrency)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,10 +98,14 @@ class DetectorMiddleware:
             return
         try:
             document = msgspec.json.decode(body) if body else None
+            found = list(islice(self._texts(document), self._max_texts + 1))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            await _refuse(send, 400, {"error": "the body is no JSON"})
+            await _refuse(send, 400, {"error": "the body is no JSON, or nested too deeply"})
             return
-        worst = await self._worst(document)
+        if len(found) > self._max_texts:
+            await _refuse(send, 413, {"error": f"the body has more than {self._max_texts} texts"})
+            return
+        worst = await self._worst(found)
         if worst is not None and worst.action in (Action.BLOCK, Action.ESCALATE):
             _log.info("request held: %s, text %s", worst.action.value, worst.digest)
             await _refuse(send, 403, _told(worst), _header(worst))
@@ -118,9 +131,13 @@ class DetectorMiddleware:
         kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
         return kind in (b"application/json", b"") or kind.endswith(b"+json")
 
-    async def _worst(self, document: Any) -> Detection | None:
+    def _texts(self, document: Any) -> Iterator[tuple[str, str]]:
+        """(text, place) of every text that is to be judged."""
+        for field in self._fields:
+            yield from _texts(document, field, "auto", self._trusted)
+
+    async def _worst(self, found: list[tuple[str, str]]) -> Detection | None:
         """The severest answer, None where there is no text to judge."""
-        found = [text for field in self._fields for text in _texts(document, field, "auto")]
         if not found:
             return None
         async with self._slots:
@@ -128,30 +145,32 @@ class DetectorMiddleware:
         return max(answers, key=lambda answer: (answer.action.rank, answer.score or 0.0))
 
 
-def _texts(value: Any, field: tuple[str, ...], place: str) -> Iterator[tuple[str, str]]:
+def _texts(
+    value: Any, field: tuple[str, ...], place: str, trusted: frozenset[str]
+) -> Iterator[tuple[str, str]]:
     """(text, place) of all texts that `field` leads to."""
     if isinstance(value, dict) and isinstance(value.get("role"), str):
-        if value["role"] in _TRUSTED:
+        if value["role"] in trusted:
             return
         place = _PLACES.get(value["role"], place)
     if field:
         key, rest = field[0], field[1:]
         if key == "*" and isinstance(value, list):
             for item in value:
-                yield from _texts(item, rest, place)
+                yield from _texts(item, rest, place, trusted)
         elif isinstance(value, dict) and key in value:
-            yield from _texts(value[key], rest, place)
+            yield from _texts(value[key], rest, place, trusted)
         return
     if isinstance(value, str):
         yield value, place
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, (), place)
+            yield from _texts(item, (), place, trusted)
     elif isinstance(value, dict):
         # A part of a message, such as {"type": "text", "text": …}, or a message with its content.
         for key in ("text", "content", "output"):
             if key in value:
-                yield from _texts(value[key], (), place)
+                yield from _texts(value[key], (), place, trusted)
 
 
 async def _body(receive: Receive, most: int) -> tuple[bytes | None, Message | None]:

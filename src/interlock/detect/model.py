@@ -6,7 +6,8 @@ import ctypes
 import hashlib
 import platform
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -234,13 +235,10 @@ def load_model(
             raise BundleFormatError(
                 "this package ships no detector bundle", hint="name one with --bundle"
             )
-        # Some installers hard-link a package's files, which loading refuses. These are trusted as
-        # far as the code beside them is, so a copy of them is as good, and needs no probe.
-        with TemporaryDirectory() as scratch:
-            copy = Path(scratch) / "model"
-            shutil.copytree(SHIPPED, copy, copy_function=shutil.copyfile)
+        # These files are trusted as far as the code beside them is, so they need no probe.
+        with _without_links(SHIPPED) as plain:
             bundle = load(
-                copy,
+                plain,
                 expected_digest=expected_digest,
                 require_signature=require_signature,
                 probe=False,
@@ -255,6 +253,18 @@ def load_model(
     del bundle
     _give_back()
     return model
+
+
+@contextmanager
+def _without_links(directory: Path) -> Iterator[Path]:
+    """The directory, or a copy where an installer hard-linked its files, which loading refuses."""
+    if all(path.stat().st_nlink == 1 for path in directory.iterdir() if path.is_file()):
+        yield directory
+        return
+    with TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "model"
+        shutil.copytree(directory, copy, copy_function=shutil.copyfile)
+        yield copy
 
 
 def _give_back() -> None:

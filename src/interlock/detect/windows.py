@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from interlock.detect.settings import DEFAULT_WINDOWS, WindowSettings
 
 # The end of a sentence is a full stop or its like before white space, or a line's end.
+_WRAPS = 45
 _END = re.compile(r"[.!?…]+[\"')\]»”]*(?=\s)|[。！？]+|\n+")
 
 
@@ -24,9 +25,10 @@ def windows(text: str, settings: WindowSettings = DEFAULT_WINDOWS) -> list[Windo
     """The windows of `text` in order; none for a text of white space.
 
     A text of at most `settings.whole` characters is one window. A longer one is cut at the ends of
-    sentences and lines: a window takes sentences until it has `settings.least` characters, or
-    `settings.line` where a line ends, and never more than `settings.characters`. A sentence longer
-    than that is cut between words. Windows do not overlap and leave out nothing but white space.
+    sentences and lines, but not where a line is merely wrapped: a window takes sentences until it
+    has `settings.least` characters, or `settings.line` where a line ends, and never more than
+    `settings.characters`. A sentence longer than that is cut between words. Windows do not overlap
+    and leave out nothing but white space.
     Linear in the length of the text.
     """
     start, end = _strip(text, 0, len(text))
@@ -63,9 +65,17 @@ def _pieces(text: str, start: int, end: int, most: int) -> Iterator[tuple[int, i
     """Sentences without white space around them, long ones cut between words."""
     at = start
     for found in _END.finditer(text, start, end):
+        if found[0] == "\n" and _wrapped(text, at, found.start()):
+            continue
         yield from _cut(text, at, found.end(), most)
         at = found.end()
     yield from _cut(text, at, end, most)
+
+
+def _wrapped(text: str, start: int, end: int) -> bool:
+    """Whether the line that ends at `end` goes on in the next: long, and no sign at its end."""
+    begin = max(start, text.rfind("\n", start, end) + 1)
+    return end - begin >= _WRAPS and (text[end - 1].isalnum() or text[end - 1] in ",-")
 
 
 def _cut(text: str, start: int, end: int, most: int) -> Iterator[tuple[int, int]]:

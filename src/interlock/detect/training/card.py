@@ -1,0 +1,128 @@
+"""The model card: what the detector is, what it was made from, what it does, where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interlock.detect.settings import Source
+from interlock.kernel.intervals import wilson_interval
+
+if TYPE_CHECKING:
+    from interlock.detect.training.assemble import Seen
+
+
+def figures(held: Seen, never: Seen, threshold: float) -> dict[str, Any]:
+    """Figures of the first models on held-out sources, and of the last on what none saw."""
+    return {
+        "threshold": threshold,
+        "held_out": _by_source(held, threshold),
+        "never": _by_source(never, threshold),
+    }
+
+
+def write(sources: Sequence[Source], found: dict[str, Any]) -> str:
+    """The card, in Markdown."""
+    rows = "\n".join(
+        f"| {source.name} | {source.attacks} | {source.harmless} | {source.licence} |"
+        for source in sources
+    )
+    return _CARD.format(sources=rows, held=_table(found["held_out"]), never=_table(found["never"]))
+
+
+def _by_source(seen: Seen, threshold: float) -> dict[str, Any]:
+    scores, labels, names = seen.scores(), seen.labels, seen.sources
+    found: dict[str, Any] = {}
+    for name in sorted(set(names)):
+        for label in (0, 1):
+            chosen = scores[(names == name) & (labels == label)]
+            if len(chosen):
+                above = int((chosen >= threshold).sum())
+                low, high = wilson_interval(above, len(chosen))
+                found[f"{name}, {'attacks' if label else 'harmless'}"] = {
+                    "n": len(chosen),
+                    "above": above / len(chosen),
+                    "interval": [low, high],
+                    "median": float(np.median(chosen)),
+                }
+    return found
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [
+        "| texts | n | at or above the threshold | 95% interval |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, row in found.items():
+        low, high = row["interval"]
+        lines.append(f"| {name} | {row['n']} | {row['above']:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines)
+
+
+_CARD = """# interlock-detector
+
+Finds prompt injections and jailbreaks in what a user typed, and orders to an assistant that hide
+in documents: e-mails, pages, tables, code, logs. One ONNX graph holds all that was learned:
+
+- an encoder, all-MiniLM-L6-v2 (Apache-2.0), its two lower layers as they were and the rest
+  fine-tuned; int8 in blocks of 32, word vectors int8 with a scale a row;
+- hashed n-grams of characters and words, with logistic regression;
+- the rule pack's hits and the disguises that were taken off, with weights of 0 or more.
+
+A text is cut into windows of one to a few sentences. The text's score is that of its worst
+window.
+
+## Made from
+
+| source | attacks | harmless | licence |
+| --- | --- | --- | --- |
+{sources}
+
+"Generated" texts come from grammars in `interlock/detect/training/grammar`, written for this
+project: harmless texts full of trigger words, security questions, quoted attacks, scenes and
+role-play without harm, requests, many languages; attacks of eleven families; documents with and
+without an order in them. Every generated document with an attack is there without it too.
+
+Labels of windows: where the attack's place in a text is known, the windows there are attacks and
+all others harmless. Where it is not, the worst window stands for the text.
+
+The recipe is `scripts/train_detector.py` (`make train-detector`): 24,000 texts drawn without two
+sources that are held out and without manuals and package notes, 30,000 with the held-out sources,
+14,000 with all. The weights of the three parts and the calibration come from the first models,
+which did not see the held-out sources. The threshold was fixed on these and on harmless prose.
+
+## Figures
+
+The first models on sources that they never saw (cse_frr, satml-ctf-2024), and on other texts of
+sources that they saw (~tune), at the threshold that ships:
+
+{held}
+
+The models that ship, on texts that no model saw, of sources that they did see:
+
+{never}
+
+`bench/detector_loso.py` leaves out one source after the other and compares the parts.
+
+## Where it fails
+
+- The threshold does not transfer everywhere. Of 2,500-character stretches of prose that were in
+  no training set, 0 of 70 (Perl modules), 1 of 60 (Python packages' documents) and 4 of 32 (pages
+  about language models and their guards) reached a threshold that is 0.3 higher than the one that
+  ships. `interlock detect calibrate` and `interlock detect train` fit it to your traffic.
+- Texts about prompt injection, and instructions for people that read like ones for a model, are
+  flagged too often.
+- A request that a user may well make, standing in a document as an order to the assistant
+  ("explain photosynthesis"), is often missed: its words are harmless.
+- "I want you to act as …" counts as an attack more often than not, since one of the sources
+  labels it so; harmless role-play in other words mostly passes.
+- English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
+  texts, the encoder itself knows English only; other languages rest on n-grams and a few dozen
+  phrases.
+- An attacker who can try often will find words that pass. No figure here holds against someone
+  who knows the detector.
+- The anomaly flag was set on texts of sources seen in training; on other traffic it fires more
+  often than its stated rate.
+"""

@@ -1,0 +1,29 @@
+"""How far a text is a document."""
+
+import pytest
+
+from interlock.detect.place import document_weight
+
+MAIL = "Hi Ann,\n\nthanks for the photos.\n\nBest regards\nTom"
+HEADERS = "From: a@example.com\nSubject: Lunch\n\nAt noon?"
+TABLE = "| a | b |\n| 1 | 2 |\n| 3 | 4 |"
+CODE = "import os\n\ndef name():\n    return os.name\n"
+
+
+@pytest.mark.parametrize("text", [MAIL, HEADERS, TABLE, CODE])
+def test_what_looks_like_a_document_is_one(text: str) -> None:
+    assert document_weight(text) == 1.0
+
+
+@pytest.mark.parametrize("text", ["What is the capital of France?", "Hi! Tell me a joke.", ""])
+def test_a_prompt_is_none(text: str) -> None:
+    assert document_weight(text) == 0.0
+
+
+def test_a_long_text_without_a_form_is_in_between() -> None:
+    assert document_weight("The road is long. " * 100) == 0.5
+
+
+def test_what_the_caller_says_decides() -> None:
+    assert document_weight(MAIL, "user") == 0.0
+    assert document_weight("hello", "document") == 1.0
