@@ -16,9 +16,9 @@ from interlock.detect import (
     StubL2Detector,
     create_best_l2_detector,
     create_onnx_only_detector,
+    model,
 )
 from interlock.detect import factory as module
-from interlock.detect import model
 from interlock.errors import ConfigError, InputError
 from interlock.kernel.outcome import Status
 
