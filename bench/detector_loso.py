@@ -88,7 +88,8 @@ def _fold(name: str, cuts: list[Cut], tokenizer: Any, options: argparse.Namespac
     fit = [item for item in kept if id(item) not in sealed]
     rest = [item for item in kept if id(item) in sealed]
     scorer = _encoder(name, fit, tokenizer, options)
-    linear = recipe.fit_linear(fit, recipe.grams_of(fit))
+    few = recipe.limited(fit, texts=2000, windows=4)
+    linear = recipe.fit_linear(few, recipe.grams_of(few))
     left = _few([item for item in cuts if item.text.source in out], options.texts)
     harmless = _few([item for item in rest if not item.text.label], options.texts // 4)
     guide = look(scorer, linear, harmless, tokenizer)

@@ -16,6 +16,7 @@ from interlock.detect import (
     StubL2Detector,
     create_best_l2_detector,
     create_onnx_only_detector,
+    model,
 )
 from interlock.detect import factory as module
 from interlock.errors import ConfigError, InputError
@@ -39,7 +40,8 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # What ships with the package must not decide these tests.
-    monkeypatch.setattr(module, "SHIPPED", tmp_path / "not-shipped")
+    for place in (module, model):
+        monkeypatch.setattr(place, "SHIPPED", tmp_path / "not-shipped")
 
 
 @pytest.fixture
