@@ -177,7 +177,9 @@ def test_a_server_with_nothing_named_serves_the_shipped_detector_or_is_red(tmp_p
         reply = server.client.post("/v1/scan", json={"text": "Hello world"})
         if (SHIPPED / "manifest.json").exists():
             assert ready == 200
-            assert reply.json()["status"] == "accepted"
+            assert reply.json()["attack"] is False
+            reply = server.client.post("/v1/scan", json={"text": ATTACKS[0]})
+            assert reply.json()["status"] == "refused"
         else:
             assert ready == 503
             assert reply.status_code == 503
