@@ -198,9 +198,9 @@ $(VENV)/.robot: $(VENV)/.test
 
 # The peers of bench-generate, each in an environment of its own; llama.cpp is compiled.
 $(VENV)-llama/.made: $(RECIPE)
-	@echo "compiling llama-cpp-python (10 to 15 minutes of processor time)"
+	@echo "compiling llama-cpp-python without its vision models (10 minutes of processor time)"
 	@$(PYTHON) -m venv --clear $(VENV)-llama
-	@$(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
+	@CMAKE_ARGS=-DLLAVA_BUILD=OFF $(VENV)-llama/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt llama-cpp-python==0.3.36
 	@touch $@
 

@@ -157,7 +157,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, ask: serve_load.Ask) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300  # Ray takes a minute on a busy machine
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{ask[0]}", ask[1], {"content-type": "application/json"}
     )

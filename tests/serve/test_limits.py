@@ -162,7 +162,8 @@ def test_no_endpoint_loads_unloads_or_changes_a_model(strict_server: Running) ->
         for method in operations
         if method not in ("get", "parameters")
     }
-    assert all(path.endswith(("/infer", "/completions", "/v1/feedback")) for _, path in writing)
+    answers = ("/infer", "/completions", "/v1/scan", "/v1/feedback")
+    assert all(path.endswith(answers) for _, path in writing)
     assert strict_server.client.post("/v1/admin/models/affine/reload").status_code == 404
     for path in ("/v2/repository/index", "/v2/repository/models/affine/load"):
         assert strict_server.client.post(path).status_code == 404

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ from support import models
 from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.serving import Running, serving
+
+from interlock.serve.metrics import DETECTOR_STAGES
 
 STREAM = {"content-type": "application/x-ndjson"}
 
@@ -156,6 +162,8 @@ def test_what_was_seen_is_counted(scanning: Running) -> None:
     scanned(scanning, texts=[ATTACKS[0], HARMLESS[0]])
     text = scanning.metrics()
     assert 'interlock_confidence_count{model="small"}' in text
+    for stage in ("queue", "infer", "decode", "answer", "encode", *DETECTOR_STAGES):
+        assert f'interlock_stage_seconds_count{{model="small",stage="{stage}"}}' in text
     assert 'interlock_detections_total{model="small",seen_by="none"}' in text
     assert 'interlock_answers_total{model="small",status="refused"}' in text
     assert ATTACKS[0] not in text
@@ -207,3 +215,35 @@ def test_a_stream_that_is_too_slow_or_has_too_long_a_line_ends(tmp_path: Path) -
             assert found[0]["status"] == "accepted"
             assert found[-1]["code"] == code
         assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 200
+
+
+def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "small")
+    lines = "\n".join(json.dumps({"text": ATTACKS[n % 3]}) for n in range(count(150, 1500)))
+    with serving(tmp_path, {"small": {"path": "small", "workers": 2}}) as server:
+        replies: list[str] = []
+        asking = threading.Thread(
+            target=lambda: replies.append(
+                server.client.post("/v1/scan", content=lines, headers=STREAM).text
+            )
+        )
+        asking.start()
+        for _ in range(count(3, 20)):
+            pids = re.findall(r"\d+", children(server.process.pid))
+            if pids:
+                os.kill(int(pids[0]), signal.SIGKILL)
+            asking.join(0.5)
+        asking.join(120)
+        found = [json.loads(line) for line in replies[0].splitlines()]
+        assert [one["line"] for one in found] == list(range(len(lines.splitlines())))
+        assert {one["status"] for one in found} <= {"refused", "failed"}
+        assert sum(one["status"] == "refused" for one in found) > len(found) / 2
+        for one in found:
+            if one["status"] == "failed":
+                assert one["code"] in ("engine_crash", "deadline", "engine_unavailable")
+        assert scanned(server, text=ATTACKS[0])["status"] == "refused"
+
+
+def children(pid: int) -> str:
+    """Process ids below a process, as the system writes them."""
+    return " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))

@@ -86,22 +86,24 @@ class Endpoints:
         """The application, without its gate."""
         model = "/v2/models/{model}"
         texts = TextEndpoints(self._hosting, self._metrics, self._body, self._client)
+        versions = (model, model + "/versions/{version}")
+        # Routes are looked at one after the other, so what is asked most comes first.
         routes = [
+            *(self._route(f"{path}/infer", self.infer, "infer", "POST") for path in versions),
+            self._route(SCAN, self._scans.scan, "scan", "POST"),
             *(self._route(*each) for each in texts.routes()),
             self._route("/v2/health/live", self.live, "live"),
             self._route("/v2/health/ready", self.ready, "ready"),
             self._route("/v2", self.server, "server"),
             self._route("/v2/models", self.models, "models"),
             *(
-                self._route(prefix + path, handler, name, method)
-                for prefix in (model, model + "/versions/{version}")
-                for path, handler, name, method in (
-                    ("", self.model, "model", "GET"),
-                    ("/ready", self.model_ready, "model_ready", "GET"),
-                    ("/infer", self.infer, "infer", "POST"),
+                self._route(prefix + path, handler, name)
+                for prefix in versions
+                for path, handler, name in (
+                    ("", self.model, "model"),
+                    ("/ready", self.model_ready, "model_ready"),
                 )
             ),
-            self._route(SCAN, self._scans.scan, "scan", "POST"),
             self._route("/health", self.health, "health"),
             self._route("/metrics", self.metrics, "metrics"),
             self._route("/openapi.json", self.openapi, "openapi"),
@@ -223,7 +225,7 @@ class Endpoints:
         try:
             served = pick.version.served
             rows = served.check(asked.inputs)
-            self._stage(state, "decode", began)
+            self._metrics.stage(state, "decode", began)
             deadline = Deadline.after(min(seconds, asked.seconds or seconds))
             state["rows"] = rows
             began = time.perf_counter()
@@ -231,7 +233,7 @@ class Endpoints:
             asking = pick.ask(asked.inputs, rows, deadline)
             # Watching a connection costs more than a quick answer, so only one that waits is.
             answer = await (_while_connected(request, asking) if waits_long else asking)
-            self._stage(state, "answer", began)
+            self._metrics.stage(state, "answer", began)
         finally:
             pick.leave()
         summary = answer.summary
@@ -248,7 +250,7 @@ class Endpoints:
             found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
         except UnanswerableError as error:
             return self._refuse(state, error, parameters())
-        self._stage(state, "encode", began)
+        self._metrics.stage(state, "encode", began)
         return _encoded(found)
 
     def _client(self, request: Request, hosted: Hosted) -> str:
@@ -273,11 +275,6 @@ class Endpoints:
     ) -> Response:
         state["code"] = error.code
         return error_reply(error, parameters)
-
-    def _stage(self, state: dict[str, Any], stage: str, began: float) -> None:
-        seconds = time.perf_counter() - began
-        state.setdefault("stages", []).append((stage, began, seconds))
-        self._metrics.of(self._metrics.stage_seconds, state["model"], stage).observe(seconds)
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""

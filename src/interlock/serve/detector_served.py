@@ -62,6 +62,7 @@ class _Told(msgspec.Struct, frozen=True):
     bundle: str | None
     rules: str
     policy: str
+    timings: dict[str, float]
 
 
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -164,7 +165,7 @@ class DetectorServed:
             FAMILY: _objects([row.family or "" for row in rows]),
         }
         seen = tuple(
-            Detection(row.score, "rules" in row.signals, bool(row.attack), bytes(one))
+            Detection(row.score, "rules" in row.signals, bool(row.attack), bytes(one), row.timings)
             for row, one in zip(rows, raw, strict=True)
         )
         return Answer(_outcome(self.name, rows, score, told["seconds"]), outputs, seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,9 @@ from interlock.serve.served import Answer
 OTHER = "other"
 MOST_REASONS = 64
 """Reasons kept apart for each model; further ones are counted together as "other"."""
+
+DETECTOR_STAGES = ("normalise", "rules", "windows", "model", "fuse")
+"""Stages of a detector that are kept apart: labels must not come from a worker."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -124,6 +128,12 @@ class Metrics:
             child = self._children[key] = metric.labels(*labels)
         return child
 
+    def stage(self, state: dict[str, Any], stage: str, began: float) -> None:
+        """Note a stage of a request that began at that `time.perf_counter` and ends now."""
+        seconds = time.perf_counter() - began
+        state.setdefault("stages", []).append((stage, began, seconds))
+        self.of(self.stage_seconds, state["model"], stage).observe(seconds)
+
     def text(self) -> bytes:
         """Everything in Prometheus' text format."""
         return generate_latest(self.registry)
@@ -144,6 +154,10 @@ class Metrics:
         self.of(self.request_rows, model).observe(rows)
         outcome = answer.outcome
         for found in answer.detections:
+            for stage in DETECTOR_STAGES:
+                if stage in found.timings:
+                    seconds = found.timings[stage] / 1e3
+                    self.of(self.stage_seconds, model, stage).observe(seconds)
             if found.score is None:
                 continue
             self.of(self.confidence, model).observe(found.score)

@@ -92,9 +92,12 @@ class Scans:
             state["model"] = hosted.name
             self._require(hosted)
             return _Stream(self._stream(request, hosted))
-        asked = _decode(await self._read_body(request))
+        body = await self._read_body(request)
+        began = time.perf_counter()
+        asked = _decode(body)
         hosted = self._find(asked.model)
         state["model"] = hosted.name
+        self._metrics.stage(state, "decode", began)
         texts = [asked.text] if asked.text is not None else asked.texts
         if texts is None or (asked.text is not None and asked.texts is not None):
             raise InputError("give 'text' or 'texts', one of them")
@@ -105,7 +108,9 @@ class Scans:
             )
         state["rows"] = len(texts)
         request_id: str = state["request_id"]
+        began = time.perf_counter()
         answer, digest = await self._ask(request, hosted, texts, asked.place, request_id)
+        self._metrics.stage(state, "answer", began)
         state["outcome"] = str(answer.summary.status)
         if answer.lost:
             error = error_of(answer)
@@ -114,10 +119,14 @@ class Scans:
         head = {"request_id": request_id, "model": hosted.name}
         if asked.id is not None:
             head["id"] = asked.id
+        began = time.perf_counter()
         if asked.text is not None:
-            return json_reply(head | _row(answer, 0))
-        rows = [{"row": number} | _row(answer, number) for number in range(len(texts))]
-        return json_reply(head | {"status": str(answer.summary.status), "results": rows})
+            reply = json_reply(head | _row(answer, 0))
+        else:
+            rows = [{"row": number} | _row(answer, number) for number in range(len(texts))]
+            reply = json_reply(head | {"status": str(answer.summary.status), "results": rows})
+        self._metrics.stage(state, "encode", began)
+        return reply
 
     def _find(self, name: str | None) -> Hosted:
         if name is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,12 +24,14 @@ class Detection:
     score               None where nothing judged it
     by_rules, by_model  whether rules and model saw an attack
     document            all that it says, as JSON without any part of the text
+    timings             stage -> milliseconds
     """
 
     score: float | None
     by_rules: bool
     by_model: bool
     document: bytes
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

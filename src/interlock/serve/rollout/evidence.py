@@ -199,12 +199,12 @@ class Evidence:
 
     def seen(self, answer: Seen) -> None:
         """Count an answer."""
-        slow = answer.error or answer.seconds * 1e3 > self._settings.rollback_p99_ms
-        # A failure is no fast answer; where it is fast, it is the errors' matter alone.
         self._triggers["errors"].add(answer.candidate, answer.error)
-        if not answer.error:
-            self._triggers["p99"].add(answer.candidate, slow)
-            self._triggers["refused"].add(answer.candidate, answer.refused)
+        if answer.error:
+            return  # it is neither a fast answer nor a slow one
+        slow = answer.seconds * 1e3 > self._settings.rollback_p99_ms
+        self._triggers["p99"].add(answer.candidate, slow)
+        self._triggers["refused"].add(answer.candidate, answer.refused)
 
     def labelled(self, candidate: bool, verdict: bool, truth: bool) -> None:
         """Count a labelled answer: what the version said, and what is true."""
