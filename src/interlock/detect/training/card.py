@@ -109,9 +109,9 @@ The models that ship, on texts that no model saw, of sources that they did see:
 ## Where it fails
 
 - The threshold does not transfer everywhere. Of 2,500-character stretches of prose that were in
-  no training set, 0 of 70 (Perl modules), 1 of 60 (Python packages' documents) and 4 of 32 (pages
-  about language models and their guards) reached a threshold that is 0.3 higher than the one that
-  ships. `interlock detect calibrate` and `interlock detect train` fit it to your traffic.
+  no training set, 0 of 70 (Perl modules), 1 of 60 (Python packages' documents) and 9 of 33 (pages
+  about language models and their guards) reached it. `interlock detect calibrate` and `interlock
+  detect train` fit it to your traffic.
 - Texts about prompt injection, and instructions for people that read like ones for a model, are
   flagged too often.
 - A request that a user may well make, standing in a document as an order to the assistant
