@@ -13,7 +13,7 @@ from interlock.detect.settings import CARD, SETTINGS, TOKENIZER, VECTORS, Settin
 from interlock.detect.training.graph import Parts, build
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Scores = np.ndarray[Any, np.dtype[np.floating[Any]]]
+Logits = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
 def write(
@@ -60,14 +60,14 @@ def centres(vectors: Floats, count: int, seed: int = 0, rounds: int = 12) -> Flo
     return found.astype(np.float32)
 
 
-def upper_quantile(values: Scores, share: float) -> float:
+def upper_quantile(values: Logits, share: float) -> float:
     """The smallest of `values` such that at most `share` of them lie above it."""
     ordered = np.sort(values)
     allowed = int(np.floor(share * len(ordered)))
     return float(ordered[len(ordered) - 1 - allowed])
 
 
-def robust_threshold(groups: Sequence[Scores], share: float) -> float:
+def robust_threshold(groups: Sequence[Logits], share: float) -> float:
     """A logit that at most `share` of each group's harmless texts exceed: the largest quantile.
 
     A threshold taken over all domains together lets one of them go far beyond the rate.
