@@ -190,6 +190,10 @@ def test_the_command_line_starts_without_what_a_verb_may_need() -> None:
 
 # What needs an extra at import; nothing imports these before the extra is asked for.
 NEEDS = {
+    "interlock.detect.training.assemble": "torch",
+    "interlock.detect.training.encoder": "torch",
+    "interlock.detect.training.minilm": "torch",
+    "interlock.detect.training.recipe": "torch",
     "interlock.engines.huggingface_decode": "torch",
     "interlock.engines.huggingface_draw": "torch",
     "interlock.engines.huggingface_load": "torch",

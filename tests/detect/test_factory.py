@@ -18,7 +18,6 @@ from interlock.detect import (
     create_onnx_only_detector,
     model,
 )
-from interlock.detect import factory as module
 from interlock.errors import ConfigError, InputError
 from interlock.kernel.outcome import Status
 
@@ -40,8 +39,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # What ships with the package must not decide these tests.
-    for place in (module, model):
-        monkeypatch.setattr(place, "SHIPPED", tmp_path / "not-shipped")
+    monkeypatch.setattr(model, "SHIPPED", tmp_path / "not-shipped")
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from interlock.detect.policy import Action
 from interlock.detect.rules import load_pack
 from interlock.detect.settings import CARD
 
-pytestmark = pytest.mark.skipif(not SHIPPED.is_dir(), reason="no bundle ships yet")
-
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Detector:

@@ -21,7 +21,6 @@ from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.detectors import settings as bundle_settings
 
 from interlock.detect import Detector, create_best_l2_detector, model
-from interlock.detect import factory as module
 from interlock.detect.model import DetectorModel
 from interlock.detect.policy import Action
 from interlock.detect.settings import SETTINGS, TOKENIZER, VECTORS
@@ -156,7 +155,7 @@ def test_the_wrong_tokenizer(bundle: Path, tmp_path: Path) -> None:
 def test_each_of_these_ends_in_a_stub_that_says_why(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHIPPED", tmp_path / "not-shipped")
+    monkeypatch.setattr(model, "SHIPPED", tmp_path / "not-shipped")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copy = tmp_path / "copy"
     shutil.copytree(bundle, copy)

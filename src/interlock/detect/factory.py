@@ -22,9 +22,9 @@ from time import perf_counter
 from typing import Literal
 
 from interlock.bundle.manifest import MANIFEST
+from interlock.detect import model
 from interlock.detect.config import DetectorConfig, check_threshold
 from interlock.detect.detector import Detector
-from interlock.detect.model import SHIPPED
 from interlock.detect.onnx_encoder import open_encoder
 from interlock.detect.policy import load_policy
 from interlock.detect.rules import RulePack, load_pack
@@ -157,7 +157,7 @@ def create_best_l2_detector(
 def _opener(directory: Path) -> Callable[[], Detector]:
     def make() -> Detector:
         return Detector.open(
-            bundle=None if directory == SHIPPED else directory,
+            bundle=None if directory == model.SHIPPED else directory,
             environment=_environment(),
             threshold=_number("ONNX_CONFIDENCE_THRESHOLD"),
             anomaly=_flag("ENABLE_ANOMALY_DETECTION", True),
@@ -168,7 +168,7 @@ def _opener(directory: Path) -> Callable[[], Detector]:
 
 
 def _ranked(bundles: Sequence[str | os.PathLike[str]], criteria: Criteria) -> list[Path]:
-    found = [*map(Path, bundles), SHIPPED]
+    found = [*map(Path, bundles), model.SHIPPED]
     if criteria == "balanced":
         return found
 
