@@ -7,7 +7,7 @@ rest it stays open: at least one of the windows is an attack.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,11 +128,3 @@ def _families(text: Text, rules: Features) -> np.ndarray[Any, np.dtype[np.int64]
     if not hit.any():
         return np.full(len(FAMILIES), OPEN, dtype=np.int64)
     return np.where(hit, 1, 0).astype(np.int64)
-
-
-def by_source(texts: Sequence[Text]) -> dict[str, list[int]]:
-    """Source -> indices of its texts."""
-    found: dict[str, list[int]] = {}
-    for index, text in enumerate(texts):
-        found.setdefault(text.source, []).append(index)
-    return found
