@@ -18,6 +18,7 @@ _TRUE = frozenset(
 )
 _FALSE = frozenset({"0", "0.0", "false", "no", "benign", "harmless", "safe", "legitimate", "clean"})
 PLACES = ("user", "document", "auto")
+_LONGEST_CELL = min(sys.maxsize, (1 << 31) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +142,18 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]
 
 
 def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
-    # The module's own limit is 131,072 characters a cell.
-    csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        yield from reader
+        while True:
+            # The limit of 131,072 characters a cell is the process's own, so it is put back.
+            before = csv.field_size_limit(_LONGEST_CELL)
+            try:
+                row = next(reader, None)
+            finally:
+                csv.field_size_limit(before)
+            if row is None:
+                return
+            yield row
 
 
 def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
