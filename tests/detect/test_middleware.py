@@ -148,6 +148,24 @@ def test_what_is_not_judged_passes_untouched(address: str) -> None:
     assert post(address, {"temperature": 1}).json()["action"] is None
 
 
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "application/x"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-be"])
+def test_a_content_type_hides_no_attack(address: str, kind: str, encoding: str) -> None:
+    body = json.dumps({**chat(ATTACKS[0]), "temperature": float("nan")}).encode(encoding)
+    path = address + "/v1/chat/completions"
+    reply = httpx2.post(
+        path, content=b"\n " * (encoding == "utf-8") + body, headers={"content-type": kind}
+    )
+    assert reply.status_code == 403
+
+
+def test_an_upload_is_no_json_and_has_no_limit_here(address: str) -> None:
+    body = b"--x\r\n" + bytes(300_000)
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    reply = httpx2.post(address + "/drip", content=body, headers=headers, timeout=60)
+    assert reply.content == body
+
+
 def test_only_the_paths_and_fields_that_are_named(detector: Detector) -> None:
     app = DetectorMiddleware(APP, detector, paths=["/v1/*"], fields=["mails.*.body"])
     with served(app) as address:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import json
 import logging
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from itertools import islice
@@ -35,10 +36,14 @@ HEADER = b"x-interlock-detector"
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
 TRUSTED = ("system", "developer", "assistant")
 """Roles of messages that the application writes itself."""
+# White space, and what stands before and between the characters of other encodings.
+_BEFORE_JSON = b" \t\r\n\x00\xef\xbb\xbf\xfe\xff"
+_BEGINNINGS = (b"{", b"[")
 
 
 class DetectorMiddleware:
-    """Judges POST, PUT and PATCH requests with a JSON body; others pass untouched.
+    """Judges POST, PUT and PATCH requests whose body is JSON, whatever its content type says, since
+    frameworks do not ask for it either; others pass untouched.
 
     paths      patterns of the request paths that are judged, such as `/v1/*`; all by default
     fields     where the texts are: keys joined by dots, `*` for every item of a list; everything
@@ -89,17 +94,18 @@ class DetectorMiddleware:
         if not self._judges(scope):
             await self._app(scope, receive, send)
             return
-        body, rest = await _body(receive, self._max_bytes)
+        claimed = _claims_json(scope)
+        body, untouched = await _body(receive, self._max_bytes, claimed)
+        if untouched:
+            await self._app(scope, _replayed(untouched, receive), send)
+            return
         if body is None:
             await _refuse(send, 413, {"error": f"the body has more than {self._max_bytes} bytes"})
             return
-        if rest is not None:  # the client is gone
-            await self._app(scope, _replayed([rest], receive), send)
-            return
         try:
-            document = msgspec.json.decode(body) if body else None
+            document = _decoded(body, claimed)
             found = list(islice(self._texts(document), self._max_texts + 1))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             await _refuse(send, 400, {"error": "the body is no JSON, or nested too deeply"})
             return
         if len(found) > self._max_texts:
@@ -126,10 +132,7 @@ class DetectorMiddleware:
     def _judges(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             return False
-        if not any(fnmatch.fnmatchcase(scope["path"], pattern) for pattern in self._paths):
-            return False
-        kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
-        return kind in (b"application/json", b"") or kind.endswith(b"+json")
+        return any(fnmatch.fnmatchcase(scope["path"], pattern) for pattern in self._paths)
 
     def _texts(self, document: Any) -> Iterator[tuple[str, str]]:
         """(text, place) of every text that is to be judged."""
@@ -173,21 +176,51 @@ def _texts(
                 yield from _texts(value[key], (), place, trusted)
 
 
-async def _body(receive: Receive, most: int) -> tuple[bytes | None, Message | None]:
-    """The whole body, None where it is too large; and a message that is no part of it."""
+def _claims_json(scope: Scope) -> bool:
+    kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
+    return kind in (b"application/json", b"") or kind.endswith(b"+json")
+
+
+def _decoded(body: bytes, claimed: bool) -> Any:
+    """The JSON document; None for what neither is nor claims to be one. Raises ValueError."""
+    if not body.strip():
+        return None
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if claimed:
+            raise
+    try:
+        # What Python's own module reads, an application may read: other encodings, NaN.
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+async def _body(receive: Receive, most: int, claimed: bool) -> tuple[bytes | None, list[Message]]:
+    """The whole body, None where it is too large; or the messages of what is not to be judged.
+
+    That is what does not claim to be JSON and does not begin like it, and what the client left.
+    """
+    messages: list[Message] = []
     parts: list[bytes] = []
-    size = 0
+    size, judged = 0, claimed
     while True:
         message = await receive()
+        messages.append(message)
         if message["type"] != "http.request":
-            return b"".join(parts), message
+            return None, [message]
         part = message.get("body", b"")
         size += len(part)
-        if size > most:
-            return None, None
         parts.append(part)
+        if not judged and (begins := part.lstrip(_BEFORE_JSON)[:1]):
+            if begins not in _BEGINNINGS:
+                return None, messages
+            judged = True
+        if size > most:
+            return None, []
         if not message.get("more_body", False):
-            return b"".join(parts), None
+            return b"".join(parts), []
 
 
 def _replayed(messages: list[Message], receive: Receive) -> Receive:
