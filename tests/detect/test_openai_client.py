@@ -90,6 +90,28 @@ def test_a_held_message_is_never_sent(client: Any, message: dict[str, Any]) -> N
     assert again.detection.score == raised.value.detection.score
 
 
+@pytest.mark.parametrize("text", [HARMLESS[0], ATTACKS[0]])
+def test_messages_that_can_be_read_once_are_judged_and_sent(client: Any, text: str) -> None:
+    messages = (
+        {"role": "user", "content": iter([part])} for part in [{"type": "text", "text": text}]
+    )
+    if text in ATTACKS:
+        with pytest.raises(HeldPromptError):
+            client.chat.completions.create(model="m", messages=messages)
+        assert RECEIVED == []
+        return
+    client.chat.completions.create(model="m", messages=messages)
+    assert RECEIVED[0]["messages"][0]["content"] == [{"type": "text", "text": text}]
+
+
+def test_an_extra_body_hides_no_message(client: Any) -> None:
+    with pytest.raises(HeldPromptError):
+        client.chat.completions.create(
+            model="m", messages=user(HARMLESS[0]), extra_body={"messages": user(ATTACKS[0])}
+        )
+    assert RECEIVED == []
+
+
 def test_streams_come_through(client: Any) -> None:
     chunks = client.chat.completions.create(model="m", messages=user(HARMLESS[0]), stream=True)
     assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "hello"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 from interlock.detect.detector import Detector
@@ -100,14 +100,14 @@ class _Guarded:
         if inspect.iscoroutinefunction(inspect.unwrap(method)):
 
             async def send_async(*args: Any, **kwargs: Any) -> Any:
-                for text, place in _texts(kwargs.get(field), "user"):
+                for text, place in _judged(kwargs, field):
                     self._take(await self._detector.ascan(text, place))
                 return await method(*args, **kwargs)
 
             return send_async
 
         def send(*args: Any, **kwargs: Any) -> Any:
-            for text, place in _texts(kwargs.get(field), "user"):
+            for text, place in _judged(kwargs, field):
                 self._take(self._detector.scan(text, place))
             return method(*args, **kwargs)
 
@@ -122,6 +122,30 @@ class _Guarded:
             )
         if found.action is Action.FLAG and self._on_flag is not None:
             self._on_flag(found)
+
+
+def _judged(kwargs: dict[str, Any], field: str) -> list[tuple[str, str]]:
+    """(text, place) of what is judged of a call; iterators in `kwargs` become lists."""
+    if field in kwargs:
+        # An iterator can be read once: what was judged is what must be sent.
+        kwargs[field] = _listed(kwargs[field])
+    found = list(_texts(kwargs.get(field), "user"))
+    extra = kwargs.get("extra_body")
+    if isinstance(extra, dict) and field in extra:
+        # The client lets it replace the field.
+        kwargs["extra_body"] = extra = {**extra, field: _listed(extra[field])}
+        found.extend(_texts(extra[field], "user"))
+    return found
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str | bytes):
+        return value
+    if isinstance(value, Iterator | Sequence | Set):
+        return [_listed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return value
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
