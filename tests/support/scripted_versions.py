@@ -22,7 +22,7 @@ from interlock.kernel.route import BatchAnswer, Route, RouteStep
 
 KINDS = ("stable", "good", "slow", "erroring", "leaking", "alarmist", "broken")
 SLOW_SECONDS = 0.6
-LEAK = 2 << 20
+LEAK = 1 << 20
 
 
 @dataclass

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.errors import InputError
-from interlock.serve.rollout.evidence import Evidence, Seen, Verdict
+from interlock.serve.rollout.evidence import MEMORY_SAMPLES, Evidence, Seen, Verdict
 from interlock.serve.rollout.settings import Mode, RolloutSettings
 
 MEGABYTE = 1 << 20
@@ -147,6 +147,20 @@ def test_memory_counts_where_it_stays_above_limit_and_old_version() -> None:
     assert after(*[(600, 100)] * 4, (400, 100)) == "wait"
     assert after(*[(600, 550)] * 50) == "wait"  # a large model, in both versions
     assert after(*[(0, 100)] * 50) == "wait"  # no process runs
+
+
+def test_nothing_is_promoted_before_its_memory_was_seen_under_load() -> None:
+    evidence = Evidence(RolloutSettings(rollback_p99_ms=1000), "canary", 50)
+    for _ in range(MEMORY_SAMPLES):
+        evidence.memory(100 * MEGABYTE, 100 * MEGABYTE)
+    for _ in range(3000):
+        for candidate in (True, False):
+            evidence.seen(Seen(candidate, False, 0.01, False))
+    # Fast answers may be enough within the time of one sample.
+    assert evidence.judge().action == "wait"
+    for _ in range(MEMORY_SAMPLES):
+        evidence.memory(100 * MEGABYTE, 100 * MEGABYTE)
+    assert evidence.judge().action == "promote"
 
 
 @given(

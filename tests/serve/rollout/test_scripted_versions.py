@@ -23,7 +23,8 @@ COMMON: dict[str, Any] = {
 SETTINGS: dict[str, dict[str, Any]] = {
     "slow": {"rollback_p99_ms": 400},
     "erroring": {},
-    "leaking": {"rollback_memory_mb": 250},
+    # The limit of the process lies far above, so that the trigger comes before it.
+    "leaking": {"rollback_memory_mb": 250, "memory_mb": 4096},
     "alarmist": {"min_labels": 10_000},
     "good": {},
     "unlabelled": {"min_labels": 5},

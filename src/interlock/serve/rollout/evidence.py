@@ -281,7 +281,7 @@ class Evidence:
         """Whether memory, where it is known, was looked at often enough and does not run away."""
         if not self._memory:
             return True
-        if len(self._memory) < MEMORY_SAMPLES:
+        if len(self._memory) < MEMORY_SAMPLES or self._growth.samples < MEMORY_SAMPLES:
             return False
         settings = self._settings
         ahead = self._growth.ahead(settings.max_requests)
@@ -306,6 +306,11 @@ class _Growth:
     def __init__(self) -> None:
         self._n = 0
         self._x = self._y = self._xx = self._xy = self._yy = 0.0
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._n
 
     def add(self, answers: float, size: float) -> None:
         # Running means and moments, after B. P. Welford, Technometrics 4(3), 1962.
