@@ -746,7 +746,8 @@ def test_random_edits_of_proofs_with_fitting_digests_never_end_the_verifier(
             seal(directory, manifest)
 
         verdict = verifier.verify(edited(bundle, place, flip))
-        assert verdict.accepted or codes(verdict) <= {"proof_rejected", "verifier_crashed"}
+        known = {"proof_rejected", "verifier_crashed", "srs"}
+        assert verdict.accepted or codes(verdict) <= known
 
 
 def test_the_input_is_the_one_that_was_given(bundle: Path) -> None:
