@@ -1,6 +1,6 @@
 """`make soak-serve`: long load at 80% of the server's capacity, then at 300% of it.
 
-    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 3] [--model encoder]
+    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 16] [--standing 1] [--model encoder]
 
 Capacity is what eight clients that ask one after the other get through. The bars: no error and at
 most 20 MB of growth at 80%; at 300% the server lives, what it accepts keeps a P99 of at most twice
@@ -40,13 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600.0, help="at 80% of capacity")
     parser.add_argument("--overload-seconds", type=float, default=60.0)
-    # Few may wait: a queue only sells latency for the sight of fewer refusals.
-    parser.add_argument("--queue", type=int, default=3, help="requests that may wait")
+    # Few may wait for long: a queue only sells latency for the sight of fewer refusals.
+    parser.add_argument("--queue", type=int, default=16, help="requests that may wait in a burst")
+    parser.add_argument("--standing", type=int, default=1, help="requests that may wait for long")
     parser.add_argument("--model", choices=("encoder", "detector"), default="encoder")
     options = parser.parse_args()
     print(measure.machine(("onnxruntime", "uvicorn", "starlette")))
     with tempfile.TemporaryDirectory() as directory:
-        config, ask = prepare(options.model, Path(directory), options.queue)
+        config, ask = prepare(options.model, Path(directory), options.queue, options.standing)
         port = serve.free_port()
         command = [sys.executable, "-m", "interlock", "serve", str(config), "--port", str(port)]
         with serve.serving(command, port, ask) as root:
@@ -56,9 +57,9 @@ def main() -> None:
         print(f"  {line}")
 
 
-def prepare(model: str, place: Path, queue: int) -> tuple[Path, serve_load.Ask]:
+def prepare(model: str, place: Path, queue: int, standing: int) -> tuple[Path, serve_load.Ask]:
     """The server's configuration, and what clients ask."""
-    settings: dict[str, Any] = {"workers": 2, "queue": queue}
+    settings: dict[str, Any] = {"workers": 2, "queue": queue, "standing_queue": standing}
     if model == "detector":
         settings["path"] = "detector:shipped"
         text = "Please send me the figures of the last quarter by Monday."

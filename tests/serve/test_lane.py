@@ -201,3 +201,55 @@ def test_what_waits_when_the_lane_closes_is_refused_not_forgotten() -> None:
         await first
 
     asyncio.run(main())
+
+
+class OneByOne(Doubling):
+    """Answers as often as it was let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Semaphore(0)
+
+    def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
+        self.let.acquire(timeout=30)
+        return super().answer_batch(inputs, deadline=deadline)
+
+
+def test_a_burst_may_fill_the_queue_but_a_lasting_overload_may_not() -> None:
+    served = OneByOne()
+
+    async def main() -> list[int]:
+        lane = Lane(served, threads=1, limit=8, standing=1, batch_rows=1)
+        asked: list[asyncio.Future[Answer]] = []
+
+        async def fill() -> int:
+            """How many more requests are taken."""
+            before = len(asked)
+            while not lane.full:
+                asked.append(asyncio.ensure_future(ask(lane, 1.0)))
+                await asyncio.sleep(0)
+                await busy(lane)
+            return len(asked) - before
+
+        async def answer(count: int) -> None:
+            """Let so many be answered, and wait until the next ones are at work."""
+            waiting = max(0, lane.waiting - count)
+            served.let.release(count)
+            while lane.waiting > waiting:
+                await asyncio.sleep(0.001)
+
+        found = [await fill()]
+        await answer(4)
+        with pytest.raises(ServiceError) as refused:
+            lane.check_room()
+        assert refused.value.retryable
+        found.append(await fill())
+        await answer(4)
+        found.append(await fill())
+        served.let.release(len(asked))
+        await asyncio.gather(*asked)
+        await asyncio.get_running_loop().run_in_executor(None, lane.close, 10.0)
+        return found
+
+    # One at work and eight that wait; none while four do; and as before once it has been empty.
+    assert asyncio.run(main()) == [9, 0, 8]

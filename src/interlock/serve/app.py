@@ -219,10 +219,13 @@ class Endpoints:
         hosted = self._find(request)
         seconds = hosted.settings.call_seconds
         body = await self._body(request)
-        began = time.perf_counter()
-        asked = await _offload(len(body), read_request, body, request.headers.get(HEADER_LENGTH))
         pick = hosted.pick(self._client(request, hosted), request.path_params.get("version"))
         try:
+            # Before the body is read for its tensors: refusing must cost little under overload.
+            pick.check_room()
+            began = time.perf_counter()
+            header = request.headers.get(HEADER_LENGTH)
+            asked = await _offload(len(body), read_request, body, header)
             served = pick.version.served
             rows = served.check(asked.inputs)
             self._metrics.stage(state, "decode", began)
@@ -236,8 +239,7 @@ class Endpoints:
             self._metrics.stage(state, "answer", began)
         finally:
             pick.leave()
-        summary = answer.summary
-        state["outcome"] = str(summary.status)
+        state["outcome"] = str(answer.summary.status)
         self._metrics.answered(hosted.name, rows, answer)
         parameters = functools.partial(parameters_of, answer, served, state["request_id"])
         if answer.lost:

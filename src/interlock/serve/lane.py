@@ -53,6 +53,9 @@ class Lane:
     is cancelled or late while it waits is dropped.
 
     limit       requests that may wait
+    standing    requests that may wait while the queue does not empty, None for `limit`. A burst
+                may fill the queue; a lasting overload may not keep it full, which would make
+                every request late and answer no more of them
     batch_rows  rows of a merged inference
     batch_wait  seconds that the first request of a batch may wait for further ones
     on_run      told of every inference, from the lane's threads
@@ -66,10 +69,13 @@ class Lane:
         limit: int,
         batch_rows: int,
         batch_wait: float = 0.0,
+        standing: int | None = None,
         on_run: Callable[[Ran], None] = lambda ran: None,
     ) -> None:
         self.served = served
         self._limit = limit
+        self._standing = limit if standing is None else min(standing, limit)
+        self._taken = 0  # requests taken since the queue was last empty
         self._batch_rows = batch_rows
         self._batch_wait = batch_wait
         self._on_run = on_run
@@ -96,6 +102,18 @@ class Lane:
         """Requests that are being answered."""
         return self._running
 
+    @property
+    def full(self) -> bool:
+        """Whether a further request would be refused now, whatever its deadline."""
+        # By requests and not by time, so that a machine that stood still is no overload.
+        lasting = 2 * self._taken >= self._limit
+        return len(self._queue) >= (self._standing if lasting else self._limit)
+
+    def check_room(self) -> None:
+        """Raise ServiceError, with the seconds after which to come back, where it is full."""
+        if self.full:
+            raise self._refusal()
+
     async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
         """The answer to checked inputs.
 
@@ -109,13 +127,9 @@ class Lane:
         with self._changed:
             if self._closed:
                 raise ServiceError(f"{self.served.name}: stopping", wait_seconds=1.0)
-            wait = self.expected_wait()
             left = deadline.remaining()
-            if len(self._queue) >= self._limit or (left is not None and wait > left):
-                raise ServiceError(
-                    f"{self.served.name}: {len(self._queue)} requests wait already",
-                    wait_seconds=min(_LONGEST_WAIT, max(0.1, wait)),
-                )
+            if self.full or (left is not None and self.expected_wait() > left):
+                raise self._refusal()
             self._queue.append(item)
             self._changed.notify()
         try:
@@ -142,6 +156,12 @@ class Lane:
     def expected_wait(self) -> float:
         """Seconds that a request would wait now, by the mean of those answered of late."""
         return self._mean * len(self._queue) / len(self._threads)
+
+    def _refusal(self) -> ServiceError:
+        return ServiceError(
+            f"{self.served.name}: {len(self._queue)} requests wait already",
+            wait_seconds=min(_LONGEST_WAIT, max(0.1, self.expected_wait())),
+        )
 
     def close(self, wait: float = 0.0) -> None:
         """Take no more; what waits is answered, for up to `wait` seconds, then refused."""
@@ -189,6 +209,7 @@ class Lane:
                         break
                     self._changed.wait(left)
             self._running += len(batch)
+            self._taken = self._taken + len(batch) if self._queue else 0
             return batch
 
     def _gather(self, batch: list[_Waiting], rows: int) -> int:

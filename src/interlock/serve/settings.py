@@ -27,6 +27,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     memory_mb          private memory of one process; 0 for no limit
     call_seconds       hard deadline of one inference
     queue              requests that may wait for a process
+    standing_queue     requests that may wait while the queue does not empty, so that a lasting
+                       overload does not make all of them late; by default `queue`
     batch_rows         rows that one inference may hold, where requests may be merged
     batch_wait_ms      how long the first request of a batch waits for further ones
     merge              answer rows of several requests together; by default for strict bundles,
@@ -53,6 +55,7 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     memory_mb: int = 1024
     call_seconds: float = 10.0
     queue: int = 64
+    standing_queue: int | None = None
     batch_rows: int = 32
     batch_wait_ms: float = 0.0
     merge: bool | None = None
@@ -82,6 +85,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
         if self.threshold is not None:
             _within("threshold", self.threshold, 0, 1)
         _within("queue", self.queue, 1, 100_000)
+        if self.standing_queue is not None:
+            _within("standing_queue", self.standing_queue, 1, self.queue)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
         _within("slots", self.slots, 1, 1024)

@@ -121,6 +121,7 @@ def open_version(
         served,
         threads=own.workers,
         limit=own.queue,
+        standing=own.standing_queue,
         batch_rows=own.batch_rows,
         batch_wait=own.batch_wait_ms / 1e3,
         on_run=on_run,

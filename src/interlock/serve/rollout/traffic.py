@@ -130,6 +130,11 @@ class Pick:
         """Of which rollout the answer is; empty where it is of none."""
         return "" if self.watch is None else self.watch.rollout
 
+    def check_room(self) -> None:
+        """`Lane.check_room`, unless a rollout watches, which is to hear of refusals from `ask`."""
+        if self.watch is None:
+            self.version.lane.check_room()
+
     async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
         """The answer of its version, noted for the rollout; a shadow is asked beside it."""
         watch = self.watch
