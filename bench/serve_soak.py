@@ -1,6 +1,7 @@
 """`make soak-serve`: long load at 80% of the server's capacity, then at 300% of it.
 
-    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 16] [--standing 1] [--model encoder]
+    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 16] [--standing 1]
+        [--model encoder]
 
 Capacity is what eight clients that ask one after the other get through. The bars: no error and at
 most 20 MB of growth at 80%; at 300% the server lives, what it accepts keeps a P99 of at most twice
