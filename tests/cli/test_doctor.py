@@ -6,12 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import models
 from support.bundles import strict_bundle
+from support.detectors import write_bundle
 
 from interlock.cli.app import run
 from interlock.serve import doctor_isolated
@@ -141,3 +143,23 @@ def test_a_model_without_a_configuration_is_a_deployment(
     shutil.move(deployment / "bundle", deployment / "alone")
     _, found = examined(deployment / "alone", capsys)
     assert found["model: loads and passes its self-test"]["result"] == "pass"
+
+
+def test_a_deployment_with_a_candidate_and_files_beside_its_model_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The doctor's own server stands elsewhere and keeps no state; it must start all the same."""
+    write_bundle(tmp_path / "bundle")
+    shutil.copytree(tmp_path / "bundle", tmp_path / "next")
+    policy = resources.files("interlock.detect") / "pack" / "policy.toml"
+    (tmp_path / "policy.toml").write_bytes(policy.read_bytes())
+    own = {"path": "bundle", "policy": "policy.toml", "candidate": "next"}
+    document = {"production": {"state": "state", "models": {"d": own}}}
+    (tmp_path / "serve.json").write_text(json.dumps(document))
+    for flag in ("", "true"):
+        if flag:
+            monkeypatch.setenv("INTERLOCK_SERVE_MODELS_D_USE_CANDIDATE", flag)
+        _, found = examined(tmp_path, capsys)
+        assert found["the server starts"]["result"] == "pass"
+        assert found["every model is ready"]["result"] == "pass"
+        assert found["d: its files"]["detail"].startswith("next " if flag else "bundle ")

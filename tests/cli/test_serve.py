@@ -6,12 +6,14 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import models
 from support.serving import serving
 
 from interlock.cli.app import run
+from interlock.serve.rollout.store import Placement, RolloutStore, Running, Source
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +96,70 @@ def test_a_tokens_file_must_hold_good_tokens_and_be_private(
     tokens.chmod(0o644)
     assert run(["serve", str(config)]) == 2
     assert "open to every user" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"HOST": "0.0.0.0"}, "no token is set"),
+        ({"TOKENS_FILE": "gone"}, "tokens_file"),
+        ({"ADMIN_TOKENS_FILE": "gone"}, "admin_tokens_file"),
+        ({"FEEDBACK": "admin"}, "no admin token is set"),
+        ({"TLS_CERT": "gone.pem", "TLS_KEY": "gone.pem"}, "cannot be used"),
+        ({"OTLP_ENDPOINT": "localhost:4318"}, "must be an http or https URL"),
+    ],
+)
+def test_check_refuses_what_would_not_start(
+    config: Path,
+    changes: dict[str, str],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in changes.items():
+        monkeypatch.setenv(f"INTERLOCK_SERVE_{name}", value)
+    assert run(["serve", str(config), "--check"]) == 2
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert shown.out == ""
+
+
+def test_check_tells_what_the_state_and_the_flag_would_serve(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion counts over the configuration, for the configuration that it was made under."""
+    for name in ("v0", "v1", "v2"):
+        (tmp_path / f"{name}.onnx").write_bytes(models.affine())
+    config = tmp_path / "serve.json"
+    own = {"path": "v0.onnx", "candidate": "v1.onnx"}
+    config.write_text(json.dumps({"production": {"state": "state", "models": {"m": own}}}))
+
+    def served() -> tuple[Any, ...]:
+        assert run(["serve", str(config), "--check", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["served"]["m"]
+        return found["path"], found["because"], found["rollout"]
+
+    assert served() == ("v0.onnx", "configured", "v1.onnx")
+    store = RolloutStore(tmp_path / "state")
+    running = Running(
+        id="1", mode="canary", percent=5, salt="00", candidate=Source("v2.onnx", "sha256:2"),
+        started="",
+    )  # fmt: skip
+    placed = Placement(
+        configured=("v0.onnx", None), stable=Source("v1.onnx", "sha256:1"), running=running
+    )
+    store.save("m", placed)
+    assert served() == ("v1.onnx", "recorded in the state", "v2.onnx")  # while it is in use
+    store.close()
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_M_USE_CANDIDATE", "false")
+    assert served() == ("v0.onnx", "configured", None)
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_M_USE_CANDIDATE", "true")
+    assert served() == ("v1.onnx", "use_candidate", None)
+    monkeypatch.delenv("INTERLOCK_SERVE_MODELS_M_USE_CANDIDATE")
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_M_PATH", "v2.onnx")
+    assert served() == ("v2.onnx", "configured", "v1.onnx")
+    assert run(["serve", str(config), "--check"]) == 0
+    assert "configured" in capsys.readouterr().out
 
 
 def test_a_port_in_use_and_bad_certificates_are_told(

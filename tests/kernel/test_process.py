@@ -109,6 +109,19 @@ def test_options_reach_the_factory() -> None:
         assert worker.call(None) == options
 
 
+def test_options_that_are_amended_reach_the_processes_that_start_from_then_on() -> None:
+    options = {"word": "first", "n": 2}
+    with WorkerProcess("support.workers:options_back", options=options) as process:
+        assert process.call(None) == options
+        process.amend(word="second")
+        assert process.call(None) == options
+        pid = process.pid
+        assert pid is not None
+        process.kill()
+        assert gone(pid)
+        assert process.call(None) == options | {"word": "second"}
+
+
 @pytest.mark.parametrize(
     "value", [{1, 2}, object(), np.array([object()]), 2**64, np.zeros(2, "V3")]
 )
@@ -253,6 +266,19 @@ def test_a_process_that_leaves_is_a_crash(worker: WorkerProcess) -> None:
     with pytest.raises(EngineCrashError, match="status 3"):
         worker.call(["exit", 3])
     assert worker.call(["echo", 1]) == 1
+
+
+def test_cpu_time_never_falls_when_a_process_is_replaced(worker: WorkerProcess) -> None:
+    seen = [worker.cpu_seconds]
+    assert seen == [0.0]
+    for _ in range(3):
+        pid = worker.call(["pid"])
+        seen.append(worker.cpu_seconds)
+        os.kill(pid, signal.SIGKILL)
+        assert gone(pid)
+        seen.append(worker.cpu_seconds)
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[1] > 0
 
 
 def test_a_process_that_died_between_calls_is_replaced(worker: WorkerProcess) -> None:

@@ -18,6 +18,11 @@ ADMIN = "token-of-the-admin-0002"
 
 def asked(client: str, path: str = "/v1/admin/rollouts", **settings: Any) -> int:
     """The status that a client of that address gets, with the right token."""
+    return asked_in_turn(client, path, **settings)[0]
+
+
+def asked_in_turn(client: str, *paths: str, **settings: Any) -> list[int]:
+    """The same of one server for several requests."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -41,15 +46,16 @@ def asked(client: str, path: str = "/v1/admin/rollouts", **settings: Any) -> int
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "headers": [(b"authorization", f"Bearer {ADMIN}".encode())],
-        "client": (client, 5),
-    }
-    asyncio.run(gate(scope, receive, send))
-    return statuses[0]
+    for path in paths:
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "headers": [(b"authorization", f"Bearer {ADMIN}".encode())],
+            "client": (client, 5),
+        }
+        asyncio.run(gate(scope, receive, send))
+    return statuses
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
@@ -77,3 +83,10 @@ def test_the_token_must_not_cross_a_network_in_the_open() -> None:
 def test_a_short_admin_token_is_refused() -> None:
     with pytest.raises(ConfigError, match="admin_token has fewer than 16"):
         Settings(admin_token="short")
+
+
+def test_a_client_that_floods_from_the_same_address_keeps_no_admin_from_rolling_back() -> None:
+    """Behind a proxy on the same machine all have one address."""
+    admin = "/v1/admin/rollouts"
+    statuses = asked_in_turn("127.0.0.1", "/v2", "/v2", admin, admin, "/v2", rate=0.01, burst=1)
+    assert statuses == [200, 429, 200, 200, 429]

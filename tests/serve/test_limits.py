@@ -262,3 +262,62 @@ def test_another_digest_than_the_expected_one_is_not_served(tmp_path: Path) -> N
         for name in ("wrong", "route"):
             assert told[name]["error"].startswith("bundle_integrity: ")
             assert running.get(f"/v2/models/{name}/ready").status_code == 503
+
+
+UNREAD = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+CHUNKED = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def refused_early(connection: socket.socket, head: bytes) -> None:
+    """Send a head without a token; read the refusal, which does not wait for the body."""
+    connection.sendall(head)
+    told = b""
+    while not told.endswith(b"}"):
+        part = connection.recv(65_536)
+        assert part
+        told += part
+    assert told.startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("rest", [b"x", b"x" * 100], ids=["a part", "all of it"])
+def test_a_connection_whose_request_was_refused_before_its_body_came_is_not_held(
+    strict_server: Running, rest: bytes
+) -> None:
+    """Nobody reads that body, so the body's own time limit does not count; no token is needed."""
+    with connect(strict_server) as connection:
+        refused_early(connection, UNREAD)
+        connection.sendall(rest)
+        assert told_until_closed(connection) == b""
+
+
+def test_a_connection_is_of_use_after_a_body_that_nobody_read(strict_server: Running) -> None:
+    with connect(strict_server) as connection:
+        refused_early(connection, UNREAD)
+        asked = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n"
+        for sent in (b"x" * 100 + asked, asked):
+            connection.sendall(sent)
+            told = b""
+            while not told.endswith(b"}"):
+                part = connection.recv(65_536)
+                assert part
+                told += part
+            assert told.startswith(b"HTTP/1.1 200 ")
+
+
+def endless(connection: socket.socket) -> None:
+    """Headers of 20 MB, where nobody stops it."""
+    for _ in range(5000):
+        connection.sendall(b"x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n" * 100)
+
+
+def test_headers_behind_a_body_have_the_limit_of_those_before_it(strict_server: Running) -> None:
+    for head in (CHUNKED, HEAD.encode() + b"transfer-encoding: chunked\r\n\r\n"):
+        with connect(strict_server) as connection:
+            if head == CHUNKED:
+                refused_early(connection, head)
+            else:
+                connection.sendall(head)
+            connection.sendall(b"1\r\n{\r\n0\r\n")
+            with pytest.raises(ConnectionError):
+                endless(connection)
+    assert strict_server.get("/v2").status_code == 200

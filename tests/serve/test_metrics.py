@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
+from serve.test_lane import Doubling
 
+from interlock.kernel.batch import BatchStep
 from interlock.kernel.outcome import Outcome, Status, Step, StepResult
 from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep
 from interlock.serve.lane import Ran
-from interlock.serve.metrics import MOST_REASONS, Metrics, ModelState
+from interlock.serve.metrics import MOST_REASONS, MOST_STEPS, Metrics, ModelState
 from interlock.serve.served import Answer
 
 
@@ -64,3 +67,23 @@ def test_a_scrape_asks_for_the_state_at_that_moment() -> None:
     text = metrics.text().decode()
     assert 'interlock_queue_requests{model="m"} 0.0' in text
     assert 'interlock_worker_replaced_total{model="m"} 4.0' in text
+
+
+def test_a_worker_that_names_ever_new_steps_and_results_fills_no_store() -> None:
+    """Names, results and numbers come from a process that a model may own."""
+    metrics = Metrics()
+    route: Route[Any, Any] = Route("r", (RouteStep("echo", Doubling()),), "refuse")
+    outcome = route.run_batch({"x": np.array([1.0])})
+    for number in range(1000):
+        step = BatchStep(f"step {number}", 1, 0.0, 1, {f"result {number}": -1}, {f"r{number}": -1})
+        metrics.answered(
+            "m", 1, Answer(msgspec.structs.replace(outcome, steps=(step,)), {"x": outcome.value})
+        )
+        single = Step(f"step {number}", StepResult.REFUSED, "x" * 100_000 + str(number))
+        told: Outcome[Any] = Outcome(status=Status.REFUSED, steps=(single,), action="refuse")
+        metrics.answered("m", 1, Answer(told, {}))
+    text = metrics.text().decode()
+    for name in ("interlock_route_steps_total{", "interlock_reasons_total{"):
+        lines = [line for line in text.splitlines() if line.startswith(name)]
+        assert len(lines) <= 3 * (MOST_STEPS + MOST_REASONS)
+        assert max(map(len, lines)) < 1000

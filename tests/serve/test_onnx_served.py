@@ -15,8 +15,9 @@ from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.clock import NO_DEADLINE
 from interlock.serve.onnx_served import OnnxServed
 from interlock.serve.opening import kind_of, open_model
-from interlock.serve.settings import ModelSettings
+from interlock.serve.settings import ModelSettings, Settings
 from interlock.serve.stub import depends_on_inputs
+from interlock.serve.version import open_version
 
 
 def opened(place: Path, **settings: Any) -> OnnxServed:
@@ -116,3 +117,11 @@ def test_inputs_are_checked_before_they_wait(place: Path) -> None:
     assert served.check({"x": np.ones((4, 3), np.float32)}) == 4
     with pytest.raises(InputError, match="has shape \\[4, 2\\]"):
         served.check({"x": np.ones((4, 2), np.float32)})
+
+
+def test_feedback_by_an_output_that_is_none_is_told_when_the_model_is_opened(place: Path) -> None:
+    own = ModelSettings(path="affine.onnx", positive="y")
+    open_version("m", own, Settings(), place, lambda ran: None).retire(0)
+    own = ModelSettings(path="affine.onnx", positive="gone")
+    with pytest.raises(ConfigError, match="positive is 'gone', which is no output"):
+        open_version("m", own, Settings(), place, lambda ran: None)

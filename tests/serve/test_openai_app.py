@@ -382,3 +382,20 @@ def test_the_description_names_the_endpoints(server: Running) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert {"/v1/chat/completions", "/v1/completions", "/v1/models"} <= set(paths)
     assert "/v1/chat/completions" in server.get("/docs").text
+
+
+def test_a_token_id_that_no_message_can_carry_costs_no_process(server: Running) -> None:
+    def pid() -> str:
+        return next(
+            line for line in server.metrics().splitlines()
+            if line.startswith('interlock_worker_replaced_total{model="tiny"}')
+        )  # fmt: skip
+
+    before = pid()
+    for token in (1 << 70, 1 << 31, -1):
+        reply = server.client.post(
+            "/v1/completions", json={"model": "tiny", "prompt": [1, token], "max_tokens": 2}
+        )
+        assert reply.status_code == 400, reply.text
+        assert "prompt_tokens holds" in reply.json()["error"]["message"]
+    assert pid() == before

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support import models
@@ -18,7 +19,10 @@ from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.serving import Running, serving
 
-from interlock.serve.metrics import DETECTOR_STAGES
+from interlock.serve.hosting import Hosting
+from interlock.serve.metrics import DETECTOR_STAGES, Metrics
+from interlock.serve.scan import Scans
+from interlock.serve.settings import Settings
 
 STREAM = {"content-type": "application/x-ndjson"}
 
@@ -92,6 +96,7 @@ def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
     for number, one in enumerate(found):
         if number in (3, 5):
             assert (one["status"], one["code"]) == ("failed", "input")
+            assert one["error"]
             continue
         assert one["id"] == str(number)
         assert one["status"] == ("refused" if texts[number] in ATTACKS else "accepted")
@@ -249,3 +254,61 @@ def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path
 def children(pid: int) -> str:
     """Process ids below a process, as the system writes them."""
     return " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
+
+
+def test_a_killed_process_costs_no_batch(tmp_path: Path) -> None:
+    """Texts that were in it are asked again alone; what is lost still says so in its own row."""
+    write_bundle(tmp_path / "small")
+    with serving(tmp_path, {"small": {"path": "small", "workers": 2}}) as server:
+        over = threading.Event()
+
+        def kill() -> None:
+            while not over.wait(0.7):
+                pids = re.findall(r"\d+", children(server.process.pid))
+                if pids:
+                    os.kill(int(pids[0]), signal.SIGKILL)
+
+        killing = threading.Thread(target=kill)
+        killing.start()
+        try:
+            rows: list[dict[str, Any]] = []
+            for _ in range(count(12, 100)):
+                found = scanned(server, texts=[ATTACKS[0]] * 100)
+                assert [row["row"] for row in found["results"]] == list(range(100))
+                rows += found["results"]
+        finally:
+            over.set()
+            killing.join()
+        assert {row["status"] for row in rows} <= {"refused", "failed"}
+        lost = [row for row in rows if row["status"] == "failed"]
+        assert len(lost) <= len(rows) / 20
+        assert all({"code", "error", "retryable"} <= set(row) for row in lost)
+
+
+class Trickling:
+    """A request whose body comes in parts of one byte."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for byte in self._body:
+            yield bytes([byte])
+
+
+def test_a_line_in_very_many_parts_is_read_in_a_time_that_grows_with_its_length(
+    tmp_path: Path,
+) -> None:
+    """Where each part costs a look at those before it, this does not end within the hour."""
+    settings = Settings(models={})
+    metrics = Metrics()
+    scans = Scans(
+        Hosting(settings, tmp_path, metrics, lambda *_, **__: None), cast(Any, None), settings,
+        metrics, tmp_path, read_body=cast(Any, None), client_of=cast(Any, None),
+    )  # fmt: skip
+    body = b"x" * 1_000_000 + b"\n\n" + b"y" * 3
+
+    async def main() -> list[bytes]:
+        return [line async for line in scans._lines(cast(Any, Trickling(body)))]
+
+    assert asyncio.run(main()) == [b"x" * 1_000_000, b"yyy"]

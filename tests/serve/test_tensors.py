@@ -144,3 +144,31 @@ def test_a_request_with_any_byte_changed_is_read_or_refused(data: st.DataObject)
 def test_junk_is_refused(body: bytes, header: str | None) -> None:
     with pytest.raises(InputError):
         read_request(body, header)
+
+
+def test_a_long_text_among_numbers_is_refused_before_it_is_spread_over_all_of_them() -> None:
+    """Numpy would take 40 GB for these 200 kB: every element as long as the longest."""
+    data: list[Any] = ["x" * 100_000, *[0] * 100_000]
+    for nested in (data, [data]):
+        with pytest.raises(InputError, match="something else than FP32"):
+            from_json("x", "FP32", [len(data)], nested)
+
+
+@pytest.mark.parametrize("shape", [[0, 1 << 62, 1 << 62], [0, 1 << 63], [0, 10**30]])
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_a_shape_without_elements_has_limits_too(shape: list[int], datatype: str) -> None:
+    with pytest.raises(InputError, match="too many elements"):
+        from_json("x", datatype, shape, [])
+    with pytest.raises(InputError, match="too many elements"):
+        from_binary("x", datatype, shape, memoryview(b""))
+
+
+def test_lists_of_any_depth_that_an_array_has_are_read() -> None:
+    nested: Any = 1.5
+    for _ in range(16):
+        nested = [nested]
+    assert from_json("x", "FP32", [1] * 16, nested).tolist() == np.array(nested).tolist()
+    with pytest.raises(InputError, match="something else"):
+        from_json("x", "FP32", [1] * 16, [nested])
+    with pytest.raises(InputError, match="unequal length"):
+        from_json("x", "FP32", [2], [1, ["x"]])

@@ -12,8 +12,9 @@ from interlock.errors import BundleIntegrityError, ConfigError, DeadlineError, I
 from interlock.kernel.clock import Deadline
 from interlock.kernel.outcome import EvidenceKind, Status, StepResult
 from interlock.serve.opening import kind_of, open_model
-from interlock.serve.settings import ModelSettings
+from interlock.serve.settings import ModelSettings, Settings
 from interlock.serve.text_served import TextServed, failed
+from interlock.serve.version import open_version
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,10 @@ def test_it_answers_a_prompt_with_a_text_and_its_evidence(served: TextServed) ->
         with pytest.raises(InputError, match="'text' is unknown"):
             served.check({"text": inputs["prompt"]})
         served.canary(deadline=Deadline.after(60))
-        assert len(served.workers().pids) == 1
+        workers = served.workers()
+        assert len(workers.pids) == 1
+        assert workers.cpu > 0
+        assert workers.largest == workers.rss > 0
     finally:
         served.close()
     assert served.workers().pids == ()
@@ -86,3 +90,27 @@ def test_what_did_not_come_says_why() -> None:
     # A prompt may be quoted by what is wrong with it.
     told = failed("m", InputError("the prompt 'secret' is too long"), 0.0)
     assert told.reasons == ("text: input",)
+
+
+@pytest.mark.parametrize(
+    ("of_server", "own", "status"),
+    [(0.001, None, "healthy"), (0.001, 0.001, "degraded"), (60_000.0, None, "healthy")],
+)
+def test_a_text_model_has_a_limit_of_its_own_for_degraded(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_server: float,
+    own: float | None,
+    status: str,
+) -> None:
+    """The server's suits a classifier; no text comes in 50 ms on a small machine."""
+    monkeypatch.setenv("INTERLOCK_MODELS", str(store))
+    monkeypatch.setattr("interlock.serve.version.TEXT_DEGRADED_MS", 30_000.0)
+    settings = Settings(degraded_ms=of_server)
+    version = open_version(
+        "m", ModelSettings(path="text:tiny", degraded_ms=own), settings, store, lambda ran: None
+    )
+    try:
+        assert version.canary.check().status == status
+    finally:
+        version.retire(0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +17,7 @@ from interlock.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from interlock.serve.config_file import Effective
+    from interlock.serve.settings import ModelSettings
 
 
 @click.command()
@@ -87,20 +90,17 @@ def _name(source: str) -> str:
 
 
 def _explain(effective: Effective, as_json: bool) -> int:
-    from interlock.serve.opening import kind_of
-
-    kinds = {name: kind_of(own, effective.base) for name, own in effective.settings.models.items()}
-    for own in effective.settings.models.values():
-        if own.candidate is not None:
-            candidate = msgspec.structs.replace(own, path=own.candidate, kind="auto")
-            kind_of(candidate, effective.base)
+    check = _server().check
+    check(effective.settings)
+    served = {name: _served(name, effective) for name in effective.settings.models}
     rows = effective.rows()
     if as_json:
         print_json(
             {
                 "environment": effective.environment,
                 "settings": [{"key": k, "value": v, "source": s} for k, v, s in rows],
-                "models": kinds,
+                "models": {name: one["kind"] for name, one in served.items()},
+                "served": served,
             }
         )
         return 0
@@ -108,21 +108,58 @@ def _explain(effective: Effective, as_json: bool) -> int:
         click.echo(f"environment {effective.environment}\n")
     print_table(("key", "value", "from"), [(k, _shown(v), s) for k, v, s in rows])
     click.echo("")
-    print_table(("model", "kind"), list(kinds.items()))
+    print_table(
+        ("model", "kind", "serves", "because", "rollout"),
+        [(name, *(_shown(value) for value in one.values())) for name, one in served.items()],
+    )
     return 0
+
+
+def _served(name: str, effective: Effective) -> dict[str, str | None]:
+    """What a server would serve under that name, as which kind, why, and what it would roll out."""
+    from interlock.serve.opening import kind_of
+    from interlock.serve.rollout.store import recorded
+
+    settings, own = effective.settings, effective.settings.models[name]
+    path, because, rollout = own.path, "configured", None
+    if own.use_candidate and own.candidate is not None:
+        path, because = own.candidate, "use_candidate"
+    elif own.use_candidate is None and settings.state is not None:
+        rollout = own.candidate
+        found = recorded(Path(settings.state)).get(name)
+        if found is not None and found.configured == (own.path, own.expected_digest):
+            if found.stable is not None:
+                path, because = found.stable.path, "recorded in the state"
+            if found.running is not None:
+                rollout = found.running.candidate.path
+    kinds = {
+        one: kind_of(own if one == own.path else _at(own, one), effective.base)
+        for one in (own.path, own.candidate, path, rollout)
+        if one is not None
+    }
+    return {"kind": kinds[path], "path": path, "because": because, "rollout": rollout}
+
+
+def _at(own: ModelSettings, path: str) -> ModelSettings:
+    return msgspec.structs.replace(own, path=path, kind="auto")
 
 
 def _shown(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def _serve(effective: Effective, as_json: bool) -> int:
+def _server() -> ModuleType:
+    """The module that serves; raises MissingExtraError."""
     try:
-        from interlock.serve.server import serve
+        return importlib.import_module("interlock.serve.server")
     except ImportError as error:
         if (error.name or "").split(".")[0] == "interlock":
             raise
         raise MissingExtraError("serve", "serving") from None
+
+
+def _serve(effective: Effective, as_json: bool) -> int:
+    serve = _server().serve
 
     def started(host: str, port: int, hosting: Any) -> None:
         scheme = "http" if effective.settings.tls_cert is None else "https"

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
+    BundleError,
     ConfigError,
     DeadlineError,
     EngineUnavailableError,
@@ -64,6 +65,7 @@ class ProcessPool:
         for process in reversed(self._processes):
             self._free.put(process)
         self._closed = False
+        self._faults: dict[WorkerProcess, str] = {}
         self._replaced = 0
         self._counting = threading.Lock()
 
@@ -84,19 +86,31 @@ class ProcessPool:
         return sum(process.rss or 0 for process in self._processes)
 
     @property
+    def fault(self) -> str:
+        """Why a process cannot be replaced: what it should run is no longer there. Else empty."""
+        return next(iter(self._faults.values()), "")
+
+    @property
+    def largest(self) -> int:
+        """Resident bytes of the largest process, as far as the system tells."""
+        return max((process.rss or 0 for process in self._processes), default=0)
+
+    @property
     def cpu_seconds(self) -> float:
-        """CPU time of the processes that run, as far as the system tells."""
-        return sum(process.cpu_seconds or 0.0 for process in self._processes)
+        """CPU time of all processes so far, as far as the system tells; it never falls."""
+        return sum(process.cpu_seconds for process in self._processes)
 
     @property
     def replaced(self) -> int:
         """How many processes died or were killed in a call, and were to be replaced."""
         return self._replaced
 
-    def start(self, deadline: Deadline = NO_DEADLINE) -> None:
+    def start(self, deadline: Deadline = NO_DEADLINE, number: int | None = None) -> None:
         """Start all processes at the same time and load what they run in each.
 
         They start with the first calls otherwise. Raises what loading raises.
+
+        number  start so many, those that are called first
         """
         self._check_open()
         errors: list[InterlockError] = []
@@ -107,9 +121,14 @@ class ProcessPool:
             except InterlockError as error:
                 errors.append(error)
 
-        _all_at_once(start, self._processes)
+        _all_at_once(start, self._processes[:number])
         if errors:
             raise errors[0]
+
+    def amend(self, **options: Any) -> None:
+        """See `WorkerProcess.amend`: replacements get these options as well."""
+        for process in self._processes:
+            process.amend(**options)
 
     def call(self, payload: Any, *, deadline: Deadline = NO_DEADLINE) -> Any:
         """`WorkerProcess.call` in a process that is free, by the deadline or `call_seconds`."""
@@ -120,7 +139,14 @@ class ProcessPool:
         process = self._take(due)
         try:
             self._check_open()
-            return process.call(payload, deadline=due)
+            answer = process.call(payload, deadline=due)
+        except BundleError as error:
+            self._faults = {**self._faults, process: f"{error.code}: {error.message}"}
+            raise
+        else:
+            if self._faults:
+                self._faults = {p: why for p, why in self._faults.items() if p is not process}
+            return answer
         finally:
             self._give_back(process)
 

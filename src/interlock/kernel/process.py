@@ -93,6 +93,9 @@ class WorkerProcess:
         self._show_stderr = show_stderr
         self._clock = clock
         self._turn = threading.Lock()
+        self._counting = threading.Lock()
+        self._cpu: tuple[int | None, float] = (None, 0.0)
+        self._cpu_ended = 0.0
         self._child: _Child | None = None
         self._finalizer: weakref.finalize[[], WorkerProcess] | None = None
 
@@ -115,10 +118,24 @@ class WorkerProcess:
         return None if sizes is None else sizes[0]
 
     @property
-    def cpu_seconds(self) -> float | None:
-        """CPU time, of user and system; None where none runs or the system does not tell."""
+    def cpu_seconds(self) -> float:
+        """CPU time, of user and system, of all processes so far; it never falls.
+
+        Of one that ended, what it had when it was last looked at; 0 where the system does not tell.
+        """
         pid = self.pid
-        return None if pid is None else _cpu_seconds(pid)
+        now = None if pid is None else _cpu_seconds(pid)
+        with self._counting:
+            if pid is not None and now is not None:
+                of, before = self._cpu
+                if of != pid:
+                    self._cpu_ended += before
+                self._cpu = pid, now
+            return self._cpu_ended + self._cpu[1]
+
+    def amend(self, **options: Any) -> None:
+        """Give the factory of every process that starts from now on these options as well."""
+        self._options = {**self._options, **options}
 
     def start(self, deadline: Deadline = NO_DEADLINE) -> None:
         """Start the process, if none runs, and wait until the factory has returned.

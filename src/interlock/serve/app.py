@@ -8,6 +8,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ from interlock.serve.settings import Settings
 
 # Smaller bodies are read and written on the event loop: handing them to a thread costs more.
 _INLINE = 1 << 16
+# Apart from the threads that large bodies and metrics need: a canary may hang for seconds.
+_CANARIES = ThreadPoolExecutor(16, "interlock-canary")
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -140,6 +143,7 @@ class Endpoints:
 
     async def ready(self, request: Request) -> Response:
         """Whether every model passed its self-test, and the server is not stopping."""
+        await self._look_again(*self._hosting.models.values())
         ready = self._hosting.ready and not self.draining
         return json_reply({"ready": ready}, 200 if ready else 503)
 
@@ -168,14 +172,21 @@ class Endpoints:
     async def model_ready(self, request: Request) -> Response:
         """Whether a model is ready."""
         hosted = self._find(request)
+        await self._look_again(hosted)
         ready = hosted.ready and not self.draining
         return json_reply({"name": hosted.name, "ready": ready}, 200 if ready else 503)
+
+    async def _look_again(self, *models: Hosted) -> None:
+        """Ask canaries of models that lost their files: where these are back, so is the model."""
+        loop = asyncio.get_running_loop()
+        stuck = [hosted for hosted in models if hosted.stuck]
+        await asyncio.gather(*(loop.run_in_executor(_CANARIES, h.health) for h in stuck))
 
     async def health(self, request: Request) -> Response:
         """The canaries' word: of one model as it is, of several the worst and each one's."""
         hosted = list(self._hosting.models.values())
         loop = asyncio.get_running_loop()
-        found = await asyncio.gather(*(loop.run_in_executor(None, h.health) for h in hosted))
+        found = await asyncio.gather(*(loop.run_in_executor(_CANARIES, h.health) for h in hosted))
         for one in found:
             if one.latency_ms is not None:
                 self._metrics.canary_seconds.labels(one.model).set(one.latency_ms / 1e3)

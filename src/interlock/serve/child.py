@@ -13,6 +13,8 @@ from typing import Any
 
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
+    BundleError,
+    BundleIntegrityError,
     ConfigError,
     DeadlineError,
     EngineUnavailableError,
@@ -46,11 +48,12 @@ def load_route(options: Mapping[str, Any]) -> Callable[[Any], Any]:
             hint="give an engine the property `signature`: (inputs, outputs) as TensorSpec",
         )
     described = describe(route)
-    version = hashlib.sha256(encode_json(described, order="sorted")).hexdigest()
+    version = f"sha256:{hashlib.sha256(encode_json(described, order='sorted')).hexdigest()}"
+    _expect(version, options)
 
     def answer(payload: Any) -> Any:
         if payload["do"] == "describe":
-            return _description(f"sha256:{version}", *signature)
+            return _description(version, *signature)
         return route.run_batch(payload["inputs"], deadline=_deadline(payload)).to_json()
 
     return answer
@@ -71,6 +74,7 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     given = read_inputs(runner.directory.example, runner.inputs)
     example = runner.infer("onnx_only", given)
     digest = f"sha256:{hashlib.sha256(runner.directory.read_model()).hexdigest()}"
+    _expect(digest, options)
 
     def answer(payload: Any) -> Any:
         if payload["do"] == "describe":
@@ -119,13 +123,19 @@ def load_detector(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     from interlock.kernel.outcome import encode_json
 
     fields = dict(options)
+    expected = fields.pop("expected_files", None)
     for name in ("bundle", "require_signature", "calibration", "policy"):
         fields[name] = None if fields[name] is None else Path(fields[name])
+    # The bundle has its digest; of the files beside it the process before tells.
+    files = [_digest(fields[name]) for name in ("calibration", "policy")]
+    if expected not in (None, files):
+        raise BundleIntegrityError("calibration or policy is another file than at the start")
     detector = Detector.open(DetectorConfig(**fields))
 
     def answer(payload: Any) -> Any:
         if payload["do"] == "describe":
-            return {"bundle": None if detector.model is None else detector.model.digest}
+            bundle = None if detector.model is None else detector.model.digest
+            return {"bundle": bundle, "files": files}
         began = time.perf_counter()
         asked = zip(payload["texts"], payload["places"], strict=True)
         found = [detector.scan(text, place).to_dict() for text, place in asked]
@@ -134,15 +144,30 @@ def load_detector(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return answer
 
 
+def _digest(path: Path | None) -> str:
+    """Of a file; empty where there is none, which its reader will say better."""
+    try:
+        return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
 def failed(route: str, error: InterlockError) -> Outcome[Any]:
     """The outcome of a request that ended in `error`."""
     result = StepResult.ERROR
     if isinstance(error, DeadlineError):
         result = StepResult.OVER_TIME
-    elif isinstance(error, EngineUnavailableError):
+    elif isinstance(error, EngineUnavailableError | BundleError):
         result = StepResult.UNAVAILABLE
     step = Step(route, result, f"{error.code}: {error.message}")
     return Outcome(status=Status.FAILED, steps=(step,), route=route, action="refuse")
+
+
+def _expect(version: str, options: Mapping[str, Any]) -> None:
+    """Raise BundleIntegrityError where the files are no longer those of the process before."""
+    expected = options.get("expected_digest")
+    if expected not in (None, version):
+        raise BundleIntegrityError(f"the digest is {version}, expected {expected}")
 
 
 def _description(version: str, inputs: Any, outputs: Any) -> dict[str, Any]:

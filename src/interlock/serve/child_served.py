@@ -69,7 +69,7 @@ class ChildServed:
 
     def start(self, deadline: Deadline) -> None:
         """See `Served.start`."""
-        self.pool.start(deadline)
+        self.pool.start(deadline, 1)
         told = self.pool.call({"do": "describe"}, deadline=deadline)
         try:
             found = _Description(
@@ -85,6 +85,9 @@ class ChildServed:
                 f"{self.name}: its digest is {found.version}, expected {self.expected_digest}"
             )
         self.version, self.inputs, self.outputs = found.version, found.inputs, found.outputs
+        # Every other process, and each replacement, reads the files again; they may be others then.
+        self.pool.amend(expected_digest=found.version)
+        self.pool.start(deadline)
         if self.example is None:
             self.example = {spec.name: _ones(spec) for spec in self.inputs}
         self.canary(deadline=deadline)

@@ -18,12 +18,17 @@ def limited_protocol(
     """The protocol class with the limits of one server."""
 
     class LimitedProtocol(HttpToolsProtocol):
-        """Ends a connection whose head is too large or too late, or whose reader stops reading."""
+        """Ends a connection whose head is too large or too late, or whose reader stops reading.
+
+        A body that nobody reads, since its request has been answered, must end as soon as a head.
+        """
 
         _head_timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
         # Bytes since the last request ended, while its successor's head is not complete.
         _head: int | None = 0
+        # Bytes of the headers behind a chunked body, which are kept like those before it.
+        _trailers = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -52,19 +57,39 @@ def limited_protocol(
                 return
             super().data_received(data)
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._head is None:
+                self._trailers += len(name) + len(value) + 4
+                if self._trailers > head_bytes:
+                    self._abort()
+                return
+            super().on_header(name, value)
+
         def on_headers_complete(self) -> None:
             size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
             if size > head_bytes:
                 self._end(_TOO_LARGE)
             self._head = None
-            if self._head_timer is not None:
-                self._head_timer.cancel()
-                self._head_timer = None
+            self._trailers = 0
+            self._unset_head_timer()
+            # Of the request before, where it was answered before its body had come.
+            self._unset_keepalive_if_required()
             super().on_headers_complete()
 
         def on_message_complete(self) -> None:
             self._head = 0
             super().on_message_complete()
+            if self.cycle.response_complete and not self.transport.is_closing():
+                self._unset_head_timer()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self._head is None and self.cycle.response_complete:
+                self._unset_head_timer()
+                self._head_timer = self.loop.call_later(head_seconds, self._abort)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -75,6 +100,11 @@ def limited_protocol(
             if self._write_timer is not None:
                 self._write_timer.cancel()
                 self._write_timer = None
+
+        def _unset_head_timer(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
 
         def _arm_head_timer(self) -> None:
             self._head_timer = self.loop.call_later(head_seconds, self._end, _TOO_SLOW)

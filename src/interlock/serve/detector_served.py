@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ from interlock.kernel.errors import (
     EngineUnavailableError,
     InputError,
     InterlockError,
+    MemoryLimitError,
 )
 from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.serve.child import failed
@@ -65,6 +66,9 @@ class _Told(msgspec.Struct, frozen=True):
     timings: dict[str, float]
 
 
+_Row = tuple[_Told, bytes]
+"""What a worker says of a text, read and as it came."""
+
 _ROWS = msgspec.json.Decoder(list[msgspec.Raw])
 _ONE = msgspec.json.Decoder(_Told)
 
@@ -96,11 +100,14 @@ class DetectorServed:
 
     def start(self, deadline: Deadline) -> None:
         """See `Served.start`; a detector without a model judges nothing, and is refused."""
-        self.pool.start(deadline)
+        self.pool.start(deadline, 1)
         told = self.pool.call({"do": "describe"}, deadline=deadline)
         if not isinstance(told, dict) or not isinstance(told.get("bundle"), str):
             raise EngineUnavailableError(f"{self.name} is a stub: it has no model")
         self.version = told["bundle"]
+        # Every other process, and each replacement, reads the files again; they may be others then.
+        self.pool.amend(expected_digest=self.version, expected_files=told.get("files"))
+        self.pool.start(deadline)
         self.known = tuple(self._scores(_CANARY, deadline))
 
     def check(self, inputs: Mapping[str, Array]) -> int:
@@ -115,13 +122,31 @@ class DetectorServed:
         return rows
 
     def infer(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> Answer:
-        """See `Served.infer`."""
+        """See `Served.infer`.
+
+        Where several texts cost the process its life, each is asked again alone, so that the one
+        that did it is lost alone.
+        """
         texts = inputs[TEXT].tolist()
         places = inputs[PLACE].tolist() if PLACE in inputs else ["auto"] * len(texts)
         try:
             return self._ask(texts, places, deadline)
+        except (EngineCrashError, MemoryLimitError) as error:
+            if len(texts) == 1:
+                return _answer(self.name, [error], 0.0)
         except InterlockError as error:
-            return Answer(_lost(self.name, len(texts), error), {})
+            return _answer(self.name, [error] * len(texts), 0.0)
+        found: list[_Row | InterlockError] = []
+        spent = 0.0
+        for text, place in zip(texts, places, strict=True):
+            try:
+                rows, seconds = self._judge([text], [place], deadline)
+            except InterlockError as error:
+                found.append(error)
+            else:
+                found += rows
+                spent += seconds
+        return _answer(self.name, found, spent, attempts=2)
 
     def canary(self, *, deadline: Deadline) -> None:
         """See `Served.canary`: a harmless text scores as it did at the start."""
@@ -145,30 +170,24 @@ class DetectorServed:
         return [float(score) for score in scores]
 
     def _ask(self, texts: list[str], places: list[str], deadline: Deadline) -> Answer:
+        return _answer(self.name, *self._judge(texts, places, deadline))
+
+    def _judge(
+        self, texts: list[str], places: list[str], deadline: Deadline
+    ) -> tuple[list[_Row], float]:
+        """What a process says of each text, and its seconds."""
         due = deadline.earlier(self.call_seconds)
         asked = {"do": "scan", "texts": texts, "places": places}
         told = self.pool.call(asked, deadline=due)
         try:
             if not isinstance(told, dict) or not isinstance(told["seconds"], float):
                 raise EngineCrashError(f"{self.name}: its process sent no answer")
-            raw = _ROWS.decode(told["rows"])
-            rows = [_ONE.decode(one) for one in raw]
+            rows = [(_ONE.decode(one), bytes(one)) for one in _ROWS.decode(told["rows"])]
         except (KeyError, TypeError, ValueError):
             raise EngineCrashError(f"{self.name}: its process sent no valid answer") from None
         if len(rows) != len(texts):
             raise EngineCrashError(f"{self.name}: its process answered other texts")
-        score = np.array([np.nan if r.score is None else r.score for r in rows], np.float32)
-        outputs = {
-            SCORE: score,
-            ACTION: _objects([row.action for row in rows]),
-            BAND: _objects([row.band for row in rows]),
-            FAMILY: _objects([row.family or "" for row in rows]),
-        }
-        seen = tuple(
-            Detection(row.score, "rules" in row.signals, bool(row.attack), bytes(one), row.timings)
-            for row, one in zip(rows, raw, strict=True)
-        )
-        return Answer(_outcome(self.name, rows, score, told["seconds"]), outputs, seen)
+        return rows, told["seconds"]
 
 
 def detector_served(
@@ -207,19 +226,53 @@ def detector_served(
     )
 
 
-def _outcome(name: str, rows: list[_Told], score: Array, seconds: float) -> BatchOutcome:
-    """The texts as rows: one that is held has no answer, and its reasons say why."""
-    status = np.array([_CODE[row.status] for row in rows], np.uint8)
+def _answer(
+    name: str, rows: Sequence[_Row | InterlockError], seconds: float, attempts: int = 1
+) -> Answer:
+    """The answer to texts that were judged, or whose process was lost; none where all were."""
+    outcome = _outcome(name, rows, seconds, attempts)
+    if not outcome.status.any():
+        return Answer(outcome, {})
+    told = [None if isinstance(row, InterlockError) else row[0] for row in rows]
+    outputs = {
+        SCORE: _score_of(rows),
+        # A text that nobody judged must not look clean in any of them.
+        ACTION: _objects(["escalate" if one is None else one.action for one in told]),
+        BAND: _objects(["" if one is None else one.band for one in told]),
+        FAMILY: _objects(["" if one is None else one.family or "" for one in told]),
+    }
+    return Answer(outcome, outputs, tuple(_detection(row) for row in rows))
+
+
+def _detection(row: _Row | InterlockError) -> Detection:
+    if isinstance(row, InterlockError):
+        return Detection(None, False, False, b"")
+    told, document = row
+    by_rules, by_model = "rules" in told.signals, bool(told.attack)
+    return Detection(told.score, by_rules, by_model, document, told.timings)
+
+
+def _score_of(rows: Sequence[_Row | InterlockError]) -> Array:
+    found = [None if isinstance(row, InterlockError) else row[0].score for row in rows]
+    return np.array([np.nan if score is None else score for score in found], np.float32)
+
+
+def _outcome(
+    name: str, rows: Sequence[_Row | InterlockError], seconds: float, attempts: int
+) -> BatchOutcome:
+    """The texts as rows: one that is held or lost has no answer, and its reasons say why."""
+    each = [_judged(name, row) for row in rows]
+    status = np.array([code for code, _, _ in each], np.uint8)
     answered = status >= FLAGGED
     texts: dict[str, int] = {"": 0}
-    reasons = [texts.setdefault("; ".join(row.reasons), len(texts)) for row in rows]
-    results = np.array([RESULT_CODE[_result(row)] for row in rows], np.int8)
+    reasons = [texts.setdefault(reason, len(texts)) for _, _, reason in each]
+    results = np.array([RESULT_CODE[result] for _, result, _ in each], np.int8)
     names = {code: str(result) for result, code in RESULT_CODE.items()}
     words = tuple(texts)
     given = np.array(reasons, np.int16)
-    first = rows[0]
+    told = [row[0] for row in rows if not isinstance(row, InterlockError)]
     evidence: tuple[Evidence, ...] = ()
-    if first.bundle is not None:
+    if told and (first := told[0]).bundle is not None:
         evidence = (
             Evidence(
                 EvidenceKind.ATTESTED,
@@ -231,13 +284,13 @@ def _outcome(name: str, rows: list[_Told], score: Array, seconds: float) -> Batc
         name=_STEP,
         rows=len(rows),
         seconds=seconds,
-        attempts=1,
+        attempts=attempts,
         counts={names[code]: number for code, number in counted(results)},
         reasons={words[code]: number for code, number in counted(given)},
         evidence=evidence if answered.any() else (),
     )
     return BatchOutcome(
-        value=np.where(answered, score, np.float32(np.nan)),
+        value=np.where(answered, _score_of(rows), np.float32(np.nan)),
         status=status,
         step=np.where(answered, 0, -1).astype(np.int8),
         results=results[None],
@@ -245,32 +298,20 @@ def _outcome(name: str, rows: list[_Told], score: Array, seconds: float) -> Batc
         reason_texts=words,
         steps=(step,),
         route=name,
-        action="block" if any(row.action == "block" for row in rows) else "escalate",
+        action="block" if any(row.action == "block" for row in told) else "escalate",
     )
 
 
-def _result(row: _Told) -> StepResult:
-    if row.status == "refused" and row.score is None:
-        return StepResult.ERROR if "error" in row.faults else StepResult.UNAVAILABLE
-    return StepResult(row.status)
-
-
-def _lost(name: str, rows: int, error: InterlockError) -> BatchOutcome:
-    """No text was judged."""
-    single = failed(name, error).steps[0]
-    code = RESULT_CODE[single.result]
-    step = BatchStep(single.name, rows, 0.0, 1, {str(single.result): rows}, {single.reason: rows})
-    return BatchOutcome(
-        value=np.full(rows, np.nan, np.float32),
-        status=np.full(rows, FAILED, np.uint8),
-        step=np.full(rows, -1, np.int8),
-        results=np.full((1, rows), code, np.int8),
-        reasons=np.zeros((1, rows), np.int16),
-        reason_texts=(single.reason,),
-        steps=(step,),
-        route=name,
-        action="escalate",
-    )
+def _judged(name: str, row: _Row | InterlockError) -> tuple[int, StepResult, str]:
+    """A row's status, what its step came to, and why."""
+    if isinstance(row, InterlockError):
+        step = failed(name, row).steps[0]
+        return FAILED, step.result, step.reason
+    told, _ = row
+    result = StepResult(told.status)
+    if told.status == "refused" and told.score is None:
+        result = StepResult.ERROR if "error" in told.faults else StepResult.UNAVAILABLE
+    return _CODE[told.status], result, "; ".join(told.reasons)
 
 
 def _objects(texts: list[str]) -> Array:

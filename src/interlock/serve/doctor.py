@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from interlock.kernel.errors import ConfigError, InterlockError
 from interlock.serve import doctor_model, doctor_server
 from interlock.serve.checklist import Finding, Result, passed
@@ -57,7 +59,9 @@ def examine(
     tick: Callable[[str, int], None] = lambda name, number: None,
 ) -> Iterator[Finding]:
     """All findings, as they come. `tick` is told a model's name and the calls made so far."""
-    settings, base = effective.settings, effective.base
+    base = effective.base
+    served = {name: own.served for name, own in effective.settings.models.items()}
+    settings = msgspec.structs.replace(effective.settings, models=served)
     yield from _environment(settings, base)
     yield from _exposure(settings)
     for name, own in settings.models.items():
@@ -142,13 +146,12 @@ def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:
-    from interlock.serve.gate import Tokens, is_loopback
-    from interlock.serve.server import check_exposure
+    from interlock.serve.gate import is_loopback
+    from interlock.serve.server import check
 
     item = "who may reach it"
     try:
-        tokens = Tokens.of(settings)
-        check_exposure(settings, tokens)
+        tokens, _ = check(settings)
     except InterlockError as error:
         yield Finding("security", item, "fail", error.message)
     else:

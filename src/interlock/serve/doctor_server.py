@@ -81,6 +81,9 @@ def _configuration(settings: Settings, base: Path, log: Path, token: str) -> byt
     document |= {"state": None, "otlp_endpoint": None, "rate": 0.0}
     for own in document["models"].values():
         own["workers"] = 1
+        for name in ("policy", "calibration"):
+            if own[name] is not None:
+                own[name] = str((base / own[name]).resolve())
         if not own["path"].startswith((REGISTERED, DETECTOR, STORED)):
             own["path"] = str((base / own["path"]).resolve())
     return msgspec.json.encode({"production": document})

@@ -28,8 +28,6 @@ class Hosted:
     """One model: `traffic` once it is ready, `error` where it cannot be.
 
     fault     why it is no better than degraded, such as a rollout that cannot be recorded
-    replaced, cpu
-              processes that were replaced, and CPU seconds, in versions that no longer run
     """
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
@@ -38,15 +36,22 @@ class Hosted:
         self.traffic: Traffic | None = None
         self.error: InterlockError | None = None
         self.fault = ""
-        self.replaced = 0
-        self.cpu = 0.0
-        self._retiring = 0
+        # Of versions that no longer run: processes that were replaced, and CPU seconds.
+        self._replaced = 0
+        self._cpu = 0.0
+        self._retiring: list[Version] = []
         self._counting = threading.Lock()
 
     @property
     def ready(self) -> bool:
-        """Whether it passed its self-test and may be asked."""
-        return self.traffic is not None
+        """Whether it passed its self-test and may be asked; red where its files are others now."""
+        return self.traffic is not None and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was ready, and a process of it cannot be replaced."""
+        served = self.served
+        return served is not None and bool(served.workers().fault)
 
     @property
     def served(self) -> Served | None:
@@ -81,21 +86,35 @@ class Hosted:
     def retire(self, version: Version, seconds: float) -> None:
         """Let go of a version that no traffic names any more, in a thread of its own."""
         with self._counting:
-            self._retiring += 1
+            self._retiring.append(version)
 
         def work() -> None:
             workers = version.retire(seconds)
             with self._counting:
-                self._retiring -= 1
-                self.replaced += workers.replaced
-                self.cpu += workers.cpu
+                self._retiring.remove(version)
+                self._replaced += workers.replaced
+                self._cpu += workers.cpu
 
         threading.Thread(target=work, name="interlock-retire", daemon=True).start()
 
     @property
     def retiring(self) -> int:
         """Versions that still answer their last requests."""
-        return self._retiring
+        return len(self._retiring)
+
+    def spent(self) -> tuple[float, int]:
+        """CPU seconds of all versions so far, and how many of their processes were replaced."""
+        with self._counting:
+            versions, cpu, replaced = list(self._retiring), self._cpu, self._replaced
+        traffic = self.traffic
+        for version in () if traffic is None else (traffic.stable, traffic.candidate):
+            if version is not None and version not in versions:
+                versions.append(version)
+        for version in versions:
+            workers = version.served.workers()
+            cpu += workers.cpu
+            replaced += workers.replaced
+        return cpu, replaced
 
     def health(self) -> Health:
         """From a canary inference; unhealthy with the reason where it is not ready."""
@@ -198,6 +217,7 @@ class Hosting:
         for hosted in self.models.values():
             served, lane = hosted.served, hosted.lane
             workers = None if served is None else served.workers()
+            cpu, replaced = hosted.spent()
             yield ModelState(
                 hosted.name,
                 ready=hosted.ready,
@@ -205,8 +225,8 @@ class Hosting:
                 running=(0 if lane is None else lane.running) + (workers.running if workers else 0),
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
-                cpu=hosted.cpu + (0.0 if workers is None else workers.cpu),
-                lost=hosted.replaced + (0 if workers is None else workers.replaced),
+                cpu=cpu,
+                lost=replaced,
                 digest="" if served is None else served.version,
             )
 

@@ -239,13 +239,14 @@ class Lane:
         if len(batch) == 1:
             self._run_alone(batch[0])
             return
-        merged = {
-            name: np.concatenate([item.inputs[name] for item in batch]) for name in batch[0].inputs
-        }
         # Half of the time, so that each can still be asked alone where this comes to nothing.
         left = min((item.deadline.remaining() or np.inf for item in batch), default=np.inf)
         deadline = batch[0].deadline if left == np.inf else Deadline.after(left / 2)
         try:
+            merged = {
+                name: np.concatenate([item.inputs[name] for item in batch])
+                for name in batch[0].inputs
+            }
             answer = self.served.infer(merged, deadline=deadline)
             if answer.lost:
                 raise EngineError("no engine answered the merged requests")

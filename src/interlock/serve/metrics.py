@@ -22,12 +22,19 @@ from prometheus_client.registry import Collector
 
 from interlock.engines.generate.request import GenerateResult
 from interlock.kernel.batch import BatchOutcome
+from interlock.kernel.outcome import StepResult
 from interlock.serve.lane import Ran
 from interlock.serve.served import Answer
 
 OTHER = "other"
 MOST_REASONS = 64
 """Reasons kept apart for each model; further ones are counted together as "other"."""
+
+MOST_STEPS = 32
+"""Steps kept apart for each model, in the same way: a worker names them."""
+
+_LONGEST_REASON = 200
+_RESULTS = frozenset(map(str, StepResult))
 
 DETECTOR_STAGES = ("normalise", "rules", "windows", "model", "fuse")
 """Stages of a detector that are kept apart: labels must not come from a worker."""
@@ -117,6 +124,7 @@ class Metrics:
             ["model"], buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self._reasons: dict[str, set[tuple[str, str]]] = {}
+        self._steps: dict[str, set[str]] = {}
         self._children: dict[tuple[int, tuple[str, ...]], Any] = {}
         self._lock = threading.Lock()
 
@@ -165,17 +173,20 @@ class Metrics:
         if not isinstance(outcome, BatchOutcome):
             self.of(self.answers, model, str(outcome.status)).inc()
             for single in outcome.steps:
-                self.of(self.steps, model, single.name, str(single.result)).inc()
-                self._reason(model, single.name, single.reason, 1)
+                name = self._step(model, single.name)
+                self.of(self.steps, model, name, str(single.result)).inc()
+                self._reason(model, name, single.reason, 1)
             return
         for status, number in outcome.counts().items():
             if number:
                 self.of(self.answers, model, str(status)).inc(number)
         for step in outcome.steps:
+            name = self._step(model, step.name)
             for result, number in step.counts.items():
-                self.of(self.steps, model, step.name, result).inc(number)
+                known = result if result in _RESULTS else OTHER
+                self.of(self.steps, model, name, known).inc(max(0, number))
             for reason, number in step.reasons.items():
-                self._reason(model, step.name, reason, number)
+                self._reason(model, name, reason, max(0, number))
 
     def wrote(self, model: str, found: GenerateResult) -> None:
         """Count the tokens and times of a text."""
@@ -188,9 +199,19 @@ class Metrics:
             self.text_tokens.labels(model, kind).inc(tokens or 0)
         self.first_token_seconds.labels(model).observe(found.waiting_seconds + found.prompt_seconds)
 
+    def _step(self, model: str, step: str) -> str:
+        with self._lock:
+            known = self._steps.setdefault(model, set())
+            if step not in known:
+                if len(known) >= MOST_STEPS:
+                    return OTHER
+                known.add(step)
+        return step
+
     def _reason(self, model: str, step: str, reason: str, rows: int) -> None:
         if not reason:
             return
+        reason = reason[:_LONGEST_REASON]
         with self._lock:
             known = self._reasons.setdefault(model, set())
             if (step, reason) not in known:
@@ -205,8 +226,9 @@ class Metrics:
 class ModelState:
     """What a scrape asks of a model at that moment.
 
-    pids, rss, cpu, lost  its processes: how many, resident bytes and CPU seconds of all that run,
-                          and how many died in a call
+    pids, rss             its processes: how many, and resident bytes
+    cpu, lost             of all that ever ran, in any version: CPU seconds, and how many died in a
+                          call
     digest                of what runs; empty where nothing does
     """
 
@@ -241,7 +263,7 @@ class _States(Collector):
                 "interlock_worker_resident_bytes", "Resident memory of them.", labels=["model"]
             ),
             "cpu": CounterMetricFamily(
-                "interlock_worker_cpu_seconds", "CPU seconds of those that run.", labels=["model"]
+                "interlock_worker_cpu_seconds", "CPU seconds of all of them.", labels=["model"]
             ),
             "lost": CounterMetricFamily(
                 "interlock_worker_replaced", "Processes that died in a call.", labels=["model"]

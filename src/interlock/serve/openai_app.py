@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from interlock.engines.generate.request import GenerateRequest, GenerateResult
 from interlock.engines.generate.stream_process import Event, Ticket
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import EngineError, InputError, InterlockError
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.metrics import Metrics
 from interlock.serve.openai_reply import Reply, error_document, event
@@ -129,7 +129,9 @@ class TextEndpoints:
         deadline = Deadline.after(min(limit, asked.seconds or limit))
         try:
             running = _Running(served, _request(asked, deadline), pick)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, EngineError):  # a full queue is the version's, a mistake is not
+                pick.note(error=True, seconds=0.0)
             pick.leave()
             raise
         reply = Reply(asked, served.version, state["request_id"], int(time.time()))
@@ -138,7 +140,8 @@ class TextEndpoints:
             if isinstance(found, InterlockError):
                 outcome = failed(hosted.name, found, running.seconds)
                 state["code"] = found.code
-                pick.note(error=True, seconds=running.seconds)
+                if not isinstance(found, InputError):  # which is the client's
+                    pick.note(error=True, seconds=running.seconds)
             else:
                 pick.note(error=False, seconds=running.first_seconds)
                 outcome = outcome_of(hosted.name, served.version, found)
@@ -155,7 +158,7 @@ class TextEndpoints:
             while isinstance(first, str):
                 first = await running.next(request.receive)
         except BaseException:
-            running.cancel()
+            running.left()
             raise
         running.cancel()
         outcome = ended(first)
@@ -202,11 +205,16 @@ class _Running:
         try:
             await asyncio.wait({found, self._left}, return_when=asyncio.FIRST_COMPLETED)
             if not found.done():
-                self.cancel()
                 raise ConnectionResetError
             return found.result()
         finally:
             found.cancel()
+
+    def left(self) -> None:
+        """The client left before the text's end."""
+        if self._ticket is not None:
+            self._pick.left(self.first_seconds or self.seconds)
+        self.cancel()
 
     def cancel(self) -> None:
         """End the text, where it did not end yet, and leave its version."""
@@ -257,6 +265,7 @@ class _Stream(Response):
                 await part(data + self._reply.closing(found, outcome), more=False)
         except ConnectionError:
             scope["state"]["code"] = "client_gone"
+            self._running.left()
         finally:
             self._running.cancel()
 

@@ -61,6 +61,16 @@ def status_of(error: InterlockError) -> int:
     return 503 if error.retryable else 422
 
 
+def described(error: InterlockError) -> dict[str, Any]:
+    """`{"error": message, "code", "hint", "retryable"}`."""
+    return {
+        "error": error.message,
+        "code": error.code,
+        "hint": error.hint,
+        "retryable": error.retryable or status_of(error) == 503,
+    }
+
+
 def error_reply(
     error: InterlockError, parameters: dict[str, Any] | None = None, *, path: str = ""
 ) -> Response:
@@ -69,15 +79,9 @@ def error_reply(
     On the paths of OpenAI's API, the shape that its clients read.
     """
     status = status_of(error)
-    retryable = error.retryable or status == 503
-    document: dict[str, Any] = {
-        "error": error.message,
-        "code": error.code,
-        "hint": error.hint,
-        "retryable": retryable,
-    }
+    document = described(error)
     if is_openai(path):
-        document = error_document(error, status, retryable)
+        document = error_document(error, status, document["retryable"])
     if parameters:
         document["parameters"] = parameters
     reply = json_reply(document, status)

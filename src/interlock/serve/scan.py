@@ -21,16 +21,21 @@ from interlock.kernel.errors import (
     EngineUnavailableError,
     InputError,
     InterlockError,
-    ServiceError,
 )
-from interlock.kernel.outcome import encode_json
+from interlock.kernel.outcome import Status, encode_json
 from interlock.serve.detector_served import PLACE, TEXT
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
 from interlock.serve.oip_response import parameters_of
 from interlock.serve.opening import kind_of
-from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
+from interlock.serve.replies import (
+    SlowClientError,
+    TooLargeError,
+    described,
+    error_reply,
+    json_reply,
+)
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.served import Answer
 from interlock.serve.settings import Settings
@@ -39,8 +44,6 @@ SCAN = "/v1/scan"
 STREAM = "application/x-ndjson"
 MOST_TEXTS = 256
 """Texts of one request that is no stream."""
-
-_LEAST_PAUSE = 0.01
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,16 +151,25 @@ class Scans:
             raise EngineUnavailableError(f"model '{hosted.name}' {why}")
 
     async def _ask(
-        self, request: Request, hosted: Hosted, texts: list[str], place: str, request_id: str
+        self,
+        request: Request,
+        hosted: Hosted,
+        texts: list[str],
+        place: str,
+        request_id: str,
+        patience: float = 0.0,
     ) -> tuple[Answer, str]:
-        """The answer, counted and remembered, and the digest of the version that gave it."""
+        """The answer, counted and remembered, and the digest of the version that gave it.
+
+        patience  seconds to wait for a place in the queue
+        """
         inputs = {TEXT: _objects(texts)}
         if place != "auto":
             inputs[PLACE] = _objects([place] * len(texts))
         pick = hosted.pick(self._client_of(request, hosted))
         try:
-            deadline = Deadline.after(hosted.settings.call_seconds)
-            answer = await pick.ask(inputs, len(texts), deadline)
+            deadline = Deadline.after(patience + hosted.settings.call_seconds)
+            answer = await pick.ask(inputs, len(texts), deadline, patience=patience)
         finally:
             pick.leave()
         self._metrics.answered(hosted.name, len(texts), answer)
@@ -192,7 +204,7 @@ class Scans:
             while (found := await under_way.get()) is not None:
                 if isinstance(found, InterlockError):
                     # The head has been sent; what ends the stream is its last line.
-                    yield _line_of({"line": state["rows"]} | found.to_dict())
+                    yield _line_of({"line": state["rows"]} | described(found))
                 else:
                     yield await found
         finally:
@@ -212,36 +224,25 @@ class Scans:
                 head["id"] = asked.id
             if asked.text is None or asked.texts is not None or asked.model is not None:
                 raise InputError("a line has 'text', and may have 'place' and 'id'")
-            answer = await self._patient(request, hosted, asked.text, asked.place, request_id)
+            # A line waits where the queue is full; its sender waits with it.
+            answer, _ = await self._ask(
+                request, hosted, [asked.text], asked.place, request_id,
+                patience=hosted.settings.call_seconds,
+            )  # fmt: skip
             if answer.lost:
                 raise error_of(answer)
         except InterlockError as error:
             self._metrics.of(self._metrics.errors, hosted.name, error.code).inc()
-            return _line_of(head | {"status": "failed"} | error.to_dict())
+            return _line_of(head | _failed(error))
         return _line_of(head | _row(answer, 0))
-
-    async def _patient(
-        self, request: Request, hosted: Hosted, text: str, place: str, request_id: str
-    ) -> Answer:
-        """A line of a stream waits where the queue is full; its sender waits with it."""
-        until = time.monotonic() + hosted.settings.call_seconds
-        while True:
-            try:
-                answer, _ = await self._ask(request, hosted, [text], place, request_id)
-            except ServiceError as error:
-                pause = max(_LEAST_PAUSE, error.wait_seconds or 0.0)
-                if time.monotonic() + pause > until:
-                    raise
-                await asyncio.sleep(pause)
-            else:
-                return answer
 
     async def _lines(self, request: Request) -> AsyncIterator[bytes]:
         """The lines of the body that are not empty; a line has the limits that a body has."""
         limit = int(self._settings.body_mb * (1 << 20))
         parts = request.stream().__aiter__()
-        # Pieces of a line: joining them at every part would cost the square of its size.
+        # Joining or counting a line's pieces at each of them would cost the square of its size.
         pieces: list[bytes] = []
+        size = 0
         while True:
             try:
                 async with asyncio.timeout(self._settings.body_seconds):
@@ -252,13 +253,14 @@ class Scans:
                 break
             *ended, rest = part.split(b"\n")
             for end in ended:
+                _check_line(size + len(end), limit)
                 line = b"".join([*pieces, end])
-                pieces = []
-                _check_line(len(line), limit)
+                pieces, size = [], 0
                 if line.strip():
                     yield line
             pieces.append(rest)
-            _check_line(sum(map(len, pieces)), limit)
+            size += len(rest)
+            _check_line(size, limit)
         if (last := b"".join(pieces)).strip():
             yield last
 
@@ -305,6 +307,8 @@ def _row(answer: Answer, row: int) -> dict[str, Any]:
     """All that the detector says of a text, with the route's steps and the evidence."""
     assert isinstance(answer.outcome, BatchOutcome)
     single = answer.outcome.row(row)
+    if single.status is Status.FAILED:
+        return _failed(error_of(Answer(single, {})))
     found: dict[str, Any] = msgspec.json.decode(answer.detections[row].document)
     found["steps"] = [
         {
@@ -318,6 +322,11 @@ def _row(answer: Answer, row: int) -> dict[str, Any]:
     ]
     found["evidence"] = msgspec.to_builtins(single.evidence)
     return found
+
+
+def _failed(error: InterlockError) -> dict[str, Any]:
+    """Of a text that nobody judged."""
+    return {"status": str(Status.FAILED)} | described(error)
 
 
 def _parameters(answer: Answer, hosted: Hosted, digest: str, request_id: str) -> dict[str, Any]:

@@ -131,9 +131,11 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of a model: their ids, resident bytes and CPU seconds together, and how many were
-    replaced.
+    """Processes of a model: their ids and resident bytes together; CPU seconds of all that there
+    ever were, and how many were replaced.
 
+    largest  resident bytes of the largest of them
+    fault    why one cannot be replaced, such as files that are no longer those of the start
     waiting and running count requests that did not come through a lane.
     """
 
@@ -143,11 +145,20 @@ class Workers:
     replaced: int = 0
     waiting: int = 0
     running: int = 0
+    largest: int = 0
+    fault: str = ""
 
 
 def workers_of(pool: ProcessPool) -> Workers:
     """The processes of `pool`, as they are now."""
-    return Workers(pool.pids, pool.rss, pool.cpu_seconds, pool.replaced)
+    return Workers(
+        pool.pids,
+        pool.rss,
+        pool.cpu_seconds,
+        pool.replaced,
+        largest=pool.largest,
+        fault=pool.fault,
+    )
 
 
 def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], rows: bool) -> int:

@@ -44,14 +44,35 @@ def check_exposure(settings: Settings, tokens: Tokens) -> None:
     )
 
 
+def check(settings: Settings) -> tuple[Tokens, Tokens]:
+    """The clients' tokens and the admin's.
+
+    Raises ConfigError for what can be told to be wrong before anything is loaded: files of tokens,
+    a server that would stand open, certificates that cannot be used, an address of no collector.
+    """
+    tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
+    check_exposure(settings, tokens)
+    if settings.tls_cert is not None:
+        try:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        except OSError as error:  # SSLError is one
+            why = getattr(error, "reason", None) or error.strerror
+            raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
+    if settings.otlp_endpoint is not None:
+        from interlock.serve.telemetry import endpoint_of
+
+        endpoint_of(settings)
+    return tokens, admin
+
+
 def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -> bool:
     """Serve until SIGTERM or SIGINT; whether every model was ready.
 
     Relative paths of models start at `base`. Raises ConfigError for a host or port that cannot
     be used, for certificates that cannot, and for a server that would stand open.
     """
-    tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
-    check_exposure(settings, tokens)
+    tokens, admin = check(settings)
     log = open_log(settings.log)
     metrics = Metrics()
     telemetry = None
@@ -138,7 +159,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(gate: Gate, settings: Settings) -> uvicorn.Config:
-    config = uvicorn.Config(
+    return uvicorn.Config(
         gate,
         http=limited_protocol(
             head_bytes=int(settings.header_kb * 1024),
@@ -157,12 +178,6 @@ def _config(gate: Gate, settings: Settings) -> uvicorn.Config:
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        why = getattr(error, "reason", None) or error.strerror
-        raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
-    return config
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from interlock.kernel.errors import StorageError
 from interlock.kernel.events import JsonlLogger
 
 Log = Callable[..., None]
@@ -21,22 +22,40 @@ Log = Callable[..., None]
 
 
 def open_log(place: str) -> Log:
-    """A log to "stderr", to nowhere with "none", or to a file; raises StorageError."""
+    """A log to "stderr", to nowhere with "none", or to a file; raises StorageError.
+
+    The log itself raises nothing: a full disk must not end a request, nor stand between a decision
+    that is recorded and its being taken. How many lines were lost is the first line that follows.
+    """
     if place == "none":
         return lambda event, **fields: None
-    if place != "stderr":
-        write = JsonlLogger(place)
-        return lambda event, **fields: write({"event": event, **fields})
+    if place == "stderr":
+        return _lossy(_to_stderr)
+    return _lossy(JsonlLogger(place))
+
+
+def _lossy(write: Callable[[dict[str, object]], None]) -> Log:
     lock = threading.Lock()
+    lost = 0
 
-    def to_stderr(event: str, **fields: object) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = msgspec.json.encode({"time": now, "event": event, **fields}) + b"\n"
+    def log(event: str, **fields: object) -> None:
+        nonlocal lost
         with lock:
-            sys.stderr.buffer.write(line)
-            sys.stderr.buffer.flush()
+            try:
+                if lost:
+                    write({"event": "log_lost", "lines": lost})
+                    lost = 0
+                write({"event": event, **fields})
+            except (StorageError, OSError, ValueError):  # ValueError: a stream that is closed
+                lost += 1
 
-    return to_stderr
+    return log
+
+
+def _to_stderr(fields: dict[str, object]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    sys.stderr.buffer.write(msgspec.json.encode({"time": now, **fields}) + b"\n")
+    sys.stderr.buffer.flush()
 
 
 class LibraryHandler(logging.Handler):

@@ -34,6 +34,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     merge              answer rows of several requests together; by default for strict bundles,
                        whose contract is by rows, and for no other model. The self-test looks
                        whether rows depend on one another
+    degraded_ms        a canary slower than this makes the health "degraded"; by default the
+                       server's `degraded_ms`, and of a text model 500, where that is less
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
@@ -59,6 +61,7 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     batch_rows: int = 32
     batch_wait_ms: float = 0.0
     merge: bool | None = None
+    degraded_ms: float | None = None
     expected_digest: str | None = None
     require_signature: str | None = None
     mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
@@ -71,6 +74,18 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     policy: str | None = None
     calibration: str | None = None
     anomaly: bool = True
+
+    @property
+    def served(self) -> ModelSettings:
+        """The settings of the version that is served without a rollout; they name no candidate."""
+        own = msgspec.structs.replace(
+            self, candidate=None, candidate_digest=None, use_candidate=None
+        )
+        if not self.use_candidate or self.candidate is None:
+            return own
+        return msgspec.structs.replace(
+            own, path=self.candidate, expected_digest=self.candidate_digest, kind="auto"
+        )
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
@@ -89,6 +104,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
             _within("standing_queue", self.standing_queue, 1, self.queue)
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
+        if self.degraded_ms is not None:
+            _within("degraded_ms", self.degraded_ms, 0.001, 600_000)
         _within("slots", self.slots, 1, 1024)
         _within("cache_mb", self.cache_mb, 1, 1 << 20)
         _within("text_seconds", self.text_seconds, 0.01, 86_400)

@@ -23,14 +23,20 @@ _SCOPE = "interlock.serve"
 _ATTRIBUTES = ("endpoint", "model", "outcome", "rows", "code", "request_id")
 
 
+def endpoint_of(settings: Settings) -> str:
+    """Where traces and metrics go; raises ConfigError for what is no URL."""
+    endpoint = (settings.otlp_endpoint or "").rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError("otlp_endpoint must be an http or https URL")
+    return endpoint
+
+
 class Telemetry:
     """Sends spans as requests end and the registry's metrics every `otlp_seconds`."""
 
     def __init__(self, settings: Settings, registry: CollectorRegistry) -> None:
         """Raise MissingExtraError without the extra, ConfigError for an endpoint that is no URL."""
-        endpoint = (settings.otlp_endpoint or "").rstrip("/")
-        if not endpoint.startswith(("http://", "https://")):
-            raise ConfigError("otlp_endpoint must be an http or https URL")
+        endpoint = endpoint_of(settings)
         try:
             from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

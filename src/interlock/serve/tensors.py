@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,10 @@ def check_shape(name: str, shape: list[int]) -> int:
     """The number of elements; raises InputError for a shape that no array has."""
     if len(shape) > _MOST_RANK or any(size < 0 for size in shape):
         raise InputError(f"input '{name}': its shape must have up to {_MOST_RANK} sizes from 0")
-    count = math.prod(shape)
-    if count >= 1 << 40:
+    # Without its zeros, too: numpy counts the strides of an array that has no elements.
+    if math.prod(size for size in shape if size) >= 1 << 40:
         raise InputError(f"input '{name}': its shape has too many elements")
-    return count
+    return math.prod(shape)
 
 
 def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
@@ -56,6 +57,8 @@ def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
         raise InputError(f"input '{name}': data must be a list")
     if dtype == "string":
         return _texts(name, data, shape, count)
+    if not _holds_numbers(data):
+        raise InputError(f"input '{name}': data holds something else than {datatype}")
     try:
         found = np.asarray(data)
     except (ValueError, OverflowError):
@@ -129,6 +132,23 @@ def _fit(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array:
     if dtype.kind == "f" and not np.array_equal(np.isfinite(fitted), np.isfinite(found)):
         raise InputError(f"input '{name}': a number is out of the range of {datatype}")
     return fitted
+
+
+def _holds_numbers(data: list[Any]) -> bool:
+    """Whether there are numbers and truth values only, in lists of any depth that an array has.
+
+    Looked at before numpy does: of one long text among many numbers it would make an array with
+    room for that text in each of its elements.
+    """
+    level = data
+    for _ in range(_MOST_RANK):
+        kinds = set(map(type, level))
+        if list not in kinds:
+            return kinds <= {int, float, bool}
+        if len(kinds) > 1:
+            return True  # numpy makes no array of lists beside something else
+        level = list(chain.from_iterable(level))
+    return not level
 
 
 def _large_integers(data: list[Any], found: Array) -> Array:

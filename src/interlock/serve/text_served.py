@@ -140,9 +140,12 @@ class TextServed:
         return Workers(
             process.pids,
             process.rss,
-            replaced=process.replaced,
+            process.cpu_seconds,
+            process.replaced,
             waiting=waiting,
             running=running,
+            largest=process.rss,
+            fault=process.fault,
         )
 
     def close(self) -> None:

@@ -15,6 +15,9 @@ from interlock.serve.lane import Lane, Ran
 from interlock.serve.opening import open_model
 from interlock.serve.served import Served, Workers
 from interlock.serve.settings import ModelSettings, Settings
+from interlock.serve.text_served import TextServed
+
+TEXT_DEGRADED_MS = 500.0
 
 
 class Version:
@@ -94,6 +97,15 @@ def _form(spec: TensorSpec) -> tuple[str, str, list[int]]:
     return spec.name, spec.dtype, [dim if isinstance(dim, int) else -1 for dim in spec.shape]
 
 
+def _check_positive(own: ModelSettings, served: Served) -> None:
+    outputs = [spec.name for spec in served.outputs]
+    if own.positive is not None and own.positive not in outputs:
+        raise ConfigError(
+            f"positive is {own.positive!r}, which is no output of model '{served.name}'",
+            hint=f"it has {', '.join(outputs)}",
+        )
+
+
 def open_version(
     name: str,
     own: ModelSettings,
@@ -110,13 +122,19 @@ def open_version(
     try:
         served = open_model(name, own, base)
         served.start(Deadline.after(settings.start_seconds))
+        _check_positive(own, served)
     except Exception as error:
         if served is not None:
             served.close()
         if isinstance(error, InterlockError):
             raise
         raise EngineUnavailableError(f"loading raised {type(error).__name__}") from None
-    canary = Canary(served, degraded_ms=settings.degraded_ms, seconds=settings.health_seconds)
+    limit = own.degraded_ms
+    if limit is None:
+        # A few tokens of the smallest text model take longer than what suits a classifier.
+        least = TEXT_DEGRADED_MS if isinstance(served, TextServed) else 0.0
+        limit = max(settings.degraded_ms, least)
+    canary = Canary(served, degraded_ms=limit, seconds=settings.health_seconds)
     lane = Lane(
         served,
         threads=own.workers,

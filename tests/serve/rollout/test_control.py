@@ -18,10 +18,11 @@ from interlock.serve.health import Canary
 from interlock.serve.hosting import Hosted
 from interlock.serve.lane import Lane
 from interlock.serve.rollout.control import ModelRollout
-from interlock.serve.rollout.evidence import Seen
+from interlock.serve.rollout.evidence import MEMORY_SAMPLES, Seen
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.rollout.record import SAVE_SECONDS
 from interlock.serve.rollout.store import RolloutStore
+from interlock.serve.served import Workers
 from interlock.serve.settings import ModelSettings
 from interlock.serve.version import Version
 
@@ -268,3 +269,54 @@ def test_a_wall_clock_that_jumps_back_changes_nothing(world: Make) -> None:
     assert found.decisions() == ["started", "promoted"]
     found.restart()
     assert found.stable == "sha256:new"
+
+
+def test_the_same_order_again_keeps_what_was_seen_and_names_only_what_changes(
+    world: Make,
+) -> None:
+    found = world(rollout="shadow", percent=10)
+    found.rollout.start("new", mode="canary", percent=30)
+    found.see(50)
+    found.rollout.tick()
+    for again in ({}, {"mode": "canary"}, {"percent": 30.0}, {"digest": "sha256:new"}):
+        found.rollout.start("new", **again)
+        assert found.running["evidence"]["answers"] == 50
+    assert found.decisions() == ["started"]
+    found.rollout.start("new", percent=60)
+    assert (found.running["mode"], found.running["percent"]) == ("canary", 60)
+    assert found.running["evidence"]["answers"] == 0
+
+
+def test_the_same_order_again_looks_anew_at_what_was_held(world: Make) -> None:
+    found = world(promote=False)
+    found.rollout.start("new", mode="canary")
+    found.see(2000)
+    found.rollout.tick()
+    assert found.running["held"]
+    found.rollout.start("new")
+    assert not found.running["held"]
+
+
+def test_a_digest_in_the_configuration_holds_for_a_reload_too(world: Make) -> None:
+    found = world(expected_digest="sha256:old")
+    found.digests["old"] = "sha256:changed"
+    for digest in (None, "sha256:changed"):
+        with pytest.raises(BundleIntegrityError):
+            found.rollout.reload(digest=digest)
+    assert found.stable == "sha256:old"
+
+
+def test_one_process_of_several_that_grows_is_enough_to_roll_back(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = world(rollback_memory_mb=700)
+    found.rollout.start("new", mode="canary")
+    traffic = found.hosted.traffic
+    assert traffic is not None
+    assert traffic.candidate is not None
+    grown = Workers(pids=(1, 2), rss=1200 << 20, largest=1000 << 20)
+    monkeypatch.setattr(traffic.candidate.served, "workers", lambda: grown)
+    for _ in range(MEMORY_SAMPLES):
+        found.clock.advance(1.0)
+        found.rollout.tick()
+    assert found.rollout.status()["decisions"][-1]["reason"] == "memory"

@@ -205,3 +205,71 @@ def test_verdicts_by_status_or_by_an_output() -> None:
 )
 def test_two_answers_agree_by_status_and_value(other: Answer, agrees: bool) -> None:
     assert same(answer(3, 3, y=[1.0, 2.0]), other) == agrees
+
+
+class Raising(Tripling):
+    """A version with a fault of its own, which no error of ours stands for."""
+
+    def infer(self, inputs: Any, *, deadline: Any) -> Answer:
+        raise ValueError("a bug")
+
+
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_a_fault_that_is_no_error_of_ours_counts_as_one(mode: Mode) -> None:
+    async def main(found: Traffic) -> None:
+        client = next(str(k) for k in range(1000) if mode == "shadow" or found.takes(str(k)))
+        pick = picked(found, client)
+        if mode == "canary":
+            with pytest.raises(ValueError, match="a bug"):
+                await ask(pick, 1.0)
+        else:
+            assert (await ask(pick, 1.0)).outputs["x"].tolist() == [2.0]
+        assert found.watch is not None
+        await asyncio.gather(*found.watch.tasks)
+
+    stable, candidate = version(Doubling()), version(Raising())
+    watch = Watch("r", mode, 0.05, 2)
+    found = Traffic(stable, candidate, 50, new_salt(), watch)
+    try:
+        asyncio.run(main(found))
+    finally:
+        for one in (stable, candidate):
+            one.lane.close(1)
+    assert [seen.error for seen in watch.seen if seen.candidate] == [True]
+
+
+def test_whoever_waits_for_a_place_in_the_queue_counts_once_and_as_no_error() -> None:
+    async def main(found: Traffic) -> None:
+        assert found.candidate is not None
+        gate = found.candidate.served.open  # type: ignore[attr-defined]
+        client = next(str(k) for k in range(1000) if found.takes(str(k)))
+        gate.clear()
+        asked = [asyncio.ensure_future(ask(picked(found, client), 1.0))]
+        while not found.candidate.lane.running:
+            await asyncio.sleep(0.001)
+        asked += [asyncio.ensure_future(ask(picked(found, client), 1.0)) for _ in range(10)]
+        while found.candidate.lane.waiting < 10:
+            await asyncio.sleep(0.001)
+        x = {"x": np.array([1.0])}
+        patient = asyncio.ensure_future(picked(found, client).ask(x, 1, NO_DEADLINE, patience=30.0))
+        await asyncio.sleep(0.3)
+        assert not patient.done()
+        gate.set()
+        await asyncio.gather(*asked, patient)
+
+    with traffic("canary") as found:
+        asyncio.run(main(found))
+        assert found.watch is not None
+        assert [seen.error for seen in found.watch.seen] == [False] * 12
+        assert found.watch.asked == {"candidate": 12, "stable": 0}
+
+
+def test_a_client_that_leaves_a_stream_after_too_long_a_wait_is_a_slow_answer() -> None:
+    with traffic("canary") as found:
+        assert found.watch is not None
+        client = next(str(k) for k in range(1000) if found.takes(str(k)))
+        pick = picked(found, client)
+        pick.left(found.watch.limit_seconds / 2)
+        assert not found.watch.seen
+        pick.left(found.watch.limit_seconds * 2)
+        assert [(seen.candidate, seen.error) for seen in found.watch.seen] == [(True, False)]

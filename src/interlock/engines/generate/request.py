@@ -43,6 +43,12 @@ class GenerateRequest:
             raise InputError("messages is empty; a request needs at least one")
         if self.prompt_tokens is not None and not self.prompt_tokens:
             raise InputError("prompt_tokens is empty; a request needs at least one token")
+        for token in (
+            (min(self.prompt_tokens), max(self.prompt_tokens)) if self.prompt_tokens else ()
+        ):
+            # No vocabulary has such an id, and no message to a process can carry a larger one.
+            if not 0 <= token < 1 << 31:
+                raise InputError(f"prompt_tokens holds {token}; ids are 0 to {(1 << 31) - 1}")
         if self.prefix < 0:
             raise InputError(f"prefix is {self.prefix}; it must be 0 or more")
 

@@ -22,6 +22,7 @@ from interlock.engines.generate.request import GenerateRequest, GenerateResult
 from interlock.engines.onnx import CPU
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
+    BundleError,
     ConfigError,
     DeadlineError,
     EngineCrashError,
@@ -141,6 +142,7 @@ class StreamProcess:
         self.name = name
         self.slots = slots
         self.replaced = 0
+        self._fault = ""
         self._process = WorkerProcess(
             _TARGET, options=options, memory_limit=memory_limit, name=name
         )
@@ -166,6 +168,16 @@ class StreamProcess:
         return self._process.rss or 0
 
     @property
+    def fault(self) -> str:
+        """Why the process cannot be replaced: what it should run is no longer there. Else empty."""
+        return self._fault
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes so far, as far as the system tells; it never falls."""
+        return self._process.cpu_seconds
+
+    @property
     def load(self) -> tuple[int, int]:
         """Requests that wait, and that the process works on."""
         with self._changed:
@@ -179,6 +191,8 @@ class StreamProcess:
             found = msgspec.convert(told, TextDescription)
         except msgspec.ValidationError:
             raise EngineCrashError(f"{self.name}: it sent no valid description") from None
+        # The process that takes over reads the files again, and they may be others by then.
+        self._process.amend(expected_digest=found.digest)
         with self._changed:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(
@@ -248,6 +262,7 @@ class StreamProcess:
             try:
                 if not self._process.alive:
                     self._process.start(Deadline.after(_RESTART))
+                self._fault = ""
                 told = self._process.call(call, deadline=Deadline.after(_ANSWER))
                 self._deliver(told)
             except InterlockError as error:
@@ -312,6 +327,8 @@ class StreamProcess:
 
     def _lost(self, error: InterlockError) -> None:
         """The process is gone, or cannot start: what it had is asked again once, alone."""
+        if isinstance(error, BundleError):
+            self._fault = f"{error.code}: {error.message}"
         self._process.kill()
         with self._changed:
             if self._closed:

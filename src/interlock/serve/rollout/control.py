@@ -26,7 +26,7 @@ from interlock.serve.rollout.sticky import new_salt
 from interlock.serve.rollout.store import RolloutStore, Running, Source
 from interlock.serve.rollout.traffic import Traffic, Watch
 from interlock.serve.server_log import Log
-from interlock.serve.settings import ModelSettings
+from interlock.serve.settings import ModelKind, ModelSettings
 from interlock.serve.version import Version, check_interface
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ class ModelRollout:
         self._hosted = hosted
         self._own = hosted.settings
         self._open = open
-        self._drain = drain_seconds + hosted.settings.call_seconds
+        own = hosted.settings
+        # What is inside when a version ends: a text, or a line that waits its turn and is judged.
+        self._drain = drain_seconds + max(2 * own.call_seconds, own.text_seconds)
         self._log = log
         self._clock = clock or SystemClock()
         self._record = Record(
@@ -80,23 +82,30 @@ class ModelRollout:
     ) -> dict[str, Any]:
         """Load a candidate and give it traffic; of the one that runs, change mode and percent.
 
-        A change of either starts the evidence anew. Raises ConflictError, ConfigError for another
-        interface or the same version, and what loading raises; the old version then stands.
+        What is not named stays as it is there, and as configured otherwise. A change starts the
+        evidence anew, and so does asking again where it was held.
+
+        Raises ConflictError, ConfigError for another interface or the same version, and what
+        loading raises; the old version then stands.
         """
         self._record.require()
-        mode = mode or self._own.rollout
-        percent = self._own.percent if percent is None else percent
-        msgspec.structs.replace(self._own, rollout=mode, percent=percent)  # checks them
         with self._change() as traffic:
             running, loaded = self._record.running, traffic.candidate
             if running is not None and running.candidate.path != path:
                 raise ConflictError(
                     f"a rollout of {running.candidate.path} is under way", hint="roll it back first"
                 )
+            if mode is None:
+                mode = self._own.rollout if running is None else running.mode
+            if percent is None:
+                percent = self._own.percent if running is None else running.percent
+            msgspec.structs.replace(self._own, rollout=mode, percent=percent)  # checks them
             with self._kept_only_if(loaded or self._load(path, digest, traffic.stable)) as version:
                 if digest not in (None, version.digest):
                     raise BundleIntegrityError(f"the digest is {version.digest}, not {digest}")
-                self._begin(version, path, mode, percent, ASKED)
+                same = running is not None and (running.mode, running.percent) == (mode, percent)
+                if running is None or running.held or not same:
+                    self._begin(version, path, mode, percent, ASKED)
         return self.status()
 
     def promote(self, reason: str = ASKED) -> dict[str, Any]:
@@ -267,11 +276,11 @@ class ModelRollout:
         own = self._own
         if not home:
             return msgspec.structs.replace(own, path=path, expected_digest=digest, kind="auto")
-        if own.use_candidate:
-            expected = digest or own.candidate_digest
-            return msgspec.structs.replace(own, path=path, expected_digest=expected, kind="auto")
-        expected = digest or own.expected_digest
-        return msgspec.structs.replace(own, path=path, expected_digest=expected)
+        pinned = own.candidate_digest if own.use_candidate else own.expected_digest
+        if pinned is not None and digest not in (None, pinned):
+            raise BundleIntegrityError(f"the configuration expects {pinned}, not {digest}")
+        kind: ModelKind = "auto" if own.use_candidate else own.kind
+        return msgspec.structs.replace(own, path=path, expected_digest=digest or pinned, kind=kind)
 
     @contextmanager
     def _change(self) -> Iterator[Traffic]:
@@ -444,9 +453,8 @@ class ModelRollout:
 
 
 def _resident(version: Version) -> float:
-    """Bytes of one of its processes, on average; 0 where none runs."""
-    workers = version.served.workers()
-    return workers.rss / len(workers.pids) if workers.pids else 0.0
+    """Bytes of the largest of its processes; 0 where none runs."""
+    return float(version.served.workers().largest)
 
 
 def _source(version: Version) -> Source:

@@ -27,7 +27,7 @@ class Remembered:
     """An answer: which version gave it, and a verdict a row (1 positive, 0 negative, 2 none).
 
     shadow  the verdicts of a shadow that was asked the same; None where it was not, or not yet
-    labels  row -> the truth that was posted
+    labels  a byte a row: 0 where no label was posted, 1 negative, 2 positive; None where none was
     """
 
     model: str
@@ -36,7 +36,7 @@ class Remembered:
     candidate: bool
     verdicts: bytes
     shadow: bytes | None = None
-    labels: dict[int, bool] | None = None
+    labels: bytearray | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Recent:
             other = None if shadow is None or shadow[row] == 2 else shadow[row] == 1
             verdict = answer.verdicts[row] == 1
             if answer.labels is None:
-                answer.labels = {}
-            before = answer.labels.get(row)
-            if before not in (None, truth):
+                answer.labels = bytearray(rows)
+            before, now = answer.labels[row], 2 if truth else 1
+            if before not in (0, now):
                 raise ConflictError(f"row {row} has the other label already")
-            answer.labels[row] = truth
-            return Labelled(answer, verdict, other, counted=before is None)
+            answer.labels[row] = now
+            return Labelled(answer, verdict, other, counted=not before)

@@ -229,6 +229,26 @@ class RolloutStore:
         return connection
 
 
+def recorded(directory: Path) -> dict[str, Placement]:
+    """Where each model stands by the state in `directory`, which a server may be using.
+
+    Raises StorageError, and JournalError for a record that cannot be read.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return {}
+    with _errors(path):
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)
+        try:
+            rows = connection.execute("SELECT model, document FROM placements").fetchall()
+        finally:
+            connection.close()
+    try:
+        return {model: msgspec.json.decode(told, type=Placement) for model, told in rows}
+    except msgspec.DecodeError as error:
+        raise JournalError(f"{path}: {error}") from None
+
+
 @contextmanager
 def _errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from interlock.kernel.batch import STATUS_OF_CODE, Array, BatchOutcome
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import InterlockError
+from interlock.kernel.errors import ServiceError
 from interlock.kernel.outcome import Status
 from interlock.serve.rollout.evidence import Seen
 from interlock.serve.rollout.settings import Mode
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MOST_NOTED = 100_000
 # Larger answers are not compared: that would hold up other requests.
 _MOST_COMPARED = 1 << 20
+_LEAST_PAUSE = 0.01
 RTOL, ATOL = 1e-3, 1e-5
 _FAILED, _REFUSED, _ACCEPTED = (
     STATUS_OF_CODE.index(status) for status in (Status.FAILED, Status.REFUSED, Status.ACCEPTED)
@@ -107,6 +108,7 @@ class Pick:
     """A request and the one version that answers it.
 
     shadow  what the shadow said, once it has; None where it was not asked
+    began   `time.perf_counter` when the version was asked
     """
 
     traffic: Traffic
@@ -114,6 +116,7 @@ class Pick:
     candidate: bool
     watch: Watch | None
     shadow: asyncio.Future[Answer] | None = None
+    began: float = 0.0
 
     def leave(self) -> None:
         """The request is done with the version."""
@@ -125,6 +128,11 @@ class Pick:
             self.watch.asked["candidate" if self.candidate else "stable"] += 1
             self.watch.seen.append(Seen(self.candidate, error, seconds, False))
 
+    def left(self, seconds: float) -> None:
+        """The client left, after a wait of `seconds`: where that was too long, a slow answer."""
+        if self.watch is not None and seconds > self.watch.limit_seconds:
+            self.note(error=False, seconds=seconds)
+
     @property
     def rollout(self) -> str:
         """Of which rollout the answer is; empty where it is of none."""
@@ -135,30 +143,56 @@ class Pick:
         if self.watch is None:
             self.version.lane.check_room()
 
-    async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
-        """The answer of its version, noted for the rollout; a shadow is asked beside it."""
+    async def ask(
+        self, inputs: Mapping[str, Array], rows: int, deadline: Deadline, *, patience: float = 0.0
+    ) -> Answer:
+        """The answer of its version, noted for the rollout; a shadow is asked beside it.
+
+        patience  seconds to wait for a place in a queue that is full; such a wait is no error of
+                  the version and no part of its time
+        """
         watch = self.watch
         if watch is None:
-            return await self.version.lane.ask(inputs, rows, deadline)
+            return await self._in_turn(inputs, rows, deadline, patience)
         watch.asked["candidate" if self.candidate else "stable"] += 1
         if watch.mode == "shadow":
-            return await self._ask_both(watch, inputs, rows, deadline)
-        began = time.perf_counter()
+            return await self._ask_both(watch, inputs, rows, deadline, patience)
         try:
-            answer = await self.version.lane.ask(inputs, rows, deadline)
-        except InterlockError:
-            watch.seen.append(Seen(self.candidate, True, time.perf_counter() - began, False))
-            raise
+            answer = await self._in_turn(inputs, rows, deadline, patience)
         except asyncio.CancelledError:
-            # The client left. Where it had waited too long already, that is a slow answer.
-            if (waited := time.perf_counter() - began) > watch.limit_seconds:
+            if (waited := self._seconds()) > watch.limit_seconds:
                 watch.seen.append(Seen(self.candidate, False, waited, False))
             raise
-        watch.seen.append(_seen(self.candidate, answer, time.perf_counter() - began))
+        except Exception:
+            watch.seen.append(Seen(self.candidate, True, self._seconds(), False))
+            raise
+        watch.seen.append(_seen(self.candidate, answer, self._seconds()))
         return answer
 
+    async def _in_turn(
+        self, inputs: Mapping[str, Array], rows: int, deadline: Deadline, patience: float
+    ) -> Answer:
+        until = time.monotonic() + patience
+        while True:
+            self.began = time.perf_counter()
+            try:
+                return await self.version.lane.ask(inputs, rows, deadline)
+            except ServiceError as error:
+                pause = max(_LEAST_PAUSE, error.wait_seconds or 0.0)
+                if time.monotonic() + pause > until:
+                    raise
+                await asyncio.sleep(pause)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.began
+
     async def _ask_both(
-        self, watch: Watch, inputs: Mapping[str, Array], rows: int, deadline: Deadline
+        self,
+        watch: Watch,
+        inputs: Mapping[str, Array],
+        rows: int,
+        deadline: Deadline,
+        patience: float,
     ) -> Answer:
         stable, shadow = self.version, self.traffic.candidate
         assert shadow is not None
@@ -170,7 +204,7 @@ class Pick:
             or not shadow.enter()
         ):
             watch.shadow["dropped"] += 1
-            return await stable.lane.ask(inputs, rows, deadline)
+            return await self._in_turn(inputs, rows, deadline, patience)
         loop = asyncio.get_running_loop()
         told: asyncio.Future[tuple[Seen, Answer | None]] = loop.create_future()
         self.shadow = loop.create_future()
@@ -179,16 +213,15 @@ class Pick:
         )
         watch.tasks.add(task)
         task.add_done_callback(watch.tasks.discard)
-        began = time.perf_counter()
         try:
-            answer = await stable.lane.ask(inputs, rows, deadline)
-        except InterlockError:
-            told.set_result((Seen(False, True, time.perf_counter() - began, False), None))
+            answer = await self._in_turn(inputs, rows, deadline, patience)
+        except Exception:
+            told.set_result((Seen(False, True, self._seconds(), False), None))
             raise
         except BaseException:
             told.cancel()
             raise
-        told.set_result((_seen(False, answer, time.perf_counter() - began), answer))
+        told.set_result((_seen(False, answer, self._seconds()), answer))
         return answer
 
 
@@ -208,7 +241,7 @@ async def _ask_shadow(
         try:
             answer = await shadow.lane.ask(inputs, rows, deadline)
             mine = _seen(True, answer, time.perf_counter() - began)
-        except InterlockError:
+        except Exception:  # noqa: BLE001 - whatever it was, the candidate did not answer
             mine = Seen(True, True, time.perf_counter() - began, False)
         finally:
             shadow.leave()

@@ -1,0 +1,54 @@
+"""What is counted of a model over all of its versions never falls."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from serve.rollout.test_traffic import version
+from serve.test_lane import Doubling
+
+from interlock.serve.hosting import Hosting
+from interlock.serve.metrics import Metrics
+from interlock.serve.rollout.traffic import Traffic
+from interlock.serve.served import Workers
+from interlock.serve.settings import ModelSettings, Settings
+
+
+class Counted(Doubling):
+    """A version whose processes spent so much, and were replaced so often."""
+
+    def __init__(self, cpu: float, replaced: int) -> None:
+        super().__init__()
+        self._workers = Workers(pids=(1,), cpu=cpu, replaced=replaced)
+
+    def workers(self) -> Workers:
+        return self._workers
+
+
+def test_counters_do_not_fall_when_a_version_is_replaced(tmp_path: Path) -> None:
+    metrics = Metrics()
+    hosting = Hosting(
+        Settings(models={"m": ModelSettings(path="x")}), tmp_path, metrics, lambda *_, **__: None
+    )
+    hosted = hosting.models["m"]
+    old, new = version(Counted(100.0, 7)), version(Counted(1.0, 1))
+
+    def counted() -> tuple[str, ...]:
+        names = ("interlock_worker_cpu_seconds_total", "interlock_worker_replaced_total")
+        lines = metrics.text().decode().splitlines()
+        return tuple(line.split()[-1] for line in lines if line.startswith(names))
+
+    hosted.traffic = Traffic(old)
+    assert counted() == ("100.0", "7.0")
+    assert old.enter()
+    hosted.traffic = Traffic(new)
+    hosted.retire(old, 30)
+    assert counted() == ("101.0", "8.0")  # the old one still answers
+    old.leave()
+    until = time.monotonic() + 30
+    while hosted.retiring:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert counted() == ("101.0", "8.0")
+    new.retire(0)
