@@ -133,6 +133,53 @@ def test_calibrate_writes_what_the_other_verbs_take(
     assert printed(capsys, again, 2)["error"]["code"] == "config"
 
 
+def test_calibrate_says_what_is_wrong_before_it_judges_anything(
+    bundle: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("a text was judged")
+
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "the same text,0\n" * 200)
+    output = ["--output", str(tmp_path / "calibration.json")]
+    arguments = ["calibrate", "--data", str(path), "--bundle", bundle, *output]
+    monkeypatch.setattr("interlock.detect.evaluate.score", never)
+    assert "1 harmless texts" in printed(capsys, arguments, 2)["error"]["message"]
+    assert "fpr is 5" in printed(capsys, [*arguments, "--fpr", "5"], 2)["error"]["message"]
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_calibrate_makes_no_threshold_from_texts_that_were_not_judged(
+    bundle: str,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("interlock.detect.assess.normalise", broken)
+    output = tmp_path / "calibration.json"
+    arguments = ["calibrate", "--data", data, "--bundle", bundle, "-o", str(output)]
+    found = printed(capsys, [*arguments, "--fpr", "0.05"], 2)
+    assert "were not judged" in found["error"]["message"]
+    assert not output.exists()
+
+
+def test_a_file_in_utf_16_is_read_as_such(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mail.txt"
+    path.write_text(f"Hello. {ATTACKS[0]}.", encoding="utf-16")
+    found = printed(capsys, ["scan", str(path), "--bundle", bundle], 1)
+    assert found["characters"] == len(ATTACKS[0]) + 8
+    assert printed(capsys, ["explain", str(path), "--bundle", bundle], 1)["rules"]
+
+
 def test_training_needs_a_bundle_that_the_recipe_wrote_and_enough_texts(
     bundle: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import logging
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,3 +168,58 @@ def test_the_embedder_gives_vectors_of_length_one(detector: Detector) -> None:
     assert detector.embedder.encode(HARMLESS).shape == (len(HARMLESS), 32)
     with pytest.raises(InputError, match="normalize_embeddings"):
         detector.embedder.encode("text", normalize_embeddings=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("confidence_threshold", float("nan")),
+        ("confidence_threshold", 65),
+        ("HIGH_CONFIDENCE_THRESHOLD", -0.1),
+        ("MEDIUM_CONFIDENCE_THRESHOLD", "0.65"),
+        ("LOW_CONFIDENCE_THRESHOLD", 1.1),
+        ("ANOMALY_THRESHOLD", float("inf")),
+    ],
+)
+def test_a_threshold_that_nothing_could_reach_is_refused(
+    bundle: Path, name: str, value: object
+) -> None:
+    detector = Detector.open(bundle=bundle, remember=False)
+    before = getattr(detector, name)
+    with pytest.raises(ConfigError, match=name):
+        setattr(detector, name, value)
+    assert getattr(detector, name) == before
+    assert getattr(Detector, name) > 0
+    assert detector.scan(ATTACKS[0]).attack
+
+
+def test_a_task_that_is_cancelled_judges_no_further_text(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.open(bundle=bundle, remember=False)
+    judged: list[str] = []
+    real = Detector._answer
+
+    def counted(self: Detector, text: str, *rest: Any) -> Any:
+        judged.append(text)
+        return real(self, text, *rest)
+
+    monkeypatch.setattr(Detector, "_answer", counted)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(detector.ascan_many([*HARMLESS] * 200))
+        while not judged:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert len(judged) < 200
+
+
+def test_a_policy_for_a_family_that_does_not_exist_is_refused(bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[[rules]]\nfamily = ["prompt_leek"]\naction = "block"\n')
+    with pytest.raises(ConfigError, match="rule 1: there is no family 'prompt_leek'"):
+        Detector.open(bundle=bundle, policy=path, remember=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.detectors import ATTACKS, HARMLESS
 
-from interlock.detect import Detection, Detector, StubL2Detector
+from interlock.detect import Detection, Detector, StubL2Detector, kept_scores
 from interlock.detect.calibration import calibrate, load_calibration
 from interlock.detect.evaluate import evaluate, score
 from interlock.detect.kept_scores import KeptScores
@@ -177,6 +177,30 @@ def test_a_calibration_keeps_the_rate_that_was_asked_for(
 
 def of_another_bundle(found: object) -> bytes:
     return msgspec.json.encode({**msgspec.to_builtins(found), "bundle": "sha256:0"})
+
+
+def test_a_calibration_that_cannot_keep_the_rate_is_refused() -> None:
+    with pytest.raises(InputError, match="3 of 100 harmless texts have a score of 1"):
+        calibrate(np.array([1.0] * 3 + [0.1] * 97), np.zeros(100, np.bool_), bundle="x", fpr=0.02)
+
+
+def test_an_error_about_a_label_quotes_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "turned.csv"
+    path.write_text("label,text\nmy password is swordfish,1\n")
+    with pytest.raises(InputError, match="label is a text of 24 characters"):
+        read_labelled(path)
+
+
+def test_scores_of_another_release_are_not_taken(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_labelled(write(tmp_path, ".jsonl"))
+    path = tmp_path / "scores.jsonl"
+    with KeptScores(path, detector) as kept:
+        score(detector, rows, kept=kept)
+    monkeypatch.setattr(kept_scores, "__version__", "99.0")
+    with KeptScores(path, detector) as kept:
+        assert kept.known(rows[0]) is None
 
 
 def test_too_few_texts_make_no_calibration(tmp_path: Path) -> None:

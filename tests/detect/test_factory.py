@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from interlock.detect import (
     StubL2Detector,
     create_best_l2_detector,
     create_onnx_only_detector,
+    factory,
     model,
 )
-from interlock.errors import ConfigError, InputError
+from interlock.errors import ConfigError, InputError, MissingExtraError
 from interlock.kernel.outcome import Status
 
 VARIABLES = (
@@ -112,7 +114,10 @@ def test_variables_stand_for_arguments(bundle: Path, monkeypatch: pytest.MonkeyP
     [
         ("ONNX_CONFIDENCE_THRESHOLD", "high"),
         ("ONNX_CONFIDENCE_THRESHOLD", "2"),
+        ("ONNX_CONFIDENCE_THRESHOLD", "nan"),
         ("ONNX_NUM_THREADS", "0"),
+        ("ONNX_NUM_THREADS", "inf"),
+        ("ONNX_NUM_THREADS", "nan"),
         ("ONNX_MAX_BATCH_SIZE", "1.5"),
         ("ENABLE_ANOMALY_DETECTION", "perhaps"),
         ("ENVIRONMENT", "moon"),
@@ -226,3 +231,41 @@ def test_a_variable_that_cannot_be_read_ends_in_the_stub(
     monkeypatch.setenv("ENVIRONMENT", "moon")
     stub = create_best_l2_detector(bundles=[bundle])
     assert "ENVIRONMENT" in stub.analyze("text").reasons[0]
+
+
+def test_an_empty_variable_is_as_good_as_none(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "SHIPPED", bundle)
+    for name in VARIABLES:
+        if name != "ENVIRONMENT":
+            monkeypatch.setenv(name, "")
+    assert create_onnx_only_detector().model_info["kind"] == "bundle"
+    assert create_best_l2_detector().model_info["kind"] == "bundle"
+
+
+def test_a_stub_without_rules_has_no_first_layer(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise MissingExtraError("detect", "matching rules")
+
+    whole = create_onnx_only_detector(bundle)
+    monkeypatch.setattr(factory, "load_pack", missing)
+    stub = StubL2Detector()
+    with pytest.raises(MissingExtraError, match="detect"):
+        stub.scan_rules(ATTACKS[0])
+    assert stub.analyze(ATTACKS[0]).status is Status.REFUSED
+    assert whole.scan_rules(ATTACKS[0]).has_threats
+
+
+def test_the_first_layers_answer_is_used_only_if_it_is_by_the_same_rules(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_DIGEST_KEY", "one key for all")
+    detector = create_onnx_only_detector(bundle)
+    alone = detector.analyze(ATTACKS[0]).confidence
+    own = detector.scan_rules(ATTACKS[0])
+    by_others = dataclasses.replace(own, hits=(), rules="another pack")
+    assert detector.analyze(ATTACKS[0], by_others).confidence == alone
+    assert detector.analyze(ATTACKS[0], dataclasses.replace(own, hits=())).confidence < alone

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 import openai
@@ -102,6 +103,28 @@ def test_messages_that_can_be_read_once_are_judged_and_sent(client: Any, text: s
         return
     client.chat.completions.create(model="m", messages=messages)
     assert RECEIVED[0]["messages"][0]["content"] == [{"type": "text", "text": text}]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        {"a": {"role": "user", "content": ATTACKS[0]}}.values(),
+        [MappingProxyType({"role": "user", "content": ATTACKS[0]})],
+        [{"role": "user", "content": {"a": {"type": "text", "text": ATTACKS[0]}}.values()}],
+    ],
+    ids=["a view", "a mapping", "a view of parts"],
+)
+def test_whatever_the_client_would_send_is_judged(client: Any, messages: Any) -> None:
+    with pytest.raises(HeldPromptError):
+        client.chat.completions.create(model="m", messages=messages)
+    assert RECEIVED == []
+
+
+def test_an_answer_of_the_client_can_be_sent_on(client: Any) -> None:
+    reply = client.chat.completions.create(model="m", messages=user(HARMLESS[0]))
+    said = [reply.choices[0].message, {"role": "user", "content": HARMLESS[1]}]
+    client.chat.completions.create(model="m", messages=said)
+    assert RECEIVED[1]["messages"][0]["content"] == "hello"
 
 
 def test_an_extra_body_hides_no_message(client: Any) -> None:

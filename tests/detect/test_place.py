@@ -1,6 +1,8 @@
 """How far a text is a document."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from interlock.detect.place import document_weight
 
@@ -27,3 +29,10 @@ def test_a_long_text_without_a_form_is_in_between() -> None:
 def test_what_the_caller_says_decides() -> None:
     assert document_weight(MAIL, "user") == 0.0
     assert document_weight("hello", "document") == 1.0
+
+
+@settings(deadline=1_000, max_examples=20)
+@given(st.sampled_from(["\n", " ", "\t", "|", "<a", ";", "; ", "hi ", "{ \n", " \n"]))
+def test_a_hostile_form_is_bounded_work(piece: str) -> None:
+    text = "a\n\n" + piece * (20_000 // len(piece)) + "a"
+    assert document_weight(text) in (0.0, 0.5, 1.0)

@@ -72,6 +72,7 @@ def test_json_says_the_same(tmp_path: Path) -> None:
         ('[unjudged]\nerror = "allow"', "error"),
         ('[unjudged]\ncut = "allow"', "cut"),
         ('digest = "x"', "digest"),
+        ('[[rules]]\naction = "block"\nfamily = []', "family is empty"),
         ("[", "policy"),
     ],
 )

@@ -60,7 +60,14 @@ def test_a_stream_is_bounded(detector: Detector) -> None:
     stream = detector.stream(most=100)
     with pytest.raises(InputError, match="more than 100"):
         stream.feed("a" * 101)
+    # What came before is not the text, so there is no answer that could pass for the text's.
+    with pytest.raises(InputError, match="more than 100"):
+        stream.feed("a")
+    with pytest.raises(InputError, match="more than 100"):
+        stream.finish()
     with pytest.raises(InputError, match="bytes"):
         stream.feed(b"a")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="every"):
         detector.stream(every=0)
+    with pytest.raises(InputError, match="place is 'moon'"):
+        detector.stream("moon")

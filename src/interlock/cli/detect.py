@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,10 +9,9 @@ import click
 from interlock.cli.detect_bench import bench
 from interlock.cli.detect_data import calibrate, evaluate
 from interlock.cli.detect_explain import explain
-from interlock.cli.detect_options import PLACES, detector_options, opened
+from interlock.cli.detect_options import PLACES, detector_options, opened, text_of
 from interlock.cli.detect_train import train
 from interlock.cli.output import json_option, print_json
-from interlock.errors import InputError
 
 if TYPE_CHECKING:
     from interlock.detect.results import Detection
@@ -85,16 +82,8 @@ _STYLES: dict[str | None, str] = {"rule": "bold underline red", "window": "under
 
 
 def _texts(name: str, lines: bool) -> list[tuple[str, str]]:
-    if name == "-":
-        data, shown = sys.stdin.buffer.read(), "standard input"
-    else:
-        shown = name
-        try:
-            data = Path(name).read_bytes()
-        except OSError as error:
-            raise InputError(f"{name} cannot be read: {error.strerror}") from None
-    # What is no UTF-8 becomes lone surrogates, which are read as an unknown character.
-    text = data.decode("utf-8", "surrogateescape")
+    shown = "standard input" if name == "-" else name
+    text = text_of(name)
     if not lines:
         return [(shown, text)]
     return [(f"{shown}:{at}", line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]

@@ -39,6 +39,11 @@ PLACE = click.option(
     show_default=True,
     help="Of texts without a place in a column `place`.",
 )
+SCORES = click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep scores here as they come; the same command goes on from them.",
+)
 
 
 @click.command()
@@ -47,11 +52,7 @@ PLACE = click.option(
 @LABEL
 @SOURCE
 @PLACE
-@click.option(
-    "--scores",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Keep scores here as they come; the same command goes on from them.",
-)
+@SCORES
 @detector_options
 @json_option
 def evaluate(
@@ -70,7 +71,8 @@ def evaluate(
     """
     from interlock.detect.evaluate import evaluate as figures
 
-    detector, scored = _scored(data, text, label, source, place, options, scores)
+    rows = read(data, text, label, source, place)
+    detector, scored = _scored(rows, options, scores)
     found = figures(scored, detector.confidence_threshold)
     found["model"] = detector.model_info["model_id"]
     found["bundle"] = detector.model_info["bundle"]
@@ -87,6 +89,7 @@ def evaluate(
 @LABEL
 @SOURCE
 @PLACE
+@SCORES
 @click.option(
     "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )
@@ -106,6 +109,7 @@ def calibrate(
     label: str,
     source: str,
     place: str,
+    scores: Path | None,
     fpr: float,
     output: Path,
     as_json: bool,
@@ -113,17 +117,30 @@ def calibrate(
 ) -> int:
     """Find thresholds for your own traffic, from harmless texts of it.
 
-    Attacks are not needed, and only tell the recall. The thresholds hold for texts like these and
-    for this bundle; give the file to the other verbs with --calibration.
+    Attacks are not needed, and only tell the recall. A text that comes again counts once. The
+    thresholds hold for texts like these and for this bundle; give the file to the other verbs with
+    --calibration.
     """
     import msgspec
 
     from interlock.detect.calibration import calibrate as fitted
-    from interlock.errors import ConfigError
+    from interlock.detect.calibration import check_enough
+    from interlock.errors import ConfigError, InputError
 
     if options.get("calibration") is not None:
         raise ConfigError("--calibration is what this verb makes; leave it out")
-    detector, scored = _scored(data, text, label, source, place, options)
+    every = read(data, text, label, source, place)
+    rows = list({(row.text, row.attack, row.place): row for row in every}.values())
+    if len(rows) < len(every):
+        click.echo(f"{len(every) - len(rows):,} texts come again and count once", err=True)
+    check_enough(sum(not row.attack for row in rows), fpr)
+    detector, scored = _scored(rows, options, scores)
+    if scored.unjudged:
+        raise InputError(
+            f"{scored.unjudged} of {len(rows)} texts were not judged; a threshold from the rest "
+            "would be too high",
+            hint="`interlock detect scan` says why",
+        )
     bundle = str(detector.model_info["bundle"])
     found = fitted(scored.scores, scored.attacks, bundle=bundle, fpr=fpr)
     replace_file(output, found.encode())
@@ -145,20 +162,11 @@ def calibrate(
     return 0
 
 
-def _scored(
-    data: tuple[Path, ...],
-    text: str,
-    label: str,
-    source: str,
-    place: str,
-    options: Any,
-    scores: Path | None = None,
-) -> tuple[Detector, Scored]:
+def _scored(rows: list[Labelled], options: Any, scores: Path | None) -> tuple[Detector, Scored]:
     from interlock.detect.evaluate import score
     from interlock.detect.kept_scores import KeptScores
     from interlock.kernel.progress import open_progress
 
-    rows = read(data, text, label, source, place)
     detector = opened(options)
     with ExitStack() as stack:
         progress = stack.enter_context(open_progress("texts", total=len(rows)))

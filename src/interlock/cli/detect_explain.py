@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from interlock.cli.detect_options import PLACES, detector_options, opened
+from interlock.cli.detect_options import PLACES, detector_options, opened, text_of
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import InputError
 
 
 @click.command()
@@ -27,14 +24,7 @@ def explain(file: str, place: str, words: bool, as_json: bool, **options: Any) -
     """
     from interlock.detect.explain import explain as explained
 
-    if file == "-":
-        data = sys.stdin.buffer.read()
-    else:
-        try:
-            data = Path(file).read_bytes()
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    text = data.decode("utf-8", "surrogateescape")
+    text = text_of(file)
     detector = opened(options)
     found = explained(detector, text, place, words=words)
     if as_json:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from interlock.errors import InputError
 
 if TYPE_CHECKING:
     from interlock.detect.detector import Detector
@@ -41,6 +45,24 @@ def detector_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def text_of(name: str) -> str:
+    """The text in the file `name`, or on standard input for `-`: UTF-8, or UTF-16 with its mark.
+
+    What is neither becomes lone surrogates, which are read as an unknown character. Raises
+    InputError for a file that cannot be read.
+    """
+    if name == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        try:
+            data = Path(name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{name} cannot be read: {error.strerror}") from None
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8", "surrogateescape")
 
 
 def opened(options: dict[str, Any], **more: Any) -> Detector:

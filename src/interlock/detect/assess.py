@@ -27,7 +27,7 @@ from interlock.detect.standing_out import (
     weightiest,
     window_scores,
 )
-from interlock.kernel.errors import EngineError, InterlockError
+from interlock.kernel.errors import EngineError, InterlockError, MissingExtraError
 
 _log = logging.getLogger("interlock.detect")
 
@@ -92,12 +92,17 @@ class Assessor:
             return self._broken(text, place, digest, thresholds, error, started)
 
     def first(self, text: str, place: str, digest: str) -> ScanResult:
-        """The first layer alone."""
+        """The first layer alone; raises MissingExtraError where there are no rules."""
+        if self.rules is None:
+            # Without a hit it would look as if rules had been tried.
+            raise MissingExtraError("detect", "matching rules")
         started = perf_counter()
         normalised = normalise(text)
-        hits = () if self.rules is None else self.rules.scan(normalised, Place(place))
+        hits = self.rules.scan(normalised, Place(place))
         spent = (perf_counter() - started) * 1e3
-        return ScanResult(digest, hits, place, normalised.cut, spent, normalised)
+        return ScanResult(
+            digest, hits, place, normalised.cut, spent, normalised, rules=self.rules.digest
+        )
 
     def _judge(
         self,

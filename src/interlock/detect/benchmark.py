@@ -6,7 +6,9 @@ Detector and bare model take turns, text by text, so that a busy machine slows b
 from __future__ import annotations
 
 import gc
+import resource
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,6 +220,10 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def _resident() -> float:
-    """Resident memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    """Resident memory of this process in MB; its peak where the system does not tell it."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    return pages * resource.getpagesize() / 1e6

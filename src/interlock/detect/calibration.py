@@ -95,17 +95,12 @@ def calibrate(
 
     The production threshold keeps the exact 95% upper bound of the rate at `fpr` where there are
     texts enough to say so, else the rate itself; staging allows twice that, development four times.
-    Raises InputError for a rate out of range, and for too few harmless texts: fewer than 1 / fpr.
+    Raises InputError as `check_enough` does, and where so many harmless texts have the highest
+    score of all that no threshold keeps to the rate.
     """
-    if not 0 < fpr < 1:
-        raise InputError(f"fpr is {fpr}; it must lie between 0 and 1")
     harmless = np.sort(scores[~attacks])
     n = len(harmless)
-    if n * fpr < 1:
-        raise InputError(
-            f"{n} harmless texts; a rate of {fpr:g} needs {math.ceil(1 / fpr)} or more",
-            hint="give more harmless texts, or a larger --fpr",
-        )
+    check_enough(n, fpr)
     thresholds = {
         name: threshold_at(harmless, _allowed(n, min(0.5, fpr * factor)) / n)
         for name, factor in zip(ENVIRONMENTS, (1, 2, 4), strict=True)
@@ -113,6 +108,11 @@ def calibrate(
     thresholds = {name: min(1.0, max(_SMALLEST, value)) for name, value in thresholds.items()}
     cut = thresholds["production"]
     reached = int((harmless >= cut).sum())
+    if reached > fpr * n + 1e-9:
+        raise InputError(
+            f"{reached} of {n} harmless texts have a score of 1; no threshold keeps to {fpr:g}",
+            hint="look at the labels, or train on these texts with `interlock detect train`",
+        )
     positive = scores[attacks]
     return Calibration(
         bundle=bundle,
@@ -125,6 +125,18 @@ def calibrate(
         interval=clopper_pearson_interval(reached, n),
         recall=float((positive >= cut).mean()) if len(positive) else None,
     )
+
+
+def check_enough(harmless: int, fpr: float) -> None:
+    """Raise InputError for a rate out of range, and for fewer than 1 / fpr harmless texts."""
+    if not 0 < fpr < 1:
+        raise InputError(f"fpr is {fpr}; it must lie between 0 and 1")
+    if harmless * fpr < 1 - 1e-9:
+        raise InputError(
+            f"{harmless} harmless texts; a rate of {fpr:g} needs {math.ceil(1 / fpr - 1e-9)} or "
+            "more",
+            hint="give more harmless texts, or a larger --fpr",
+        )
 
 
 def _allowed(n: int, fpr: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from interlock.detect.settings import ENVIRONMENTS
@@ -57,7 +58,9 @@ class DetectorConfig:
             )
 
 
-def check_threshold(name: str, value: float) -> None:
-    """Raise ConfigError unless `value` lies in 0 … 1."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} is {value}; it must lie in 0 … 1")
+def check_threshold(name: str, value: object, most: float = 1.0) -> None:
+    """Raise ConfigError unless `value` is a number in 0 … `most`."""
+    if not isinstance(value, Real):
+        raise ConfigError(f"{name} is a {type(value).__name__}; it must be a number")
+    if not 0 <= float(value) <= most:
+        raise ConfigError(f"{name} is {value}; it must lie in 0 … {most:g}")

@@ -1,7 +1,8 @@
 """Turns of a conversation: each judged by itself, and together with the ones before it.
 
 An attack can be split over turns that are harmless one by one. What is judged together are the
-latest turns that were let through; one that was not would taint every turn after it.
+latest turns that were let through, with a mark or without; one that was held would taint every turn
+after it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING
 
+from interlock.detect.policy import Action
 from interlock.detect.results import Detection
 from interlock.kernel.errors import InputError
 
@@ -32,40 +34,45 @@ class Conversation:
         if turns < 0 or characters < 0:
             raise InputError(f"turns is {turns}, characters {characters}; they must be 0 or more")
         self._detector = detector
-        self._earlier: deque[str] = deque(maxlen=turns)
+        self._earlier: deque[tuple[str, Action]] = deque(maxlen=turns)
         self._characters = characters
 
     def add(self, text: str, role: str = "user") -> Detection:
         """The answer for a turn; the severer of its own and that with the turns before it.
 
-        Where the turns together are worse, the first reason says so, and spans lie within this
-        turn. Raises InputError for another role than `user`, `tool` or `document`.
+        Where the turns together are worse than any of them, the first reason says so, and spans
+        lie within this turn. Raises InputError for another role than `user`, `tool` or `document`.
         """
         place = PLACES.get(role)
         if place is None:
             raise InputError(f"role is {role!r}; it must be one of {', '.join(PLACES)}")
+        found = self._judged(text, place)
+        if found.action.rank <= Action.FLAG.rank:
+            self._earlier.append((text, found.action))
+        return found
+
+    def _judged(self, text: str, place: str) -> Detection:
         alone = self._detector.scan(text, place)
         earlier = self._before()
-        if alone.clean:
-            self._earlier.append(text)
-        if not earlier or not alone.clean:
+        if not earlier or alone.action is Action.BLOCK:
             return alone
-        before = "\n".join(earlier) + "\n"
+        before = "\n".join(turn for turn, _ in earlier) + "\n"
         together = self._detector.scan(before + text, place)
-        if together.action.rank <= alone.action.rank:
+        # What an earlier turn was marked for, it is not marked for again.
+        known = max(alone.action.rank, *(action.rank for _, action in earlier))
+        if together.action.rank <= known:
             return alone
-        # Kept out of later contexts as a turn that is refused by itself is.
-        self._earlier.pop()
         return _of_last(together, alone, len(before), len(earlier))
 
-    def _before(self) -> list[str]:
+    def _before(self) -> list[tuple[str, Action]]:
         room = self._characters
-        found: list[str] = []
-        for turn in reversed(self._earlier):
-            room -= len(turn)
-            if room < 0:
+        found: list[tuple[str, Action]] = []
+        for turn, action in reversed(self._earlier):
+            if room <= 0:
                 break
-            found.append(turn)
+            # Of a turn that is too long its end counts: the next one goes on from there.
+            found.append((turn[-room:], action))
+            room -= len(turn)
         return found[::-1]
 
 

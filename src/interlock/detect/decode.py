@@ -1,4 +1,4 @@
-"""Encodings inside a text: base64, hex, binary, Morse, percent, references, rot13, reversal.
+"""Encodings inside a text: base64, hex, binary, Morse, percent, references, escapes.
 
 Every search is linear in the length of the text: no part of a pattern can be read in two ways, and
 no pattern scans ahead for something that may be missing.
@@ -15,36 +15,47 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from interlock.detect.lexicon import REVERSED_WORDS, ROTATED_WORDS, WORDS
 from interlock.detect.views import Part, View
 
 # Wrapped base64, as in mails, is one run: a full line, and lines that go on.
 _BASE64 = re.compile(
     r"[A-Za-z0-9+/_-]{40,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*={0,2}|[A-Za-z0-9+/_-]{12,}={0,2}"
 )
+# What base64 in groups consists of, and what of that is as well a word or a number.
+_TOKEN = re.compile(r"[^\s>|]+")
+_GROUP = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_PLAIN = re.compile(r"[A-Z]?[a-z]*|[A-Z]+|\d+|[-+/_]+")
+_HUMP = re.compile(r"[a-z][A-Z]")
 _BASE32 = re.compile(r"(?<![A-Z0-9])[A-Z2-7]{16,}={0,6}")
-_HEX = re.compile(r"(?:0x)?[0-9A-Fa-f]{2}(?:[ :,\n-]?(?:0x)?[0-9A-Fa-f]{2}){7,}")
+_HEX = re.compile(
+    r"(?<![0-9A-Za-z])(?:0x)?[0-9A-Fa-f]{2}(?:[ :,;\n-]{0,2}(?:0x)?[0-9A-Fa-f]{2}){7,}"
+    r"(?![0-9A-Za-z])"
+)
+_PAIR = re.compile(r"(?:0x)?([0-9A-Fa-f]{2})")
 _BINARY = re.compile(r"[01]{8}(?:[ ,\n]?[01]{8}){5,}")
 _DECIMAL = re.compile(r"(?<!\d)\d{2,3}(?:[ ,;\n]{1,2}\d{2,3}){7,}(?!\d)")
 _MORSE = re.compile(r"[.\-]{1,5}(?:[ /|]{1,3}[.\-]{1,5}){7,}")
 _PERCENT = re.compile(r"%[0-9A-Fa-f]{2}(?:%[0-9A-Fa-f]{2}|[A-Za-z0-9+_.~-])*")
+# No letter needs it, so even one that is written so is a disguise.
+_PERCENT_LETTER = re.compile(r"%(?:[46][1-9A-Fa-f]|[57][0-9Aa])")
 _QUERY = re.compile(r"[A-Za-z0-9+_.~-]*\Z")
-_REFERENCE = re.compile(r"&(?:#\d{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,8});")
-_ESCAPE = re.compile(r"\\x([0-9A-Fa-f]{2})|\\u([0-9A-Fa-f]{4})|\\([0-7]{3})")
-_WORD = re.compile(r"[A-Za-z]+")
+# Browsers take a number without the semicolon as well.
+_REFERENCE = re.compile(r"&(?:#\d{1,10};?|#[xX][0-9A-Fa-f]{1,8};?|[A-Za-z][A-Za-z0-9]{1,30};)")
+_ESCAPE = re.compile(
+    r"(?:\\x([0-9A-Fa-f]{2})|(?:\\u|%u)([0-9A-Fa-f]{4})|\\u\{([0-9A-Fa-f]{1,6})\}"
+    r"|\\U([0-9A-Fa-f]{8}))|\\([0-7]{3})"
+)
+_QUOTED = re.compile(r"(?:=[0-9A-F]{2}|=\r?\n)+")
+# Spaces, letters or line ends in that encoding; what a query holds looks otherwise.
+_IS_QUOTED = re.compile(r"[A-Za-z,.]=20[A-Za-z]|[A-Za-z]=\r?\n[A-Za-z]|(?:=[4-7][0-9A-F]){4}")
 _RUN = re.compile(r"[A-Za-z0-9+/_-]{12}")
 _DIGIT = re.compile("[0-9]")
-
-# Words only when read so: a text without any of them is in no such disguise.
-_ROTATED_ONLY = frozenset(word for word in ROTATED_WORDS - WORDS if len(word) > 2)
-_REVERSED_ONLY = frozenset(word for word in REVERSED_WORDS - WORDS if len(word) > 2)
-
-# Applied twice they give the text that was there before.
-_UNDO_THEMSELVES = frozenset({"rot13", "reversed", "reversed words"})
 
 Decoder = Callable[[str], Iterator[Part]]
 """Finds what it can decode in a text, in order."""
 
+# The least run that is also tried backwards and through rot13, and the least of groups.
+_LEAST_TURNED = 20
 # The longest stretch before a percent sign that is read with it.
 _QUERY_BEFORE = 400
 # Whether bytes are text is judged by so many characters.
@@ -63,12 +74,8 @@ def decodings(view: View) -> list[View]:
     text = view.text
     found: list[View] = []
     for step, decoder in _decoders(text):
-        if step in _UNDO_THEMSELVES and not _UNDO_THEMSELVES.isdisjoint(view.via):
-            continue
-        changes = [part for part in decoder(text) if part[0]]
-        if changes:
-            read = view.changed(changes, step, aligned=step in ("rot13", "reversed words"))
-            assert read is not None
+        read = view.changed(decoder(text), step)
+        if read is not None:
             found.append(read)
     return found
 
@@ -78,6 +85,9 @@ def _decoders(text: str) -> list[tuple[str, Decoder]]:
     needed: list[tuple[str, Decoder]] = []
     if _RUN.search(text):
         needed += [("base64", _base64), ("base32", _base32)]
+    # Ordinary texts have hardly a capital behind a small letter.
+    if len(_HUMP.findall(text)) > 1:
+        needed.append(("base64", _grouped))
     if _DIGIT.search(text):
         needed += [("hex", _hex), ("binary", _binary), ("character codes", _decimal)]
     if "-." in text or ".-" in text:
@@ -86,13 +96,10 @@ def _decoders(text: str) -> list[tuple[str, Decoder]]:
         needed.append(("percent", _percent))
     if "&" in text:
         needed.append(("character references", _references))
-    if "\\" in text:
+    if "\\" in text or "%u" in text:
         needed.append(("escapes", _escapes))
-    words = _WORD.findall(text.lower())
-    if len(_ROTATED_ONLY.intersection(words)) > 1:
-        needed.append(("rot13", _rotated))
-    if len(_REVERSED_ONLY.intersection(words)) > 1:
-        needed += [("reversed", _reversed), ("reversed words", _reversed_words)]
+    if "=" in text:
+        needed.append(("quoted-printable", _quoted))
     return needed
 
 
@@ -108,8 +115,38 @@ def _base64(text: str) -> Iterator[Part]:
             run = run[: run.rindex("\n")]
             end = start + len(run)
             decoded = _from_base64(run)
+        if decoded is None and len(run) >= _LEAST_TURNED:
+            decoded = _from_base64(codecs.encode(run, "rot13")) or _from_base64(run[::-1])
+        if decoded is None and "/" in run:
+            # The end of a path is not the middle of an encoding.
+            start += run.rindex("/") + 1
+            run = run[run.rindex("/") + 1 :]
+            decoded = _from_base64(run) if len(run) >= 12 else None
         if decoded is not None:
             yield decoded, start, end
+
+
+def _grouped(text: str) -> Iterator[Part]:
+    """Base64 in groups or in short lines, with spaces, line ends or quotation marks between."""
+    run: list[re.Match[str]] = []
+    for token in _TOKEN.finditer(text):
+        if _GROUP.fullmatch(token[0]):
+            run.append(token)
+        else:
+            yield from _of_groups(run)
+            run = []
+    yield from _of_groups(run)
+
+
+def _of_groups(run: list[re.Match[str]]) -> Iterator[Part]:
+    coded = [at for at, token in enumerate(run) if not _PLAIN.fullmatch(token[0])]
+    if len(coded) < 2:
+        return
+    inner = run[coded[0] : coded[-1] + 1]
+    joined = "".join(token[0] for token in inner)
+    decoded = _from_base64(joined) if len(joined) >= _LEAST_TURNED else None
+    if decoded is not None:
+        yield decoded, inner[0].start(), inner[-1].end()
 
 
 def _from_base64(run: str) -> str | None:
@@ -117,7 +154,7 @@ def _from_base64(run: str) -> str | None:
     if len(run) % 4 == 1:
         run = run[:-1]
     try:
-        return _readable(base64.b64decode(run + "=" * (-len(run) % 4), validate=True))
+        return readable(base64.b64decode(run + "=" * (-len(run) % 4), validate=True))
     except (binascii.Error, ValueError):
         return None
 
@@ -129,25 +166,30 @@ def _base32(text: str) -> Iterator[Part]:
             raw = base64.b32decode(run + "=" * (-len(run) % 8))
         except (binascii.Error, ValueError):
             continue
-        decoded = _readable(raw)
+        decoded = readable(raw)
         if decoded is not None:
             yield decoded, *found.span()
 
 
 def _hex(text: str) -> Iterator[Part]:
     for found in _HEX.finditer(text):
-        digits = re.sub(r"0x|[ :,\n-]", "", found[0])
-        if digits.isdecimal() and len(digits) < 24:
-            continue  # a number
-        decoded = _readable(bytes.fromhex(digits))
-        if decoded is not None:
-            yield decoded, *found.span()
+        pairs = list(_PAIR.finditer(text, *found.span()))
+        # A word of two letters may stand before or after, such as "be".
+        for first, last in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            kept = pairs[first : len(pairs) - last]
+            digits = "".join(pair[1] for pair in kept)
+            if len(kept) < 8 or (digits.isdecimal() and len(digits) < 24):
+                continue  # a number
+            decoded = readable(bytes.fromhex(digits))
+            if decoded is not None:
+                yield decoded, kept[0].start(), kept[-1].end()
+                break
 
 
 def _binary(text: str) -> Iterator[Part]:
     for found in _BINARY.finditer(text):
         digits = re.sub(r"[^01]", "", found[0])
-        decoded = _readable(int(digits, 2).to_bytes(len(digits) // 8, "big"))
+        decoded = readable(int(digits, 2).to_bytes(len(digits) // 8, "big"))
         if decoded is not None:
             yield decoded, *found.span()
 
@@ -156,7 +198,7 @@ def _decimal(text: str) -> Iterator[Part]:
     for found in _DECIMAL.finditer(text):
         codes = [int(code) for code in re.findall(r"\d+", found[0])]
         if all(code == 10 or 32 <= code < 127 for code in codes):
-            decoded = _readable(bytes(codes))
+            decoded = readable(bytes(codes))
             if decoded is not None:
                 yield decoded, *found.span()
 
@@ -178,7 +220,9 @@ def _percent(text: str) -> Iterator[Part]:
         before = _QUERY.search(text[max(done, start - _QUERY_BEFORE) : start])
         assert before is not None
         start -= len(before[0])
-        decoded = _readable(urllib.parse.unquote_to_bytes(text[start:end].replace("+", " ")))
+        least = 1 if _PERCENT_LETTER.search(found[0]) else 6
+        raw = urllib.parse.unquote_to_bytes(text[start:end].replace("+", " "))
+        decoded = readable(raw, least)
         if decoded is not None:
             yield decoded, start, end
         done = end
@@ -198,20 +242,42 @@ def _reference(reference: str) -> str:
 
 def _escapes(text: str) -> Iterator[Part]:
     for found in _ESCAPE.finditer(text):
-        digits = found[1] or found[2]
-        point = int(digits, 16) if digits else int(found[3], 8)
-        if not 0xD800 <= point <= 0xDFFF:
+        digits = found[1] or found[2] or found[3] or found[4]
+        point = int(digits, 16) if digits else int(found[5], 8)
+        if point <= 0x10FFFF and not 0xD800 <= point <= 0xDFFF:
             yield chr(point), *found.span()
+
+
+def _quoted(text: str) -> Iterator[Part]:
+    if not _IS_QUOTED.search(text):
+        return
+    for found in _QUOTED.finditer(text):
+        # A line that ends in the sign goes on in the next.
+        digits = re.sub(r"=|\r?\n", "", found[0])
+        decoded = bytes.fromhex(digits).decode("utf-8", "replace")
+        if decoded.isprintable():
+            yield decoded, *found.span()
 
 
 # What is encoded once more has few letters.
 _ENCODED = re.compile(r"(?:[0-9A-Za-z+/=_%.~-]|[ ,;&#x\\\n]){12,}")
-_LAYOUT = str.maketrans("", "", "\n\r\t")
+# Characters that text holds though they are not printed: line ends, and what is not seen.
+_UNPRINTED = "\n\r\t\xad" + "".join(
+    map(chr, (*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF,
+              *range(0xE0020, 0xE0080)))
+)  # fmt: skip
+_LAYOUT = str.maketrans("", "", _UNPRINTED)
+# So many bytes that are printable characters of UTF-8 are text, whatever it consists of: chance
+# gives such bytes once in ten thousand million times.
+_SURE = 24
 
 
-def _readable(raw: bytes) -> str | None:
-    """The bytes as text, or None where they are not text: binary data decodes by chance too."""
-    if len(raw) < 6:
+def readable(raw: bytes, least: int = 6) -> str | None:
+    """The bytes as text, or None where they are not text: binary data decodes by chance too.
+
+    least  bytes that there must be
+    """
+    if len(raw) < least:
         return None
     # Every second byte of Latin text in UTF-16 is zero.
     wide = raw[1::2].count(0) * 3 >= len(raw)
@@ -221,61 +287,8 @@ def _readable(raw: bytes) -> str | None:
         return None
     if not text.translate(_LAYOUT).isprintable():
         return None
+    if len(raw) >= _SURE and not wide:
+        return text
     sample = text[:_JUDGED]
     letters = sum(map(str.isalpha, sample)) + sum(map(str.isspace, sample))
-    if letters * 10 >= len(sample) * 6 or _ENCODED.fullmatch(sample):
-        return text
-    return None
-
-
-def _rotated(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, ROTATED_WORDS, _ROTATED_ONLY):
-        yield codecs.encode(text[start:end], "rot13"), start, end
-
-
-def _reversed(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, REVERSED_WORDS, _REVERSED_ONLY):
-        yield text[start:end][::-1], start, end
-
-
-def _reversed_words(text: str) -> Iterator[Part]:
-    for start, end in _runs(text, REVERSED_WORDS, _REVERSED_ONLY):
-        yield _WORD.sub(lambda word: word[0][::-1], text[start:end]), start, end
-
-
-def _runs(text: str, words: frozenset[str], only: frozenset[str]) -> Iterator[tuple[int, int]]:
-    """Stretches of words of which many are in `words`, and few in the lexicon as they stand.
-
-    A stretch begins and ends with a word of `words` and has no more than three others in a row. It
-    is three words long at least; a third of them are in `words`, two at least in `only`, and fewer
-    than a quarter are words as they stand and nothing else.
-    """
-    run: list[tuple[int, int, str]] = []
-    others = 0
-    for match in _WORD.finditer(text):
-        word = match[0].lower()
-        # A single letter reads the same in too many ways.
-        if len(word) == 1:
-            continue
-        if word in words:
-            others = 0
-        else:
-            others += 1
-            if not run:
-                continue
-            if others > 3:
-                yield from _worth(run[:-3], words, only)
-                run = []
-                continue
-        run.append((*match.span(), word))
-    yield from _worth(run[: len(run) - others] if run else run, words, only)
-
-
-def _worth(
-    run: list[tuple[int, int, str]], words: frozenset[str], only: frozenset[str]
-) -> Iterator[tuple[int, int]]:
-    telling = sum(word in only for _, _, word in run)
-    as_read = sum(word in words for _, _, word in run)
-    as_is = sum(word in WORDS and word not in words for _, _, word in run)
-    if telling > 1 and len(run) > 2 and 3 * as_read >= len(run) and 4 * as_is < len(run):
-        yield run[0][0], run[-1][1]
+    return text if letters * 10 >= len(sample) * 6 or _ENCODED.fullmatch(sample) else None

@@ -32,6 +32,27 @@ _log = logging.getLogger("interlock.detect")
 PLACES = tuple(place.value for place in Place)
 
 
+class _Bounded:
+    """A number of a detector that may be set: one that is out of range would judge nothing."""
+
+    def __init__(self, default: float, most: float = 1.0) -> None:
+        self._default = default
+        self._most = most
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, detector: Detector | None, owner: type | None = None) -> float:
+        if detector is None:
+            return self._default
+        value: float = vars(detector).get(self._name, self._default)
+        return value
+
+    def __set__(self, detector: Detector, value: float) -> None:
+        check_threshold(self._name, value, self._most)
+        vars(detector)[self._name] = float(value)
+
+
 class Detector:
     """Judges texts. Safe across threads.
 
@@ -42,13 +63,15 @@ class Detector:
     embedder              `embedder.encode(text)` gives the encoder's vector; None for a stub
     model                 the bundle that judges, None without one
 
-    The four may be set; they then hold for the texts that follow.
+    The five numbers may be set; they then hold for the texts that follow. One that is out of range
+    raises ConfigError.
     """
 
-    HIGH_CONFIDENCE_THRESHOLD = 0.80
-    MEDIUM_CONFIDENCE_THRESHOLD = 0.65
-    LOW_CONFIDENCE_THRESHOLD = 0.50
-    ANOMALY_THRESHOLD = 0.75
+    confidence_threshold = _Bounded(0.50)
+    HIGH_CONFIDENCE_THRESHOLD = _Bounded(0.80)
+    MEDIUM_CONFIDENCE_THRESHOLD = _Bounded(0.65)
+    LOW_CONFIDENCE_THRESHOLD = _Bounded(0.50)
+    ANOMALY_THRESHOLD = _Bounded(0.75, most=2.0)
 
     def __init__(
         self,
@@ -72,6 +95,8 @@ class Detector:
         info  further fields of `model_info`
         """
         self.model = model
+        if model is not None:
+            _check_families(policy, (*model.settings.families, *(rules.families if rules else ())))
         self._assessor = Assessor(
             model,
             rules,
@@ -105,7 +130,6 @@ class Detector:
                     "the rule pack differs from the one that bundle %s was fitted to", model.digest
                 )
         self.confidence_threshold = chosen if threshold is None else threshold
-        check_threshold("threshold", self.confidence_threshold)
 
     @classmethod
     def open(cls, config: DetectorConfig | None = None, **fields: Any) -> Detector:
@@ -173,8 +197,11 @@ class Detector:
         return await asyncio.to_thread(self.scan, text, place)
 
     async def ascan_many(self, texts: Iterable[str], place: str = "auto") -> list[Detection]:
-        """`scan_many` in a thread."""
-        return await asyncio.to_thread(self.scan_many, texts, place)
+        """`scan_many` in a thread, text by text: a task that is cancelled starts no further one."""
+        texts = list(texts)
+        for text in texts:
+            self._check(text, place)
+        return [await asyncio.to_thread(self._answer, text, place, None) for text in texts]
 
     def stream(self, place: str = "auto", **limits: int) -> Stream:
         """Takes a text that arrives in pieces; `limits` as `Stream` takes them."""
@@ -195,8 +222,8 @@ class Detector:
     def analyze(self, text: str, l1_results: object = None) -> L2Result:
         """The second layer's answer, with the first one's taken into account.
 
-        l1_results  what `scan_rules` gave for the same text; it is made anew where it is missing
-                    or of another text
+        l1_results  what `scan_rules` gave for the same text; it is made anew where it is missing,
+                    of another text or by other rules
 
         Raises InputError for what is no text, and for first-layer results of another kind.
         """
@@ -211,7 +238,9 @@ class Detector:
                 hint="`detector.scan_rules(text)` makes one",
             )
         self._check(text, place)
-        if first is not None and first.digest != self._digest(text):
+        rules = self._assessor.rules
+        own = "" if rules is None else rules.digest
+        if first is not None and (first.digest, first.rules) != (self._digest(text), own):
             first = None
         return self._second(self._answer(text, place, first))
 
@@ -312,6 +341,16 @@ class Detector:
             str(self.model_info["model_id"]),
             found,
         )
+
+
+def _check_families(policy: Policy, known: tuple[str, ...]) -> None:
+    for number, rule in enumerate(policy.rules, 1):
+        unknown = [family for family in rule.family or () if family not in known]
+        if unknown:
+            raise ConfigError(
+                f"policy, rule {number}: there is no family {unknown[0]!r}; the detector knows "
+                f"{', '.join(dict.fromkeys(known))}"
+            )
 
 
 def _is_empty(value: Any) -> bool:

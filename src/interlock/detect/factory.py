@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,8 +74,8 @@ def create_onnx_only_detector(
     that cannot be read, and what `Detector.open` raises.
     """
     started = perf_counter()
-    path = os.environ.get("ONNX_MODEL_PATH") if onnx_model_path is None else onnx_model_path
-    tokenizer = os.environ.get("ONNX_TOKENIZER") if tokenizer_name is None else tokenizer_name
+    path = _text("ONNX_MODEL_PATH") if onnx_model_path is None else onnx_model_path
+    tokenizer = _text("ONNX_TOKENIZER") if tokenizer_name is None else tokenizer_name
     threshold = confidence_threshold
     if threshold is None:
         threshold = _number("ONNX_CONFIDENCE_THRESHOLD")
@@ -115,6 +116,11 @@ def create_onnx_only_detector(
         info={"embedding_dim": encoder.dimension, "model_path": str(path)},
     )
     detector.set_info(init_ms=(perf_counter() - started) * 1e3)
+    _log.info(
+        "encoder of dimension %d ready in %.0f ms; it does not judge",
+        encoder.dimension,
+        detector.model_info["init_ms"],
+    )
     return detector
 
 
@@ -132,7 +138,7 @@ def create_best_l2_detector(
     bundles           directories of bundles; the shipped one is tried after them
 
     Never fails for want of a model: the stub holds every text and says why. Raises ConfigError for
-    other criteria.
+    other criteria, and for a `USE_ONNX_ONLY` that is neither true nor false.
     """
     if criteria not in _CRITERIA:
         raise ConfigError(f"criteria is {criteria!r}; it must be one of {', '.join(_CRITERIA)}")
@@ -141,7 +147,7 @@ def create_best_l2_detector(
     ways: list[tuple[str, Callable[[], Detector]]] = [
         (f"bundle {directory}", _opener(directory)) for directory in _ranked(bundles, criteria)
     ]
-    if os.environ.get("ONNX_MODEL_PATH"):
+    if _text("ONNX_MODEL_PATH"):
         only = ("ONNX_MODEL_PATH", create_onnx_only_detector)
         ways.insert(0 if prefer_onnx_only else len(ways), only)
     why = []
@@ -208,14 +214,22 @@ def _environment(*, lenient: bool = False) -> str:
     raise ConfigError(f"ENVIRONMENT is {name!r}; it must be one of {', '.join(ENVIRONMENTS)}")
 
 
+def _text(name: str) -> str | None:
+    """The variable's value; None where it is not set, or empty."""
+    return os.environ.get(name, "").strip() or None
+
+
 def _number(name: str) -> float | None:
-    text = os.environ.get(name, "").strip()
-    if not text:
+    text = _text(name)
+    if text is None:
         return None
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ConfigError(f"{name} is {text!r}; it must be a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} is {text!r}; it must be a number")
+    return value
 
 
 def _count(name: str) -> int | None:

@@ -11,28 +11,39 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 
-from interlock.detect.lexicon import WORDS, segment
+from interlock.detect.lexicon import WORDS, likelihood, segment
 from interlock.detect.views import Part, View
 
 # Letters of other scripts by the Latin letter that they are drawn like, after case folding and
 # the removal of accents. Chosen by eye from the Unicode charts, for lower case.
+_DRAWN_LIKE = {
+    "а": "a", "в": "b", "с": "c", "ԁ": "d", "е": "e", "һ": "h", "н": "h", "і": "i", "ј": "j",
+    "к": "k", "ӏ": "l", "м": "m", "п": "n", "о": "o", "р": "p", "ԛ": "q", "ѕ": "s", "т": "t",
+    "г": "r", "ц": "u", "ѵ": "v", "ԝ": "w", "х": "x", "у": "y", "ү": "y", "є": "e", "ғ": "f",
+    "α": "a", "β": "b", "ϲ": "c", "δ": "d", "ε": "e", "γ": "y", "η": "n", "ι": "i", "κ": "k",
+    "μ": "u", "ν": "v", "ο": "o", "ρ": "p", "σ": "o", "ς": "s", "τ": "t", "υ": "u", "χ": "x",
+    "ω": "w", "ϳ": "j", "օ": "o", "ս": "u", "ո": "n", "հ": "h", "ց": "g", "ք": "p", "ա": "w",
+    "ꭺ": "a", "ꮯ": "c", "ꭼ": "e", "ꮋ": "h", "ꭻ": "j", "ꮶ": "k", "ꮮ": "l", "ꮇ": "m", "ꮲ": "p",
+    "ꮪ": "s", "ꭲ": "t", "ꮩ": "v", "ꮃ": "w", "ꮓ": "z", "ı": "i", "ɡ": "g", "ɑ": "a", "ɩ": "i",
+    "ʏ": "y", "ɪ": "i", "ɴ": "n", "ʀ": "r", "ʟ": "l", "ʙ": "b", "ɢ": "g", "ʜ": "h", "ᴀ": "a",
+    "ᴄ": "c", "ᴅ": "d", "ᴇ": "e", "ᴊ": "j", "ᴋ": "k", "ᴍ": "m", "ᴏ": "o", "ᴘ": "p", "ᴛ": "t",
+    "ᴜ": "u", "ᴠ": "v", "ᴡ": "w", "ᴢ": "z", "ꜰ": "f", "ꜱ": "s", "ø": "o", "ł": "l", "đ": "d",
+}  # fmt: skip
+_DRAWN_LIKE |= dict(
+    zip(
+        "ħŧƀɓƈȼɗɖɛɇƒɠǥɦɨɉƙƚɫɭɱŋƞɲɵƥɋɍɽɾʂƭʈʉʋƴɏƶȥʐьияшщѡҽԍⲁⲃⲥⲉⲓⲕⲙⲛⲟⲣⲧⲩⲭ",
+        "htbbccddeefgghijklllmnnnopqrrrsttuvyyzzzburwwwegabceikmnoptyx",
+        strict=True,
+    )
+)
+_DRAWN_LIKE |= dict(zip("ꓮꓐꓚꓓꓰꓝꓖꓧꓲꓙꓗꓡꓟꓠꓳꓑꓣꓢꓔꓴꓦꓪꓫꓬꓜ", "abcdefghijklmnoprstuvwxyz", strict=True))
+# Folded as the text is: the small letters of some scripts fold to capitals.
 _LOOK_ALIKE = str.maketrans(
-    {
-        "а": "a", "в": "b", "с": "c", "ԁ": "d", "е": "e", "һ": "h", "н": "h", "і": "i", "ј": "j",
-        "к": "k", "ӏ": "l", "м": "m", "п": "n", "о": "o", "р": "p", "ԛ": "q", "ѕ": "s", "т": "t",
-        "г": "r", "ц": "u", "ѵ": "v", "ԝ": "w", "х": "x", "у": "y", "ү": "y", "є": "e", "ғ": "f",
-        "α": "a", "β": "b", "ϲ": "c", "δ": "d", "ε": "e", "γ": "y", "η": "n", "ι": "i", "κ": "k",
-        "μ": "u", "ν": "v", "ο": "o", "ρ": "p", "σ": "o", "ς": "s", "τ": "t", "υ": "u", "χ": "x",
-        "ω": "w", "ϳ": "j", "օ": "o", "ս": "u", "ո": "n", "հ": "h", "ց": "g", "ք": "p", "ա": "w",
-        "ꭺ": "a", "ꮯ": "c", "ꭼ": "e", "ꮋ": "h", "ꭻ": "j", "ꮶ": "k", "ꮮ": "l", "ꮇ": "m", "ꮲ": "p",
-        "ꮪ": "s", "ꭲ": "t", "ꮩ": "v", "ꮃ": "w", "ꮓ": "z", "ı": "i", "ɡ": "g", "ɑ": "a", "ɩ": "i",
-        "ʏ": "y", "ɪ": "i", "ɴ": "n", "ʀ": "r", "ʟ": "l", "ʙ": "b", "ɢ": "g", "ʜ": "h", "ᴀ": "a",
-        "ᴄ": "c", "ᴅ": "d", "ᴇ": "e", "ᴊ": "j", "ᴋ": "k", "ᴍ": "m", "ᴏ": "o", "ᴘ": "p", "ᴛ": "t",
-        "ᴜ": "u", "ᴠ": "v", "ᴡ": "w", "ᴢ": "z", "ꜰ": "f", "ꜱ": "s", "ø": "o", "ł": "l", "đ": "d",
-    }
-)  # fmt: skip
+    {character.casefold(): letter for character, letter in _DRAWN_LIKE.items()}
+)
 _FOREIGN = re.compile("[" + "".join(map(chr, _LOOK_ALIKE)) + "]")
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -44,25 +55,17 @@ _LEET_SIGNS = "013456789@$!|\u20ac+"
 _LEET_WORD = re.compile(
     rf"(?<![a-z])(?=[a-z]{{0,30}}[{re.escape(_LEET_SIGNS)}])[a-z{re.escape(_LEET_SIGNS)}]{{2,40}}"
 )
+_DIGITS = re.compile(r"(?<![a-z\d$@!|+])\d{1,3}(?![a-z\d$@!|+])")
 _HAS_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
 _LETTER = re.compile("[a-z]")
 _ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
-# From so many words of the lexicon on, the other words with signs in them are read too.
+# From so many words of the lexicon on, or twice as many that are like words, the other words with
+# signs in them are read too.
 _LEET_WORDS = 2
-
-# Single characters with white space between, at least four of them.
-_SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
-_WHITE = re.compile(r"\s+")
-# Four letters with the same sign between any two.
-_DOTTED = re.compile(r"[^\W_]([.\-_*~|^/\\,+#·•])[^\W_]\1[^\W_]\1[^\W_]")
-# Letters with a sign amid them: "ig.no-re".
-_BREAK = re.compile(r"[.\-_*~|^/\\+#](?<=[a-z].)[.\-_*~|^/\\+#]?[a-z]")
-_BROKEN = re.compile(r"[a-z.\-_*~|^/\\+#]{6,64}")
-_SIGN = re.compile(f"[{re.escape(_LEET_SIGNS)}]")
-_LETTER = re.compile("[a-z]")
-_ORDINAL = re.compile(r"\d*(?:1st|2nd|3rd|\dth)")
-# From so many words of the lexicon on, the other words with signs in them are read too.
-_LEET_WORDS = 2
+# Digits amid letters, as names and versions seldom have them, and how likely each pair of letters
+# of what is read must be for a word.
+_AMID = re.compile("[a-z][013457$\u20ac]+[a-z]")
+_LIKELY = -2.9
 
 # Single characters with white space between, at least four of them.
 _SPACED = re.compile(r"(?<!\S)\S(?:\s{1,4}\S(?!\S)){3,}")
@@ -78,6 +81,8 @@ _LONG = 14
 _RUN_TOGETHER = re.compile(rf"(?<![a-z])[a-z]{{{_LONG},120}}(?![a-z])")
 
 
+_WIDE = re.compile(r"[ \n]{2,}")
+
 # Control characters of ASCII read as a space; line ends stay.
 _ASCII_SPACES = str.maketrans(
     dict.fromkeys([chr(point) for point in range(32) if point != 10] + ["\x7f"], " ")
@@ -92,6 +97,29 @@ def fold(view: View) -> View:
     if view.text.isascii():
         return view.same_length(view.text.lower().translate(_ASCII_SPACES), "fold")
     return _translated(view, "fold", _fold_character)
+
+
+def squeezed(view: View) -> View:
+    """`view` with one space for several, and one empty line at most; the same where that is so."""
+    text = view.text
+    parts: list[Part] = []
+    done = 0
+    for found in _WIDE.finditer(text):
+        narrow = "\n" * min(2, found[0].count("\n")) or " "
+        if narrow != found[0]:
+            start, end = found.span()
+            parts += [(text[done:start], done, start), (narrow, start, end)]
+            done = end
+    if not parts:
+        return view
+    parts.append((text[done:], done, len(text)))
+    return replace(view.pieces(parts, "fold"), via=view.via)
+
+
+@lru_cache(maxsize=1 << 13)
+def bare_word(word: str) -> str:
+    """A word as folding and look-alikes leave it."""
+    return "".join(map(_fold_character, word)).translate(_LOOK_ALIKE)
 
 
 def visible(view: View) -> View:
@@ -119,6 +147,18 @@ _SIGNS_LIKE = {
     **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
 }
 
+# Characters that nothing is drawn for, though Unicode calls them letters, or not assigned.
+_UNSEEN = frozenset(
+    (0x115F, 0x1160, 0x3164, 0xFFA0, 0x2065, *range(0xFFF0, 0xFFF9), *range(0xE0080, 0xE0100),
+     *range(0xE01F0, 0xE1000), *range(0xE0000, 0xE0020), 0xE007F)
+)  # fmt: skip
+# Letters in a frame that has no decomposition, in parentheses, and of flags: where each A is.
+_ORNAMENTS = {
+    first + at: chr(ord("a") + at)
+    for first in (0x249C, 0x1F110, 0x1F150, 0x1F170, 0x1F1E6)
+    for at in range(26)
+}
+
 # The longest text that one character is read as; longer ones are ornaments and stay as they are.
 _MOST_OF_ONE = 4
 
@@ -132,13 +172,17 @@ def _fold_character(character: str) -> str:
     if 0xE0020 <= point <= 0xE007E:
         # Tags: an invisible copy of ASCII, which models read all the same.
         return chr(point - 0xE0000).lower()
+    if point in _UNSEEN:
+        return ""
+    if point in _ORNAMENTS:
+        return _ORNAMENTS[point]
     if character == "\n":
         return character
     if character in "\u0085\u2028\u2029":
         return "\n"
     if character in _SIGNS_LIKE:
         return _SIGNS_LIKE[character]
-    if character.isspace() or unicodedata.category(character) == "Cc":
+    if character.isspace() or character == "\u2800" or unicodedata.category(character) == "Cc":
         return " "
     kept = [
         part
@@ -193,6 +237,7 @@ def letters_for_digits(view: View) -> View | None:
 
 
 def _leet_words(text: str) -> list[Part]:
+    sure = 0.0
     known: list[Part] = []
     others: list[Part] = []
     for found in _LEET_WORD.finditer(text):
@@ -202,12 +247,24 @@ def _leet_words(text: str) -> list[Part]:
             continue
         read = _leet(word, body)
         if read is not None:
+            sure += 1
             known.append((read, *found.span()))
         elif _HAS_SIGN.search(body):
-            others.append((body.translate(_LEET[0]) + word[len(body) :], *found.span()))
-    if len(known) < _LEET_WORDS:
+            read = body.translate(_LEET[0])
+            sure += 0.5 * (_AMID.search(body) is not None and _likely(read))
+            others.append((read + word[len(body) :], *found.span()))
+    if sure < _LEET_WORDS:
         return known
+    for found in _DIGITS.finditer(text):
+        read = found[0].translate(_LEET[0])
+        if read in WORDS:
+            others.append((read, *found.span()))
     return sorted(known + others, key=lambda part: part[1])
+
+
+def _likely(word: str) -> bool:
+    """Whether `word` is like a word: of five letters and more, pair by pair."""
+    return len(word) > 4 and word.isalpha() and likelihood(word) >= _LIKELY * (len(word) + 1)
 
 
 def _leet(word: str, body: str) -> str | None:
@@ -228,15 +285,21 @@ def joined(view: View) -> View | None:
     """
     text = view.text
     changes = list(_spaced(text))
-    if not changes:
-        dotted = _DOTTED.search(text)
-        if dotted is not None:
-            changes = list(_dotted(text, dotted[1]))
-    if not changes and _BREAK.search(text):
-        changes = list(_broken(text))
-    if not changes and max(map(len, text.split()), default=0) >= _LONG:
-        changes = list(_together(text))
-    return view.changed(changes, "spacing")
+    changes += _dotted(text, {found[1] for found in _DOTTED.finditer(text)})
+    if _BREAK.search(text):
+        changes += _broken(text)
+    if max(map(len, text.split()), default=0) >= _LONG:
+        changes += _together(text)
+    return view.changed(_apart(changes), "spacing")
+
+
+def _apart(changes: list[Part]) -> Iterator[Part]:
+    """In the order of the text, without those that lie in one before."""
+    done = 0
+    for part in sorted(changes, key=lambda part: (part[1], -part[2])):
+        if part[1] >= done:
+            yield part
+            done = part[2]
 
 
 def _spaced(text: str) -> Iterator[Part]:
@@ -252,11 +315,14 @@ def _spaced(text: str) -> Iterator[Part]:
         yield " ".join(segment(word) or word for word in words), *found.span()
 
 
-def _dotted(text: str, sign: str) -> Iterator[Part]:
-    one = re.escape(sign)
-    for found in re.finditer(rf"(?<!\S)[^\s{one}](?:{one}[^\s{one}])+{one}?(?!\S)", text):
-        word = found[0].replace(sign, "")
-        yield segment(word) or word, *found.span()
+def _dotted(text: str, signs: set[str]) -> Iterator[Part]:
+    for sign in sorted(signs):
+        one = re.escape(sign)
+        # Every second character is the sign, whatever the others are.
+        pattern = rf"(?<![^\s\"'(\[{{<])\S(?:{one}\S)+{one}?(?![^\s\"')\]}}>,;:!?])"
+        for found in re.finditer(pattern, text):
+            word = found[0][::2]
+            yield segment(word) or word, *found.span()
 
 
 def _broken(text: str) -> Iterator[Part]:

@@ -1,8 +1,8 @@
 """Scores kept in a file as they come, so that a long evaluation that was stopped goes on.
 
 One JSON object a line. A line stands for a text by a digest over everything that its answer depends
-on, so answers of another bundle, policy or threshold are never taken. A line that a killed process
-left half-written is passed over.
+on, so answers of another bundle, policy, threshold or release are never taken. A line that a killed
+process left half-written is passed over.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from interlock import __version__
 from interlock.detect.detector import Detector
 from interlock.detect.labelled import Labelled
 from interlock.detect.results import Detection
@@ -35,7 +36,7 @@ class KeptScores:
 
     def __init__(self, path: Path, detector: Detector) -> None:
         """Read what is there; raises StorageError where that fails."""
-        facts = {**detector.model_info, "init_ms": None}
+        facts = {**detector.model_info, "init_ms": None, "release": __version__}
         self._base = hashlib.sha256(msgspec.json.encode(facts, order="sorted"))
         self._known: dict[str, Kept] = {}
         try:

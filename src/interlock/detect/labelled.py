@@ -18,6 +18,7 @@ _TRUE = frozenset(
 )
 _FALSE = frozenset({"0", "0.0", "false", "no", "benign", "harmless", "safe", "legitimate", "clean"})
 PLACES = ("user", "document", "auto")
+_LONGEST_TOLD = 16
 _LONGEST_CELL = min(sys.maxsize, (1 << 31) - 1)
 
 
@@ -102,17 +103,23 @@ def _row(
         place = default_place
     if place not in PLACES:
         raise InputError(
-            f"{file}, row {at}: {place_column} is {str(place)[:40]!r}; it must be one of "
+            f"{file}, row {at}: {place_column} is {_told(place)}; it must be one of "
             f"{', '.join(PLACES)}"
         )
     source = row.get(source_column)
     attack = _label(row[label_column])
     if attack is None:
         raise InputError(
-            f"{file}, row {at}: {label_column} is {str(row[label_column])[:40]!r}; "
+            f"{file}, row {at}: {label_column} is {_told(row[label_column])}; "
             "it must be 1 for an attack or 0"
         )
     return Labelled(text, attack, stem if source in (None, "") else str(source), place)
+
+
+def _told(value: Any) -> str:
+    """A short value as it is; of a long one, which may be a prompt, only how long it is."""
+    text = str(value)
+    return repr(text) if len(text) <= _LONGEST_TOLD else f"a text of {len(text)} characters"
 
 
 def _label(value: Any) -> bool | None:

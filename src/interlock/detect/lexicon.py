@@ -8,6 +8,8 @@ it decides nothing by itself.
 from __future__ import annotations
 
 import codecs
+import math
+from collections import Counter
 from functools import lru_cache
 from importlib import resources
 
@@ -61,3 +63,33 @@ def segment(letters: str) -> str | None:
     if 2 * long < count or (count < 20 and 4 * len(words) > count):
         return None
     return " ".join(words)
+
+
+def _pairs() -> dict[str, float]:
+    """The log probability of each letter after another, in words of the list; edges are spaces."""
+    seen: Counter[str] = Counter()
+    for word in WORDS:
+        edged = f" {word} "
+        seen.update(edged[at : at + 2] for at in range(len(edged) - 1))
+    letters = " abcdefghijklmnopqrstuvwxyz"
+    found = {}
+    for first in letters:
+        total = sum(seen[first + second] for second in letters)
+        for second in letters:
+            # Half a sighting each, so that no pair is impossible.
+            share = (seen[first + second] + 0.5) / (total + 0.5 * len(letters))
+            found[first + second] = math.log(share)
+    return found
+
+
+_PAIRS = _pairs()
+
+
+@lru_cache(maxsize=1 << 13)
+def likelihood(word: str) -> float:
+    """The log probability of `word` (lower case, a to z) among words like those of the list.
+
+    By its pairs of letters, so that a word of a related language is likelier than one in cipher.
+    """
+    edged = f" {word} "
+    return sum(_PAIRS[edged[at : at + 2]] for at in range(len(edged) - 1))

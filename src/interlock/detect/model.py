@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from interlock import __version__
 from interlock.bundle import Bundle, load
 from interlock.bundle.manifest import MANIFEST, digest_of
 from interlock.detect import tokenizer as tokenizers
@@ -320,7 +321,8 @@ def _cache_directory() -> Path:
 
 def _marker(directory: Path, digest: str) -> Path:
     """The file that says that these bytes passed on this machine with this runtime."""
-    facts = (digest, version("onnxruntime"), platform.machine(), platform.processor())
+    runs = (version("onnxruntime"), version("tokenizers"), __version__)
+    facts = (digest, *runs, platform.machine(), platform.processor())
     return directory / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from interlock.detect.cipher import deciphered
 from interlock.detect.decode import decodings
-from interlock.detect.fold import fold, joined, latin, letters_for_digits, visible
+from interlock.detect.fold import fold, joined, latin, letters_for_digits, squeezed, visible
+from interlock.detect.hidden import hidden, uncovered
 from interlock.detect.stretches import most_telling
 from interlock.detect.views import View
 from interlock.kernel.errors import ConfigError
@@ -74,9 +76,15 @@ def normalise(text: str, reach: Reach = DEFAULT_REACH) -> Normalised:
 
     spent = 0
     level = [original]
+    # Two encodings side by side come off in either order, and leave the same.
+    decoded = {text}
     for depth in range(reach.depth + 1):
+        # What has invisible characters inside its words is also read without them.
+        level += [bare for raw in level if (bare := uncovered(raw)) is not None]
+        deeper: list[View] = []
         for raw in level:
-            for view in _disguises(fold(raw)):
+            disguises, plainest = _disguises(fold(raw))
+            for view in map(squeezed, disguises):
                 if view.text in seen:
                     continue
                 if len(views) >= reach.views:
@@ -84,9 +92,10 @@ def normalise(text: str, reach: Reach = DEFAULT_REACH) -> Normalised:
                     break
                 seen.add(view.text)
                 views.append(view)
-        deeper: list[View] = []
-        for raw in level:
-            for view in decodings(visible(raw)):
+            for view in _decoded(raw, plainest):
+                if view.text in decoded:
+                    continue
+                decoded.add(view.text)
                 spent += len(view.text)
                 if spent > max(reach.decoded, 2 * min(len(text), reach.length)):
                     cuts.append(f"more than {reach.decoded} decoded characters")
@@ -100,22 +109,48 @@ def normalise(text: str, reach: Reach = DEFAULT_REACH) -> Normalised:
     return Normalised(tuple(views), "; ".join(dict.fromkeys(cuts)) or None)
 
 
-def _disguises(folded: View) -> Iterator[View]:
-    """The folded reading, and what it is without each disguise.
+# One disguise may stand under another, and a look-alike shows only in a word put together again.
+_CHAIN = (latin, joined, latin, joined)
+
+
+def _disguises(folded: View) -> tuple[list[View], View]:
+    """The folded reading and what it is without each disguise; and without all but digits.
 
     One disguise is laid off after the other, and each by itself, since a reading holds only what
     stands around its changes.
     """
-    yield folded
-    chain = folded
+    found = [folded]
     for take_off in (latin, joined, letters_for_digits):
         alone = take_off(folded)
         if alone is not None:
-            yield alone
-        if chain is not folded:
-            chained = take_off(chain)
-            if chained is not None:
-                yield chained
-                chain = chained
-        elif alone is not None:
-            chain = alone
+            found.append(alone)
+    if len(found) == 1:
+        return found, folded
+    plainest = folded
+    for take_off in _CHAIN:
+        chained = take_off(plainest)
+        if chained is not None:
+            plainest = chained
+            found.append(plainest)
+    worded = letters_for_digits(plainest)
+    if worded is not None:
+        found.append(worded)
+        # Letters apart in a word that was written with digits.
+        again = joined(worded)
+        if again is not None:
+            found.append(again)
+    return found, plainest
+
+
+def _decoded(raw: View, plainest: View) -> Iterator[View]:
+    """What is encoded in `raw`, and in what it is without other disguises."""
+    yield from hidden(raw)
+    seen = visible(raw)
+    yield from decodings(seen)
+    yield from deciphered(seen)
+    if plainest.disguises != raw.disguises:
+        # Letters keep their case, which encodings need.
+        together = joined(seen)
+        if together is not None:
+            yield from decodings(together)
+        yield from deciphered(plainest)

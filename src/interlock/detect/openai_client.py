@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from interlock.detect.detector import Detector
@@ -141,10 +141,11 @@ def _judged(kwargs: dict[str, Any], field: str) -> list[tuple[str, str]]:
 def _listed(value: Any) -> Any:
     if isinstance(value, str | bytes):
         return value
-    if isinstance(value, Iterator | Sequence | Set):
-        return [_listed(item) for item in value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _listed(item) for key, item in value.items()}
+    # The client takes whatever can be iterated over; its own types iterate over their fields.
+    if isinstance(value, Iterable) and not hasattr(value, "model_dump"):
+        return [_listed(item) for item in value]
     return value
 
 

@@ -24,8 +24,9 @@ _CLOSING = re.compile(
 _TABLE = re.compile(r"(?m)^ *\|.*\|.*\|? *$|^[^\n,]+(?:,[^\n,]+){3,}$|^[^\n\t]+(?:\t[^\n\t]+){2,}$")
 _TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?: [^<>\n]{0,200})?/?>|<!--")
 _CODE = re.compile(
-    r"(?m)^\s*(?:def |class |import |from \w+ import|return\b|if \(|for \(|#include|public |"
-    r"private |const |let |var |function |SELECT |//|/\*|\}|\{|>>> |\$ )|[;{}]\s*$|^ {4,}\S.*[=(:]"
+    r"(?m)^[ \t]*(?:def |class |import |from \w+ import|return\b|if \(|for \(|#include|public |"
+    r"private |const |let |var |function |SELECT |//|/\*|\}|\{|>>> |\$ )|[;{}][ \t\r]*$|"
+    r"^ {4,}\S.*[=(:]"
 )
 _LONG = 700
 

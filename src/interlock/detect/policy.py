@@ -70,6 +70,11 @@ class PolicyRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     severity: tuple[Severity, ...] | None = None
     attack: bool | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("place", "band", "family", "severity"):
+            if getattr(self, name) == ():
+                raise ValueError(f"{name} is empty; such a rule never fits")
+
 
 class Unjudged(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is done where the score is missing or says less than it seems to.

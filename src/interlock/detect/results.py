@@ -221,6 +221,7 @@ class ScanResult:
     cut           what of the text was left out, None where nothing was
     processing_time_ms
                   for normalisation and rules
+    rules         digest of the rule pack
     """
 
     digest: str
@@ -229,6 +230,7 @@ class ScanResult:
     cut: str | None
     processing_time_ms: float
     normalised: Normalised = field(repr=False)
+    rules: str = ""
 
     @property
     def has_threats(self) -> bool:

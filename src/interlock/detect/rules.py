@@ -7,6 +7,7 @@ where one of its literals occurs.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from interlock.detect.normalise import Normalised
 from interlock.detect.pattern import Pattern, alternatives, compile_pattern, import_re2
@@ -108,22 +110,28 @@ class RulePack:
     def scan(
         self, normalised: Normalised, place: Place = Place.USER, *, most: int = 64
     ) -> tuple[Hit, ...]:
-        """The hits in all readings, each rule and stretch once, at most `most`, in text order."""
+        """The hits in all readings, each rule and stretch once, in text order.
+
+        most  hits of one rule; no number of them hides what another rule hits
+        """
         found: dict[tuple[str, int, int], Hit] = {}
+        counts: Counter[str] = Counter()
         for view in normalised.views:
             data = view.text.encode("utf-8", "replace")
+            characters = None if len(data) == len(view.text) else _Characters(data)
             for index, start, end in self._matches(data, place):
                 rule = self.rules[index]
-                if len(data) != len(view.text):
-                    start, end = (len(data[:at].decode("utf-8")) for at in (start, end))
+                if counts[rule.id] >= most:
+                    continue
+                if characters is not None:
+                    start, end = characters.before(start), characters.until(end)
                 start, end = view.span(start, end)
                 key = (rule.id, start, end)
                 if key not in found:
+                    counts[rule.id] += 1
                     found[key] = Hit(
                         rule.id, rule.family, rule.severity, start, end, view.disguises
                     )
-                if len(found) >= most:
-                    return _in_order(found.values())
         return _in_order(found.values())
 
     def _matches(self, data: bytes, place: Place) -> Iterator[tuple[int, int, int]]:
@@ -149,6 +157,23 @@ class RulePack:
         if not matched or self._end not in matched:
             return range(len(self.rules))
         return sorted({index for literal in matched for index in self._behind[literal]})
+
+
+class _Characters:
+    """How many characters lie before a byte of UTF-8: a pattern of bytes may end inside one."""
+
+    def __init__(self, data: bytes) -> None:
+        begins = np.frombuffer(data, np.uint8) & 0xC0 != 0x80
+        self._counts = np.concatenate([[0], np.cumsum(begins)])
+        self._begins = np.append(begins, True)
+
+    def before(self, at: int) -> int:
+        """The whole characters before the byte `at`."""
+        return int(self._counts[at]) - (not self._begins[at])
+
+    def until(self, at: int) -> int:
+        """The characters before the byte `at`, with one that it lies in."""
+        return int(self._counts[at])
 
 
 def _in_order(hits: Iterable[Hit]) -> tuple[Hit, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from interlock.detect.results import Detection
+from interlock.detect.rules import Place
 from interlock.kernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ class Stream:
         behind: int = 800,
         most: int = 16 << 20,
     ) -> None:
-        """Raise InputError for a count below 1."""
+        """Raise InputError for a count below 1 and for another place than `scan` takes."""
+        if place not in tuple(Place):
+            raise InputError(f"place is {place!r}; it must be one of {', '.join(Place)}")
         for name, value in (("every", every), ("behind", behind), ("most", most)):
             if value < 1:
                 raise InputError(f"{name} is {value}; it must be 1 or more")
@@ -42,6 +45,7 @@ class Stream:
         self._recent = ""
         self._length = 0
         self._new = 0
+        self._full = False
 
     def feed(self, piece: str) -> Detection | None:
         """Add a piece; the answer for the newest stretch where it is not to be allowed, else None.
@@ -52,7 +56,8 @@ class Stream:
         """
         if not isinstance(piece, str):
             raise InputError(f"a piece is a {type(piece).__name__}; it must be a str")
-        if self._length + len(piece) > self._most:
+        if self._full or self._length + len(piece) > self._most:
+            self._full = True
             raise InputError(f"the text has more than {self._most} characters")
         self._parts.append(piece)
         self._length += len(piece)
@@ -68,7 +73,12 @@ class Stream:
         return None if found.clean else _moved(found, offset)
 
     def finish(self) -> Detection:
-        """The answer for the whole text, the same as `Detector.scan` gives for it at once."""
+        """The answer for the whole text, the same as `Detector.scan` gives for it at once.
+
+        Raises InputError where a piece was refused: the rest is not the text.
+        """
+        if self._full:
+            raise InputError(f"the text has more than {self._most} characters")
         text = "".join(self._parts)
         self._parts = [text]
         return self._detector.scan(text, self._place)
