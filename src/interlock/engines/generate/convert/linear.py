@@ -22,7 +22,7 @@ ACCURACY = 4
 class NBits:
     """A matrix (n, k) as MatMulNBits takes it.
 
-    packed  (n, blocks, 32 * bits / 8); of two four-bit levels in a byte the first is the low one
+    packed  (n, blocks, block * bits / 8); of two four-bit levels in a byte the first is the low one
     scale   (n, blocks)
     offset  (n, blocks) to add to every weight of a block, or None
     zero    the level that means zero; None for MatMulNBits' own, 8 or 128
@@ -36,18 +36,18 @@ class NBits:
     zero: int | None = None
 
 
-def round_to_int8(matrix: Floats) -> NBits:
-    """Symmetric rounding to 255 levels in blocks of 32 along k; k is filled up with zeros.
+def round_to_int8(matrix: Floats, block: int = BLOCK) -> NBits:
+    """Symmetric rounding to 255 levels in blocks along k; k is filled up with zeros.
 
     Raises BundleFormatError for numbers that are not finite.
     """
     n, k = matrix.shape
     if not np.isfinite(matrix).all():
         raise BundleFormatError("a matrix holds numbers that are not finite")
-    blocks = -(-k // BLOCK)
-    padded = np.zeros((n, blocks * BLOCK), np.float32)
+    blocks = -(-k // block)
+    padded = np.zeros((n, blocks * block), np.float32)
     padded[:, :k] = matrix
-    grouped = padded.reshape(n, blocks, BLOCK)
+    grouped = padded.reshape(n, blocks, block)
     scale = np.abs(grouped).max(axis=2) / np.float32(127)
     divisor = np.where(scale > 0, scale, np.float32(1))[:, :, None]
     levels = np.rint(grouped / divisor).clip(-127, 127).astype(np.int16) + 128
