@@ -223,3 +223,11 @@ def test_a_policy_for_a_family_that_does_not_exist_is_refused(bundle: Path, tmp_
     path.write_text('[[rules]]\nfamily = ["prompt_leek"]\naction = "block"\n')
     with pytest.raises(ConfigError, match="rule 1: there is no family 'prompt_leek'"):
         Detector.open(bundle=bundle, policy=path, remember=False)
+
+
+def test_a_text_held_for_its_band_says_so(bundle: Path) -> None:
+    detector = Detector.open(bundle=bundle, threshold=1.0, remember=False)
+    found = detector.scan(ATTACKS[0])
+    assert not found.attack
+    assert found.action is Action.BLOCK
+    assert found.reasons[0].endswith("and lies in the band high")

@@ -64,6 +64,17 @@ def test_the_interval_of_the_area_covers_the_truth() -> None:
     assert covered >= 180
 
 
+@pytest.mark.parametrize(("n", "least"), [(1, 0.025), (10, 0.69), (1000, 0.996)])
+def test_classes_that_are_apart_say_as_much_as_they_are_large(n: int, least: float) -> None:
+    scores = np.arange(2 * n, dtype=np.float64)
+    for attacks, area in ((scores >= n, 1.0), (scores < n, 0.0)):
+        found = metrics.auc(scores, attacks)
+        assert found is not None
+        assert found[0] == area
+        bound = found[1][0] if area else 1 - found[1][1]
+        assert bound == pytest.approx(least, abs=0.005)
+
+
 def test_recall_at_a_rate() -> None:
     scores = np.array([0.9, 0.8, 0.3, *np.linspace(0, 0.5, 100)])
     attacks = np.arange(103) < 3

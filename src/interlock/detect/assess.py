@@ -178,6 +178,9 @@ class Assessor:
         )
         relation = "reaches" if attack else "is below"
         verdict = f"score {score:.3f} {relation} the threshold {thresholds.confidence:.3f}"
+        if band is not Band.NONE and not attack:
+            # A policy may act on the band, whatever the threshold is.
+            verdict += f" and lies in the band {band.value}"
         _lap(timings, "fuse", at)
         timings["total"] = (perf_counter() - started) * 1e3
         return Detection(

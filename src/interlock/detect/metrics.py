@@ -89,7 +89,9 @@ def auc(scores: Floats, attacks: Truth) -> tuple[float, Interval] | None:
     """Area under the ROC curve with its 95% interval; None where a class is missing.
 
     The variance is that of E. R. DeLong et al., Biometrics 44 (1988) 837-845; the interval is
-    taken on the logit scale, so that it stays within 0 and 1.
+    taken on the logit scale, so that it stays within 0 and 1. Where every pair is in order there is
+    no variance, and the bound is that of as many pairs apart as there are texts of the rarer class:
+    all k of them are in order with a probability of area^k.
     """
     positive, negative = scores[attacks], scores[~attacks]
     if not len(positive) or not len(negative):
@@ -97,7 +99,10 @@ def auc(scores: Floats, attacks: Truth) -> tuple[float, Interval] | None:
     above = _below(negative, positive)
     under = 1 - _below(positive, negative)
     area = float(above.mean())
-    if len(positive) < 2 or len(negative) < 2 or area in (0.0, 1.0):
+    if area in (0.0, 1.0):
+        least = 0.025 ** (1 / min(len(positive), len(negative)))
+        return area, ((least, 1.0) if area else (0.0, 1.0 - least))
+    if len(positive) < 2 or len(negative) < 2:
         return area, (0.0, 1.0)
     error = math.sqrt(above.var(ddof=1) / len(positive) + under.var(ddof=1) / len(negative))
     if error == 0:
