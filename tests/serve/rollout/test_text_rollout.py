@@ -137,9 +137,12 @@ def test_a_full_queue_is_the_versions_error_and_a_prompt_that_is_too_long_the_cl
     finally:
         for connection in held:
             connection.close()
-    refused = [event for event in server.log if event.get("status") == 503]
-    assert len(refused) >= codes.count(503)
-    until(lambda: errors(server)["candidate"]["events"] == len(refused))
+
+    def refused() -> int:
+        return sum(event.get("status") == 503 for event in list(server.log))
+
+    # Of the texts that were to fill the queue some may have been refused as well.
+    until(lambda: errors(server)["candidate"]["events"] == refused() > 0)
     assert errors(server)["stable"]["events"] == 0
 
 
