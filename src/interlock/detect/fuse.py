@@ -18,8 +18,9 @@ def fused_logit(logits: Logits, settings: FuseSettings) -> float:
     """The calibrated logit of a text from the logits (W,) of its windows, W at least 1.
 
     The maximum, or for a temperature t above 0 the soft maximum t·log Σ exp(z/t), less
-    `settings.windows` · log W, since the maximum of many harmless windows is larger than that of
-    one; then scaled and shifted. Raises ValueError for no windows and for a logit that is NaN.
+    `settings.windows` · log W, W up to `settings.counted`, since the maximum of several harmless
+    windows is larger than that of one; then scaled and shifted. The bound keeps one bad window in a
+    long text visible. Raises ValueError for no windows and for a logit that is NaN.
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 1 or not len(values):
@@ -31,7 +32,7 @@ def fused_logit(logits: Logits, settings: FuseSettings) -> float:
         with np.errstate(over="ignore"):  # of a quotient that is as good as minus infinity
             spread = np.exp((values - top) / settings.temperature).sum()
         top += settings.temperature * float(np.log(spread))
-    top -= settings.windows * float(np.log(len(values)))
+    top -= settings.windows * float(np.log(min(len(values), settings.counted)))
     return settings.scale * top + settings.shift
 
 

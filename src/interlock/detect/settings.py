@@ -85,11 +85,13 @@ class FuseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     temperature  of the soft maximum over windows, in logits; 0 for the maximum
     windows      taken off a logit for each factor e of windows
+    counted      windows that count for that, at most
     scale, shift of the calibrated logit
     """
 
     temperature: float = 0.0
     windows: float = 0.0
+    counted: int = 8
     scale: float = 1.0
     shift: float = 0.0
 

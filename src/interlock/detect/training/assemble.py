@@ -17,6 +17,7 @@ from interlock.detect.fuse import probability
 from interlock.detect.settings import (
     AnomalySettings,
     Bands,
+    FuseSettings,
     RuleSettings,
     Settings,
     Source,
@@ -27,7 +28,16 @@ from interlock.detect.training.corpus import Cut
 from interlock.detect.training.encoder import Scorer, Tokens, embed
 from interlock.detect.training.graph import Parts
 from interlock.detect.training.linear import Rows, fit_dense
-from interlock.detect.training.recipe import MIX, Flat, Linear, flatten, grams_of, highest
+from interlock.detect.training.recipe import (
+    COUNTED,
+    MIX,
+    WINDOWS,
+    Flat,
+    Linear,
+    flatten,
+    grams_of,
+    highest,
+)
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -86,9 +96,11 @@ class Seen:
         return np.array([item.text.source for item in self.cuts])
 
     def scores(self, mix: Sequence[float] = MIX) -> Floats:
-        """(n,) the highest mixed logit of each text."""
+        """(n,) the highest mixed logit of each text, less what its windows cost."""
         total = mix[0] * self.encoder + mix[1] * self.ngrams + mix[2] * self.rules
-        return highest(total, self.flat.owner, len(self.cuts))
+        sizes = np.array([len(item.windows) for item in self.cuts])
+        found = highest(total, self.flat.owner, len(self.cuts))
+        return found - WINDOWS * np.log(np.minimum(sizes, COUNTED))
 
 
 def look(
@@ -190,6 +202,7 @@ def assemble(
             medium=at,
             high=probability(scale * (threshold + 1.5) + shift),
         ),
+        fuse=FuseSettings(windows=scale * WINDOWS, counted=COUNTED),
         anomaly=anomaly,
         training=tuple(sources),
     )
