@@ -40,7 +40,8 @@ Published by their authors, on their own data, and not run here:
   PIGuard (InjecGuard)   average accuracy 83.48%, accuracy on NotInject 87.32% (arXiv 2410.22770)
   Prompt Guard 2, 86M    AUC .998 and recall 97.5% at 1% FPR on English jailbreaks (model card)
   Prompt Guard 2, 22M    AUC .995 and recall 88.7% at 1% FPR on English jailbreaks (model card)
-  ProtectAI v2           accuracy 95.25% on its own test set (as the authors of nanoguard quote)
+  ProtectAI v2           accuracy 95.25% on its own test set (as the authors of nanoguard quote),
+                         56.64% on NotInject (as the authors of PIGuard measured)
 Each comes from another set, so no two of them compare, nor do they with the table above."""
 
 

@@ -29,7 +29,7 @@ from interlock.detect.training.generated import attacks, harmless
 from interlock.detect.training.minilm import base_directory, load_base
 
 FIRST = Plan(visits=32_000)
-SECOND = Plan(visits=40_000, seed=3)
+SECOND = Plan(visits=90_000, rate=1e-4, seed=3)
 
 
 def main() -> None:
@@ -66,11 +66,6 @@ def main() -> None:
     )
     linear = _linear(first, work / "first-linear.pickle")
     seen = look(scorer, linear, held, tokenizer)
-    threshold = recipe.THRESHOLD
-    scale, shift = calibrate(seen)
-    print(f"at most 2% of each source's harmless texts exceed {_robust(seen):.3f}; the threshold")
-    print(f"is {threshold:.3f}, calibration {scale:.3f} x + {shift:.3f}")
-
     scorer = _encoder(
         base,
         scorer,
@@ -84,6 +79,10 @@ def main() -> None:
     check = look(scorer, linear, never, tokenizer)
     # Some of every source, so that the anomaly's vectors know all kinds of text.
     sample = look(scorer, linear, recipe.limited(all_of, texts=150, windows=3), tokenizer)
+    threshold = recipe.THRESHOLD
+    scale, shift = calibrate(check)
+    print(f"at most 2% of each source's harmless texts exceed {_robust(check):.3f}; the threshold")
+    print(f"is {threshold:.3f}, calibration {scale:.3f} x + {shift:.3f}")
     figures = card.figures(seen, check, threshold)
     bundle = assemble(
         options.output,
@@ -97,7 +96,7 @@ def main() -> None:
         tokenizer=tokenizer,
         tokenizer_json=tokenizer_json,
         rule_pack=load_pack().digest,
-        card=card.write(sources_of(all_of), figures),
+        card=card.write(sources_of(all_of), figures, (FIRST.visits, SECOND.visits)),
         sources=sources_of(all_of),
         reference=[text.text for text in (*attacks(24, 99), *harmless(24, 99))],
         provenance={"recipe": "scripts/train_detector.py", "base": "all-MiniLM-L6-v2"},

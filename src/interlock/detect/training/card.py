@@ -23,13 +23,22 @@ def figures(held: Seen, never: Seen, threshold: float) -> dict[str, Any]:
     }
 
 
-def write(sources: Sequence[Source], found: dict[str, Any]) -> str:
-    """The card, in Markdown."""
+def write(
+    sources: Sequence[Source], found: dict[str, Any], visits: tuple[int, int] = (0, 0)
+) -> str:
+    """The card, in Markdown; `visits` are the texts drawn in each round."""
     rows = "\n".join(
         f"| {source.name} | {source.attacks} | {source.harmless} | {source.licence} |"
         for source in sources
     )
-    return _CARD.format(sources=rows, held=_table(found["held_out"]), never=_table(found["never"]))
+    first, second = visits
+    return _CARD.format(
+        sources=rows,
+        held=_table(found["held_out"]),
+        never=_table(found["never"]),
+        first=first,
+        second=second,
+    )
 
 
 def _by_source(seen: Seen, threshold: float) -> dict[str, Any]:
@@ -67,7 +76,7 @@ Finds prompt injections and jailbreaks in what a user typed, and orders to an as
 in documents: e-mails, pages, tables, code, logs. One ONNX graph holds all that was learned:
 
 - an encoder, all-MiniLM-L6-v2 (Apache-2.0), its two lower layers as they were and the rest
-  fine-tuned; int8 in blocks of 32, word vectors int8 with a scale a row;
+  fine-tuned; int8, its activations rounded for each window, so windows are run one by one;
 - hashed n-grams of characters and words, with logistic regression;
 - the rule pack's hits and the disguises that were taken off, with weights of 0 or more.
 
@@ -80,6 +89,11 @@ window.
 | --- | --- | --- | --- |
 {sources}
 
+"Written" texts were written for this project one by one (`interlock/detect/training/texts`):
+harmless ones of the kinds that detectors take for attacks (trigger words in their ordinary senses,
+role-play and long prompts, e-mails and pages full of orders to people, very short texts, texts
+about language models, 25 languages), and attacks beside them. A tenth is held back ("~held").
+
 "Generated" texts come from grammars in `interlock/detect/training/grammar`, written for this
 project: harmless texts full of trigger words, security questions, quoted attacks, scenes and
 role-play without harm, requests, many languages; attacks of eleven families; documents with and
@@ -88,10 +102,9 @@ without an order in them. Every generated document with an attack is there witho
 Labels of windows: where the attack's place in a text is known, the windows there are attacks and
 all others harmless. Where it is not, the worst window stands for the text.
 
-The recipe is `scripts/train_detector.py` (`make train-detector`): 24,000 texts drawn without two
-sources that are held out and without manuals and package notes, 30,000 with the held-out sources,
-14,000 with all. The weights of the three parts and the calibration come from the first models,
-which did not see the held-out sources. The threshold was fixed on these and on harmless prose.
+The recipe is `scripts/train_detector.py` (`make train-detector`): {first:,} texts drawn without two
+sources that are held out, then {second:,} with them. The weights of the three parts come from the
+first models, which did not see the held-out sources.
 
 ## Figures
 
