@@ -23,9 +23,11 @@ def test_the_worst_window_decides() -> None:
     assert fused_logit(np.array([-4.0, 2.0, -9.0]), FuseSettings()) == 2.0
 
 
-def test_many_windows_cost() -> None:
-    settings = FuseSettings(windows=0.5)
+def test_many_windows_cost_up_to_a_bound() -> None:
+    settings = FuseSettings(windows=0.5, counted=10)
+    assert fused_logit(np.full(5, 1.0), settings) == pytest.approx(1.0 - 0.5 * math.log(5))
     assert fused_logit(np.full(10, 1.0), settings) == pytest.approx(1.0 - 0.5 * math.log(10))
+    assert fused_logit(np.full(500, 1.0), settings) == pytest.approx(1.0 - 0.5 * math.log(10))
 
 
 @given(LOGITS, st.floats(0, 3), st.floats(0, 1))
