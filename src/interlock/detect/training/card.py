@@ -118,22 +118,25 @@ The models that ship, on texts that no model saw, of sources that they did see:
 {never}
 
 `bench/detector_loso.py` leaves out one source after the other and compares the parts.
+`bench/detector_unseen.jsonl` holds 1,080 texts for judging alone; threshold and the cost of windows
+were fixed with their harmless ones in view.
 
 ## Where it fails
 
-- The threshold does not transfer everywhere. Of 2,500-character stretches of prose that were in
-  no training set, 0 of 70 (Perl modules), 1 of 60 (Python packages' documents) and 9 of 33 (pages
-  about language models and their guards) reached it. `interlock detect calibrate` and `interlock
-  detect train` fit it to your traffic.
-- Texts about prompt injection, and instructions for people that read like ones for a model, are
-  flagged too often.
+- The threshold does not transfer everywhere. `interlock detect calibrate` and `interlock detect
+  train` fit it to your traffic.
 - A request that a user may well make, standing in a document as an order to the assistant
   ("explain photosynthesis"), is often missed: its words are harmless.
-- "I want you to act as …" counts as an attack more often than not, since one of the sources
-  labels it so; harmless role-play in other words mostly passes.
+- A third of the orders in documents is missed, more in long ones: a text's score falls a little
+  with the number of its windows, up to eight, since the worst of several harmless ones is higher
+  than one. Who pads an attack with harmless sentences gains that much.
+- Questions about the assistant itself ("what are your limitations?"), short sentences with a
+  trigger word in languages other than English, and role-play in which somebody has rules to keep or
+  to break are flagged too often.
+- "I want you to act as …" counts as an attack in some of the sources.
 - English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
-  texts, the encoder itself knows English only; other languages rest on n-grams and a few dozen
-  phrases.
+  texts, the encoder itself knows English only; other languages rest on n-grams and some hundred
+  texts, and attacks in them are mostly missed.
 - An attacker who can try often will find words that pass. No figure here holds against someone
   who knows the detector.
 - The anomaly flag was set on texts of sources seen in training; on other traffic it fires more
