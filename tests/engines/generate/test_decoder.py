@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +104,7 @@ print(json.dumps({"growth": most - before, "token_bytes": model.spec.token_bytes
 
 
 @pytest.mark.skipif(
-    not (hasattr(mmap, "MADV_DONTNEED") and os.path.exists("/proc/self/status")),
+    not (hasattr(mmap, "MADV_DONTNEED") and Path("/proc/self/status").exists()),
     reason="needs Linux",
 )
 def test_memory_follows_the_tokens_under_way_and_not_the_longest_text_that_was(
