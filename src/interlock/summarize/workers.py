@@ -14,6 +14,10 @@ from interlock.summarize.asked import SummaryModel
 from interlock.summarize.models import Models
 from interlock.summarize.route import Summarizer
 
+CACHE_BYTES = 2 << 30
+"""Most that the key-value caches and shared prefixes of a model take, unless one input of its whole
+context needs more for each core."""
+
 
 def open_model(
     name: str, *, instances: int = 1, cores: int = 1, providers: Sequence[str] = ()
@@ -26,12 +30,16 @@ def open_model(
     were, EngineUnavailableError where a provider is absent, MissingExtraError without the extra
     `text`.
     """
-    from interlock.engines.generate import Generator, load_text_model
+    from interlock.engines.generate import Generator, cache_needed, load_text_model
     from interlock.engines.onnx import CPU
     from interlock.summarize.model import EngineModel
 
     model = load_text_model(name, providers=tuple(providers) or (CPU,))
-    generator = Generator(model, workers=min(cores, instances), slots=instances)
+    workers = min(cores, instances)
+    alone = cache_needed(model, slots=instances, workers=workers)
+    generator = Generator(
+        model, workers=workers, slots=instances, memory_limit=max(CACHE_BYTES, alone)
+    )
     return EngineModel(name, model, generator)
 
 

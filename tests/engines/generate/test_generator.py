@@ -12,7 +12,7 @@ from support.counts import count
 from support.text_models import tiny_model
 
 from interlock.engines.chat import Message, Sampling, StopReason
-from interlock.engines.generate import GenerateRequest, GenerateResult, Generator
+from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, cache_needed
 from interlock.engines.generate.spec import Weights
 from interlock.errors import (
     CancelledRequestError,
@@ -246,6 +246,20 @@ def test_a_request_that_does_not_fit_the_memory_alone_is_refused() -> None:
         with pytest.raises(MemoryLimitError, match="memory limit"):
             generator.submit(request(300, max_tokens=200))
         assert answered(generator.generate([request()])[0]).tokens
+
+
+@pytest.mark.parametrize(("slots", "workers"), [(1, 1), (5, 2), (7, 3), (2, 9)])
+def test_the_least_limit_takes_the_longest_request(slots: int, workers: int) -> None:
+    model = tiny_model()
+    least = cache_needed(model, slots=slots, workers=workers)
+    longest = request(model.context - 2, max_tokens=2)
+    with Generator(model, slots=slots, workers=workers, memory_limit=least) as generator:
+        assert answered(generator.generate([longest])[0]).tokens
+    with (
+        Generator(model, slots=slots, workers=workers, memory_limit=least - 4) as generator,
+        pytest.raises(MemoryLimitError),
+    ):
+        generator.submit(longest)
 
 
 def test_what_does_not_fit_beside_the_others_waits() -> None:

@@ -8,7 +8,7 @@ with Generator(model, slots=8) as generator:
     [answer] = generator.generate([GenerateRequest(messages=(Message("user", "Hello"),))])
 """
 
-from interlock.engines.generate.generator import Generator
+from interlock.engines.generate.generator import Generator, cache_needed
 from interlock.engines.generate.model import TextModel, load_text_model, open_text_model
 from interlock.engines.generate.request import GenerateRequest, GenerateResult, Handle
 from interlock.engines.generate.tokenizer import Tokenizer
@@ -20,6 +20,7 @@ __all__ = [
     "Handle",
     "TextModel",
     "Tokenizer",
+    "cache_needed",
     "load_text_model",
     "open_text_model",
 ]

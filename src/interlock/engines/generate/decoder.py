@@ -8,6 +8,8 @@ them to it.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,9 @@ class Cache:
     """Keys and values of `rows` rows: per layer two arrays (rows, kv_heads, capacity, head_size).
 
     `lengths` counts the tokens that each row holds. Memory that no token has been written to is
-    not touched, and so not taken from the system.
+    not taken from the system, and a row that is cleared gives back what it had, where the system
+    has MADV_DONTNEED: what is resident follows the tokens that are held, in pages of 4 KB for each
+    head. Elsewhere, and at most, it is `bytes`.
     """
 
     def __init__(self, spec: TextSpec) -> None:
@@ -39,6 +43,7 @@ class Cache:
         self.capacity = 0
         self.arrays: list[Floats] = []
         self.lengths: list[int] = []
+        self._maps: list[mmap.mmap | None] = []
 
     @property
     def bytes(self) -> int:
@@ -51,27 +56,47 @@ class Cache:
             return
         shape = (rows, self.spec.kv_heads, capacity, self.spec.head_size)
         keep = min(rows, self.rows)
-        longest = max(self.lengths[:keep], default=0)
-        old, self.arrays = self.arrays, []
+        old, self.arrays = self.arrays[::-1], []
+        self._maps = []
         try:
-            for index in range(2 * self.spec.layers):
-                array = np.empty(shape, np.float32)
-                if longest:
-                    array[:keep, :, :longest] = old[index][:keep, :, :longest]
+            for _ in range(2 * self.spec.layers):
+                array, pages = _empty(shape)
+                # Given back at once, so that a resize holds one layer twice and not all of them.
+                source = old.pop() if old else None
+                if source is not None:
+                    for row, length in enumerate(self.lengths[:keep]):
+                        array[row, :, :length] = source[row, :, :length]
                 self.arrays.append(array)
-        except MemoryError:
+                self._maps.append(pages)
+        except (MemoryError, OSError):
             self.rows = self.capacity = 0
-            self.arrays, self.lengths = [], []
+            self.arrays, self._maps, self.lengths = [], [], []
             raise MemoryLimitError(f"no memory for a cache of {rows} x {capacity} tokens") from None
         self.rows, self.capacity = rows, capacity
         self.lengths = [*self.lengths[:keep], *[0] * (rows - keep)]
 
     def move(self, source: int, target: int) -> None:
-        """Let row `target` hold what row `source` holds."""
+        """Let row `target` hold what row `source` holds, and clear `source`."""
         length = self.lengths[source]
+        if length < self.lengths[target]:
+            self.clear(target)
         for array in self.arrays:
             array[target, :, :length] = array[source, :, :length]
         self.lengths[target] = length
+        self.clear(source)
+
+    def clear(self, row: int) -> None:
+        """Let a row hold nothing, and give its memory back."""
+        self.lengths[row] = 0
+        for array, pages in zip(self.arrays, self._maps, strict=True):
+            if pages is None:
+                continue
+            # Whole pages of this row only: its neighbours keep theirs.
+            size = array[row].nbytes
+            first = -(-row * size // mmap.PAGESIZE) * mmap.PAGESIZE
+            last = (row + 1) * size // mmap.PAGESIZE * mmap.PAGESIZE
+            if last > first:
+                pages.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def export(self, row: int, length: int) -> list[Floats]:
         """A copy of the first `length` tokens of a row."""
@@ -83,6 +108,19 @@ class Cache:
         for array, part in zip(self.arrays, parts, strict=True):
             array[row, :, :length] = part
         self.lengths[row] = length
+
+
+def _empty(shape: tuple[int, ...]) -> tuple[Floats, mmap.mmap | None]:
+    """An array whose pages can be given back, and its mapping; None where they cannot.
+
+    NumPy asks for huge pages, with which one token takes 2 MB of each array that it is written to.
+    Raises MemoryError or OSError.
+    """
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    if size == 0 or not hasattr(mmap, "MADV_DONTNEED"):
+        return np.empty(shape, np.float32), None
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, np.float32).reshape(shape), pages
 
 
 class Decoder:

@@ -83,8 +83,7 @@ class Generator:
         prefix_bytes = _PREFIX_BYTES if memory_limit is None else memory_limit // _PREFIX_SHARE
         self._prefixes = PrefixCache(prefix_bytes)
         rest = None if memory_limit is None else memory_limit - prefix_bytes
-        base, more = divmod(slots, self.workers)
-        shares = [base + (number < more) for number in range(self.workers)]
+        shares = _shares(slots, self.workers)
         self._loops = [
             _Loop(self, share, None if rest is None else rest * share // slots) for share in shares
         ]
@@ -267,7 +266,7 @@ class _Loop:
             return
         handle.started()
         row = Row(handle)
-        self._cache.lengths[len(self._writing)] = 0
+        self._cache.clear(len(self._writing))
         self._reading = row
         prefix = handle.request.prefix
         if prefix:
@@ -318,6 +317,7 @@ class _Loop:
         if not self._alive(handle):
             owner.breaker.neither()
             self._reading = None
+            self._cache.clear(at)
             return
         prompt, prefix = handle.prompt, handle.request.prefix
         border = prefix if row.read < prefix else len(prompt)
@@ -326,6 +326,7 @@ class _Loop:
             logits = self._decoder.run([prompt[row.read : end]], at, self._prompt_deadline(handle))
         except EngineError as error:
             self._reading = None
+            self._cache.clear(at)
             self._failed(handle, error)
             return
         row.read = end
@@ -409,8 +410,24 @@ class _Loop:
         self._writing.pop()
         if self._reading is not None:
             self._cache.move(last + 1, last)
+        elif at == last:
+            self._cache.clear(last)
         if not self._writing and self._reading is None and not self._owner._queue:
             self._cache.resize(0, 0)
+
+
+def cache_needed(model: TextModel, *, slots: int, workers: int) -> int:
+    """The least memory limit in bytes with which every request that fits the model is taken."""
+    one = _rounded(model.context) * model.spec.token_bytes
+    # The smallest share of what the prefixes leave must hold it.
+    rest = -(-one * slots // min(_shares(slots, min(slots, workers))))
+    return -(-rest * _PREFIX_SHARE // (_PREFIX_SHARE - 1))
+
+
+def _shares(slots: int, workers: int) -> list[int]:
+    """Slots of each worker."""
+    base, more = divmod(slots, workers)
+    return [base + (number < more) for number in range(workers)]
 
 
 class _ClosedError(Exception):
