@@ -100,7 +100,7 @@ class Seen:
         total = mix[0] * self.encoder + mix[1] * self.ngrams + mix[2] * self.rules
         sizes = np.array([len(item.windows) for item in self.cuts])
         found = highest(total, self.flat.owner, len(self.cuts))
-        return found - WINDOWS * np.log(np.minimum(sizes, COUNTED))
+        return np.asarray(found - WINDOWS * np.log(np.minimum(sizes, COUNTED)))
 
 
 def look(
