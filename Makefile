@@ -74,6 +74,9 @@ train-detector: $(VENV)/.train-detector ## train the shipped detector again: DAT
 bench-detector-loso: $(VENV)/.train-detector ## the detector's parts on sources left out of training, after train-detector
 	$(THREADS) $(BIN)/python bench/detector_loso.py
 
+bench-detector-ablation: $(VENV)/.extras ## what each part of the shipped detector is worth, on texts that it was not trained on
+	$(THREADS) $(BIN)/python bench/detector_ablation.py
+
 bench-detector-rules: $(VENV)/.extras ## what the detector's rules hit, a source, and what disguises cost; DATA="labelled.parquet …"
 	$(THREADS) $(BIN)/python bench/detector_rules.py $(DATA)
 
