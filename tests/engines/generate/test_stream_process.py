@@ -119,17 +119,22 @@ def test_a_cancelled_text_makes_room_and_tells_nothing_more(process: StreamProce
 
 
 def test_an_urgent_text_waits_for_no_slot(process: StreamProcess) -> None:
-    held = [Told(process, request(n, 400)) for n in range(3)]
-    for each in held:
-        each.piece()
-    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    process.submit(request(8, 1), events.put, urgent=True)
-    while isinstance(found := events.get(timeout=60), str):
-        pass
-    assert isinstance(found, GenerateResult)
-    assert process.load[1] == 3
-    for each in held:
-        process.cancel(each.ticket)
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def submit(name: str, asked: GenerateRequest, *, urgent: bool = False) -> None:
+        def heard(event: Event) -> None:
+            if not isinstance(event, str):
+                assert isinstance(event, GenerateResult)
+                ended.put(name)
+
+        process.submit(asked, heard, urgent=urgent)
+
+    for number in range(3):
+        submit("long", request(number, 400))
+    submit("waiting", request(7, 1))
+    submit("urgent", request(8, 1), urgent=True)
+    assert ended.get(timeout=60) == "urgent"
+    assert sorted(ended.get(timeout=60) for _ in range(4)) == [*["long"] * 3, "waiting"]
 
 
 def test_a_deadline_also_ends_what_waits(process: StreamProcess) -> None:
