@@ -86,7 +86,8 @@ def _logits(texts: list[tuple[str, str]]) -> list[Scores]:
         features = features_of(windows, hits, model.settings.rules.features)
         weight = document_weight(text, Place(place).value)
         judged = model.judge([window.text for window in windows], features, weight)
-        found.append(np.stack([judged.encoder, judged.ngrams, judged.rules], axis=1))
+        parts = np.stack([judged.encoder, judged.ngrams, judged.rules], axis=1)
+        found.append(parts.astype(np.float64))
     return found
 
 

@@ -161,8 +161,9 @@ def test_readiness_is_red_while_the_files_are_others_and_green_when_they_are_bac
         assert refused.status_code == 503, refused.text
         assert refused.headers["retry-after"]
         # The refusal is told to the client first, and noted for the model right after.
-        for path in ("/v2/health/ready", "/v2/models/m/ready", "/health"):
-            until(lambda path=path: server.get(path).status_code == 503)
+        until(lambda: server.get("/v2/health/ready").status_code == 503)
+        for path in ("/v2/models/m/ready", "/health"):
+            assert server.get(path).status_code == 503
         assert "bundle_integrity" in server.get("/health").json()["error"]
         put(tmp_path / "first", tmp_path / "bundle")
         until(lambda: server.get("/v2/health/ready").status_code == 200)

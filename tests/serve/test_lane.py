@@ -239,17 +239,27 @@ def test_a_burst_may_fill_the_queue_but_a_lasting_overload_may_not() -> None:
                 await asyncio.sleep(0.001)
 
         found = [await fill()]
-        await answer(4)
+        for _ in range(80):
+            await answer(1)
+            await fill()
+        assert lane.waiting == 1
         with pytest.raises(ServiceError) as refused:
             lane.check_room()
         assert refused.value.retryable
         found.append(await fill())
-        await answer(4)
+        await answer(1)
+        for _ in range(20):
+            # Quieter times: the thread waits for each of them.
+            while lane.running:
+                served.let.release()
+                await asyncio.sleep(0.001)
+            asked.append(asyncio.ensure_future(ask(lane, 1.0)))
+            await busy(lane)
         found.append(await fill())
         served.let.release(len(asked))
         await asyncio.gather(*asked)
         await asyncio.get_running_loop().run_in_executor(None, lane.close, 10.0)
         return found
 
-    # One at work and eight that wait; none while four do; and as before once it has been empty.
+    # One at work and eight that wait; none more than one after a lasting overload; then as before.
     assert asyncio.run(main()) == [9, 0, 8]

@@ -141,11 +141,10 @@ class ProcessPool:
             self._check_open()
             answer = process.call(payload, deadline=due)
         except BundleError as error:
-            self._faults = {**self._faults, process: f"{error.code}: {error.message}"}
+            self._note(process, error)
             raise
         else:
-            if self._faults:
-                self._faults = {p: why for p, why in self._faults.items() if p is not process}
+            self._note(process)
             return answer
         finally:
             self._give_back(process)
@@ -169,6 +168,15 @@ class ProcessPool:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _note(self, process: WorkerProcess, error: BundleError | None = None) -> None:
+        """Remember that a process cannot be replaced, and why; or that it was, after all."""
+        if error is None and not self._faults:
+            return
+        with self._counting:
+            others = {p: why for p, why in self._faults.items() if p is not process}
+            told = {} if error is None else {process: f"{error.code}: {error.message}"}
+            self._faults = others | told
 
     def _check_open(self) -> None:
         if self._closed:
@@ -198,7 +206,12 @@ class ProcessPool:
         def replace() -> None:
             # Where it fails, the next call tries again and hears why.
             with contextlib.suppress(InterlockError):
-                process.start(Deadline.after(within))
+                try:
+                    process.start(Deadline.after(within))
+                except BundleError as error:
+                    self._note(process, error)
+                else:
+                    self._note(process)
             if self._closed:
                 process.close()
             self._free.put(process)

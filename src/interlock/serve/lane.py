@@ -20,6 +20,9 @@ from interlock.serve.served import Answer, Served
 # Weight of the last batch in the running mean of a request's service time.
 _WEIGHT = 0.1
 _LONGEST_WAIT = 60.0
+# An overload is lasting where threads waited for less than this share of some 32 batches. At 80%
+# of what they can do, two threads wait for about a third.
+_SELDOM, _OF_LATE = 0.15, 1 / 32
 _LONG = 0.02
 
 
@@ -53,9 +56,9 @@ class Lane:
     is cancelled or late while it waits is dropped.
 
     limit       requests that may wait
-    standing    requests that may wait while the queue does not empty, None for `limit`. A burst
-                may fill the queue; a lasting overload may not keep it full, which would make
-                every request late and answer no more of them
+    standing    requests that may wait while threads hardly ever wait for work, None for `limit`.
+                A burst may fill the queue; a lasting overload may not keep it full, which would
+                make every request late and answer no more of them
     batch_rows  rows of a merged inference
     batch_wait  seconds that the first request of a batch may wait for further ones
     on_run      told of every inference, from the lane's threads
@@ -75,7 +78,7 @@ class Lane:
         self.served = served
         self._limit = limit
         self._standing = limit if standing is None else min(standing, limit)
-        self._taken = 0  # requests taken since the queue was last empty
+        self._idle = 1.0  # share of late of the batches for which a thread had to wait
         self._batch_rows = batch_rows
         self._batch_wait = batch_wait
         self._on_run = on_run
@@ -105,8 +108,8 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether a further request would be refused now, whatever its deadline."""
-        # By requests and not by time, so that a machine that stood still is no overload.
-        lasting = 2 * self._taken >= self._limit
+        # By batches and not by time, so that a machine that stood still is no overload.
+        lasting = self._idle < _SELDOM
         return len(self._queue) >= (self._standing if lasting else self._limit)
 
     def check_room(self) -> None:
@@ -190,11 +193,13 @@ class Lane:
 
     def _next(self) -> list[_Waiting] | None:
         """The next batch; None where the lane is closed and nothing waits."""
+        waited = False
         with self._changed:
             while True:
                 while not self._queue:
                     if self._closed:
                         return None
+                    waited = True
                     self._changed.wait()
                 first = self._queue.popleft()
                 if self._usable(first):
@@ -209,7 +214,7 @@ class Lane:
                         break
                     self._changed.wait(left)
             self._running += len(batch)
-            self._taken = self._taken + len(batch) if self._queue else 0
+            self._idle += _OF_LATE * (waited - self._idle)
             return batch
 
     def _gather(self, batch: list[_Waiting], rows: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.server_log import LibraryHandler, Log, open_log
 from interlock.serve.settings import Settings
 
+_SWITCH = 0.0005  # seconds that one thread keeps the interpreter from others that want it
 OnStart = Callable[[str, int, Hosting], None]
 """Told the host, the port and the models when the server listens."""
 
@@ -80,6 +82,8 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
         from interlock.serve.telemetry import Telemetry
 
         telemetry = Telemetry(settings, metrics.registry)
+    # A thread that brings an answer waits this long for a busy event loop, several times a request.
+    sys.setswitchinterval(_SWITCH)
     listening = _listen(settings)
     try:
         hosting = Hosting(settings, base, metrics, log)
