@@ -21,5 +21,5 @@ def distance(embeddings: Floats, known: Floats) -> float:
     if not len(embeddings) or not len(known):
         return 0.0
     # Not `@`: OpenBLAS ends the process where it gets no memory for its buffers.
-    cosines = np.einsum("wd,kd->wk", embeddings, known)
+    cosines = np.vecdot(embeddings[:, None, :], known)
     return float(1.0 - cosines.max(axis=1).sum() / len(cosines))

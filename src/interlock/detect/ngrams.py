@@ -52,7 +52,7 @@ def _ids(text: str, settings: NgramSettings) -> Ids:
     if len(points) < 3:
         return np.zeros(0, dtype=np.int64)
     space = points == _SPACE
-    found = [_word_hashes(points, space, settings.words)] if settings.words else []
+    found = []
     # The hash of n characters follows from that of n - 1; one with a space inside is dropped.
     hashes = points
     inside = np.ones(len(points), dtype=np.bool_)
@@ -62,8 +62,10 @@ def _ids(text: str, settings: NgramSettings) -> Ids:
         if length > 2:
             inside = inside & ~space[length - 2 : -1]
         if length >= settings.shortest:
-            found.append(_mixed(hashes[inside] ^ np.uint64(length)))
-    hashes = np.concatenate(found)
+            found.append(hashes[inside] ^ np.uint64(length))
+    hashes = _mixed(np.concatenate(found)) if found else points[:0]
+    if settings.words:
+        hashes = np.concatenate([_word_hashes(points, space, settings.words), hashes])
     ids = np.sort((hashes % np.uint64(settings.buckets - 1)).astype(np.int64)) + 1
     once = np.empty(len(ids), dtype=np.bool_)
     once[0], once[1:] = True, ids[1:] != ids[:-1]
