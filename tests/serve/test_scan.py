@@ -17,6 +17,7 @@ import pytest
 from support import models
 from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
+from support.rollouts import until
 from support.serving import Running, serving
 
 from interlock.serve.hosting import Hosting
@@ -237,7 +238,7 @@ def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path
         asking.start()
         for _ in range(count(3, 20)):
             pids = re.findall(r"\d+", children(server.process.pid))
-            if pids:
+            if pids and asking.is_alive():
                 os.kill(int(pids[0]), signal.SIGKILL)
             asking.join(0.5)
         asking.join(120)
@@ -248,6 +249,8 @@ def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path
         for one in found:
             if one["status"] == "failed":
                 assert one["code"] in ("engine_crash", "deadline", "engine_unavailable")
+        # One that was killed while it waited costs the next text that it gets.
+        until(lambda: server.client.post("/v1/scan", json={"text": "a"}).status_code == 200)
         assert scanned(server, text=ATTACKS[0])["status"] == "refused"
 
 

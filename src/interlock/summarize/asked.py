@@ -202,3 +202,8 @@ def messages(asked: Asked, *, named: bool = True, with_facts: bool = True) -> tu
 def instruction_words() -> str:
     """All of the prompt's own words, so that a summary that repeats them can be told."""
     return " ".join((_SYSTEM, *_QUESTION.values(), _NAMED_QUESTION))
+
+
+# The first use of a class builds what msgspec knows of it; threads that did so at the same time
+# ended the process (msgspec 0.22). So it is built here, where one thread imports.
+msgspec.json.Decoder(Asked)

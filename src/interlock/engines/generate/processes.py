@@ -67,6 +67,11 @@ def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     return answer
 
 
+# Built before threads meet there: their first uses of a class at the same time end the process
+# (msgspec 0.22).
+msgspec.json.Decoder(GenerateResult)
+
+
 class ProcessGenerator:
     """A model in `size` processes, each answering up to `slots` requests at a time.
 
