@@ -49,7 +49,9 @@ def streamed(server: Running, client: str, **options: Any) -> list[dict[str, Any
     asked = {"model": "m", "messages": MESSAGES, "stream": True, "max_tokens": 8, **options}
     reply = server.client.post("/v1/chat/completions", json=asked, headers={"x-client-id": client})
     assert reply.status_code == 200, reply.text
-    *pieces, done = [line[6:] for line in reply.text.splitlines() if line.startswith("data: ")]
+    # Not splitlines(): a text may hold further signs that Python takes for a line's end.
+    lines = reply.text.split("\n")
+    *pieces, done = [line[6:] for line in lines if line.startswith("data: ")]
     assert done == "[DONE]"
     return [json.loads(piece) for piece in pieces]
 
