@@ -1,4 +1,4 @@
-"""Starting, judging and ending the rollouts of one model; each step is recorded, then taken."""
+"""The steps of one model's rollouts and reloads; each is recorded, then taken."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from interlock.kernel.errors import (
     InterlockError,
     StorageError,
 )
-from interlock.serve.rollout.evidence import Evidence, EvidenceState
+from interlock.serve.rollout.loading import Loader, source_of
+from interlock.serve.rollout.observing import Observer
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.rollout.record import OnDecision, Record
 from interlock.serve.rollout.settings import Mode
+from interlock.serve.rollout.status import status_of
 from interlock.serve.rollout.sticky import new_salt
 from interlock.serve.rollout.store import RolloutStore, Running, Source
 from interlock.serve.rollout.traffic import Traffic, Watch
 from interlock.serve.server_log import Log
-from interlock.serve.settings import ModelKind, ModelSettings
+from interlock.serve.settings import ModelSettings
 from interlock.serve.version import Version, check_interface
 
 if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
-MEMORY_SECONDS = 1.0
 ASKED = "asked for"
 
 
@@ -56,8 +57,8 @@ class ModelRollout:
     ) -> None:
         self._hosted = hosted
         self._own = hosted.settings
-        self._open = open
-        own = hosted.settings
+        self._loader = Loader(hosted, open)
+        own = self._own
         # What is inside when a version ends: a text, or a line that waits its turn and is judged.
         self._drain = drain_seconds + max(2 * own.call_seconds, own.text_seconds)
         self._log = log
@@ -66,9 +67,7 @@ class ModelRollout:
             hosted.name, self._own, store, clock=self._clock, log=log, on_decision=on_decision
         )
         self._changing = threading.Lock()
-        self._evidence: Evidence | None = None
-        self._looking = threading.Lock()  # of the evidence, also for a status
-        self._sampled = self._clock.monotonic()
+        self._observer = Observer(self._own, self._clock)
 
     # --- what an operator asks for -----------------------------------------------------------
 
@@ -100,7 +99,9 @@ class ModelRollout:
             if percent is None:
                 percent = self._own.percent if running is None else running.percent
             msgspec.structs.replace(self._own, rollout=mode, percent=percent)  # checks them
-            with self._kept_only_if(loaded or self._load(path, digest, traffic.stable)) as version:
+            with self._loader.kept_only_if(
+                loaded or self._loader.candidate(path, digest, traffic.stable)
+            ) as version:
                 if digest not in (None, version.digest):
                     raise BundleIntegrityError(f"the digest is {version.digest}, not {digest}")
                 same = running is not None and (running.mode, running.percent) == (mode, percent)
@@ -112,7 +113,7 @@ class ModelRollout:
         """Let the candidate answer everything, and keep the old version's place for a return."""
         self._record.require()
         with self._change() as traffic:
-            self._promote(traffic, reason, self._numbers())
+            self._promote(traffic, reason, self._observer.numbers())
         return self.status()
 
     def roll_back(self, reason: str = ASKED) -> dict[str, Any]:
@@ -120,7 +121,7 @@ class ModelRollout:
         self._record.require()
         with self._change() as traffic:
             if self._record.running is not None:
-                self._roll_back(traffic, reason, self._numbers())
+                self._roll_back(traffic, reason, self._observer.numbers())
             else:
                 self._revert(traffic, reason)
         return self.status()
@@ -138,11 +139,11 @@ class ModelRollout:
             if self._record.running is not None:
                 raise ConflictError("a rollout is under way", hint="end it first")
             source = path or traffic.stable.settings.path
-            elsewhere = source != self._home
+            elsewhere = source != self._loader.home
             if elsewhere and not self._record.kept:
                 raise ConfigError("another path would be forgotten over a restart; set `state`")
-            opened = self._open(self._settings_of(source, digest, home=not elsewhere))
-            with self._kept_only_if(opened) as version:
+            opened = self._loader.open(source, digest, home=not elsewhere)
+            with self._loader.kept_only_if(opened) as version:
                 check_interface(version.served, traffic.stable.served)
                 changed = version.digest != traffic.stable.digest
                 if changed and self._record.kept:
@@ -151,7 +152,7 @@ class ModelRollout:
                         ASKED,
                         {"digest": version.digest},
                         stable=Source(source, version.digest) if elsewhere else None,
-                        previous=_source(traffic.stable),
+                        previous=source_of(traffic.stable),
                     )
             if not changed:
                 self._hosted.retire(version, 0.0)
@@ -162,38 +163,7 @@ class ModelRollout:
 
     def status(self, decisions: int = 20) -> dict[str, Any]:
         """Versions, the rollout under way with its numbers, and the latest decisions."""
-        traffic, placement = self._hosted.traffic, self._record.placement
-        running = placement.running
-        found: dict[str, Any] = {
-            "model": self._hosted.name,
-            "stable": None if traffic is None else msgspec.to_builtins(_source(traffic.stable)),
-            "previous": None if placement.previous is None else placement.previous.digest,
-            "rollout": None,
-            "fault": self._hosted.fault,
-            "retiring": self._hosted.retiring,
-            "decisions": [],
-        }
-        if running is not None:
-            watch = None if traffic is None else traffic.watch
-            found["rollout"] = {
-                "id": running.id,
-                "mode": running.mode,
-                "percent": running.percent,
-                "candidate": running.candidate.digest,
-                "path": running.candidate.path,
-                "started": running.started,
-                "held": running.held,
-                "asked": {} if watch is None else dict(watch.asked),
-                "shadow": {} if watch is None else dict(watch.shadow),
-                "evidence": self._numbers(),
-            }
-        try:
-            made = self._record.decisions(decisions)
-        except StorageError as error:
-            found["fault"] = error.message
-        else:
-            found["decisions"] = [msgspec.to_builtins(decision) for decision in made]
-        return found
+        return status_of(self._hosted, self._record, self._observer.numbers, decisions)
 
     # --- what the server does ----------------------------------------------------------------
 
@@ -207,10 +177,10 @@ class ModelRollout:
             self._record.take_up()
         placed = self._record.placement.stable
         try:
-            stable = self._open(
-                self._settings_of(self._home, None, home=True)
+            stable = (
+                self._loader.open(self._loader.home, None, home=True)
                 if placed is None
-                else self._settings_of(placed.path, placed.digest)
+                else self._loader.open(placed.path, placed.digest)
             )
         except InterlockError as error:
             if placed is not None:
@@ -241,13 +211,12 @@ class ModelRollout:
         if not self._changing.acquire(blocking=False):
             return
         try:
-            traffic, evidence = self._hosted.traffic, self._evidence
-            running = self._record.running
-            if traffic is None or traffic.watch is None or evidence is None or running is None:
+            traffic, running = self._hosted.traffic, self._record.running
+            if traffic is None or traffic.watch is None or running is None:
                 return
-            with self._looking:
-                self._work_in(evidence, traffic, traffic.watch)
-                verdict = evidence.judge()
+            verdict = self._observer.look(traffic, traffic.watch)
+            if verdict is None:
+                return
             if verdict.action == "rollback":
                 self._roll_back(traffic, verdict.trigger, verdict.numbers)
             elif verdict.action == "promote" and not running.held:
@@ -256,7 +225,7 @@ class ModelRollout:
                 held = msgspec.structs.replace(running, held=verdict.trigger)
                 self._record.decide("held", verdict.trigger, verdict.numbers, running=held)
             else:
-                self._record.save(self._seen_so_far)
+                self._record.save(self._observer.state)
             self._hosted.fault = ""
         except StorageError as error:
             self._not_recorded(error)
@@ -264,23 +233,6 @@ class ModelRollout:
             self._changing.release()
 
     # --- parts -------------------------------------------------------------------------------
-
-    @property
-    def _home(self) -> str:
-        """The path that the configuration says is to be served."""
-        own = self._own
-        return own.candidate if own.use_candidate and own.candidate else own.path
-
-    def _settings_of(self, path: str, digest: str | None, *, home: bool = False) -> ModelSettings:
-        """The model's settings for a path; at `home` the configuration's digest and kind count."""
-        own = self._own
-        if not home:
-            return msgspec.structs.replace(own, path=path, expected_digest=digest, kind="auto")
-        pinned = own.candidate_digest if own.use_candidate else own.expected_digest
-        if pinned is not None and digest not in (None, pinned):
-            raise BundleIntegrityError(f"the configuration expects {pinned}, not {digest}")
-        kind: ModelKind = "auto" if own.use_candidate else own.kind
-        return msgspec.structs.replace(own, path=path, expected_digest=digest or pinned, kind=kind)
 
     @contextmanager
     def _change(self) -> Iterator[Traffic]:
@@ -294,24 +246,6 @@ class ModelRollout:
             yield traffic
         finally:
             self._changing.release()
-
-    @contextmanager
-    def _kept_only_if(self, version: Version) -> Iterator[Version]:
-        """A version that ends where the block raises, unless it had traffic before."""
-        traffic = self._hosted.traffic
-        try:
-            yield version
-        except BaseException:
-            if traffic is None or version not in (traffic.stable, traffic.candidate):
-                self._hosted.retire(version, 0.0)
-            raise
-
-    def _load(self, path: str, digest: str | None, stable: Version) -> Version:
-        with self._kept_only_if(self._open(self._settings_of(path, digest))) as version:
-            check_interface(version.served, stable.served)
-            if version.digest == stable.digest:
-                raise ConfigError(f"{path} is the version that is served already")
-        return version
 
     def _start_again(self) -> dict[str, Any]:
         if not self._changing.acquire(blocking=False):
@@ -344,10 +278,7 @@ class ModelRollout:
 
     def _watch(self, stable: Version, candidate: Version, running: Running) -> None:
         own = self._own
-        evidence = Evidence(own, running.mode, running.percent)
-        if running.evidence is not None:
-            evidence.restore(running.evidence)
-        self._evidence = evidence
+        self._observer.begin(running)
         watch = Watch(running.id, running.mode, own.rollback_p99_ms / 1e3, own.shadow_pending)
         self._hosted.traffic = Traffic(stable, candidate, running.percent, running.salt, watch)
 
@@ -359,24 +290,24 @@ class ModelRollout:
             numbers,
             ends=True,
             stable=running.candidate,
-            previous=_source(traffic.stable),
+            previous=source_of(traffic.stable),
             running=None,
         )
-        self._evidence = None
+        self._observer.end()
         self._swap(Traffic(candidate), traffic.stable)
 
     def _roll_back(self, traffic: Traffic, reason: str, numbers: dict[str, Any]) -> None:
         _, candidate = self._under_way(traffic)
         self._record.decide("rolled_back", reason, numbers, ends=True, running=None)
-        self._evidence = None
+        self._observer.end()
         self._swap(Traffic(traffic.stable), candidate)
 
     def _revert(self, traffic: Traffic, reason: str) -> None:
         previous, own = self._record.placement.previous, self._own
         if previous is None:
             raise ConflictError("there is no rollout, and no version before this one")
-        opened = self._open(self._settings_of(previous.path, previous.digest))
-        with self._kept_only_if(opened) as version:
+        opened = self._loader.open(previous.path, previous.digest)
+        with self._loader.kept_only_if(opened) as version:
             check_interface(version.served, traffic.stable.served)
             home = previous.path == own.path and own.expected_digest in (None, previous.digest)
             self._record.decide(
@@ -401,7 +332,9 @@ class ModelRollout:
 
     def _resume(self, traffic: Traffic, running: Running) -> None:
         try:
-            candidate = self._load(running.candidate.path, running.candidate.digest, traffic.stable)
+            candidate = self._loader.candidate(
+                running.candidate.path, running.candidate.digest, traffic.stable
+            )
         except InterlockError as error:
             reason = f"it could not be loaded again: {error.code}"
             self._record.decide("rolled_back", reason, {}, ends=True, running=None)
@@ -417,7 +350,7 @@ class ModelRollout:
         """Roll the configured candidate out, unless a rollout of it has ended before."""
         own = self._own
         try:
-            version = self._load(path, own.candidate_digest, traffic.stable)
+            version = self._loader.candidate(path, own.candidate_digest, traffic.stable)
         except InterlockError as error:
             self._log("candidate_failed", model=self._hosted.name, code=error.code)
             self._record.decide("not_started", error.code, {"path": path})
@@ -425,37 +358,10 @@ class ModelRollout:
         if version.digest in self._record.placement.settled:
             self._hosted.retire(version, 0.0)
             return
-        with self._kept_only_if(version):
+        with self._loader.kept_only_if(version):
             self._begin(version, path, own.rollout, own.percent, "configured")
-
-    def _numbers(self) -> dict[str, Any]:
-        with self._looking:
-            return {} if self._evidence is None else self._evidence.numbers()
-
-    def _seen_so_far(self) -> EvidenceState | None:
-        with self._looking:
-            return None if self._evidence is None else self._evidence.state()
-
-    def _work_in(self, evidence: Evidence, traffic: Traffic, watch: Watch) -> None:
-        while watch.seen:
-            evidence.seen(watch.seen.popleft())
-        while watch.labels:
-            evidence.labelled(*watch.labels.popleft())
-        now = self._clock.monotonic()
-        if traffic.candidate is not None and now - self._sampled >= MEMORY_SECONDS:
-            self._sampled = now
-            evidence.memory(_resident(traffic.candidate), _resident(traffic.stable))
 
     def _not_recorded(self, error: StorageError) -> None:
         if not self._hosted.fault:
             self._log("rollout_not_recorded", model=self._hosted.name, code=error.code)
         self._hosted.fault = "the rollout's state cannot be recorded"
-
-
-def _resident(version: Version) -> float:
-    """Bytes of the largest of its processes; 0 where none runs."""
-    return float(version.served.workers().largest)
-
-
-def _source(version: Version) -> Source:
-    return Source(version.settings.path, version.digest)
