@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def test_a_sound_deployment_passes_all_that_is_not_a_matter_of_speed(
     assert found["strict: inferences complete"]["detail"] == "1000 calls, none failed"
     assert found["strict: memory gained over 800 calls"]["result"] == "pass"
     assert found["no text of a request in the log or the metrics"]["result"] == "pass"
+    assert found["open files"]["result"] == "pass"
     assert found["strict: integrity"]["result"] == "warn"  # no digest is named
     for item in TIMED:
         assert "the target is below" in found[f"strict: {item}"]["detail"]
@@ -92,6 +94,19 @@ def test_a_server_that_would_stand_open_fails(
     assert code == 1
     assert found["who may reach it"]["result"] == "fail"
     assert "TLS" not in found  # the server does not start at all
+
+
+def test_more_connections_than_files_may_be_open_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "affine.onnx").write_bytes(models.affine())
+    config = tmp_path / "serve.toml"
+    config.write_text('[production.models.a]\npath = "affine.onnx"\n')
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 512))
+    code, found = examined(config, capsys)
+    assert code == 1
+    assert found["open files"]["result"] == "fail"
+    assert "set connections to 444 or less" in found["open files"]["detail"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support import models
 from support.counts import count
-from support.processes import gone, running
+from support.processes import children, gone, running
 from support.serving import Running, serving
 
 HANG, BOMB = 1e18, 1e9
@@ -25,8 +25,7 @@ HANG, BOMB = 1e18, 1e9
 
 def workers(server: Running) -> list[int]:
     """Ids of the server's worker processes, as the system knows them."""
-    children = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    return sorted({int(pid) for file in children for pid in file.read_text().split()})
+    return children(server.process.pid)
 
 
 def until(condition: Callable[[], bool], within: float = 60.0) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import socket
 import threading
@@ -17,6 +16,7 @@ import pytest
 from support import models
 from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
+from support.processes import children
 from support.rollouts import until
 from support.serving import Running, serving
 
@@ -237,9 +237,9 @@ def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path
         )
         asking.start()
         for _ in range(count(3, 20)):
-            pids = re.findall(r"\d+", children(server.process.pid))
+            pids = children(server.process.pid)
             if pids and asking.is_alive():
-                os.kill(int(pids[0]), signal.SIGKILL)
+                os.kill(pids[0], signal.SIGKILL)
             asking.join(0.5)
         asking.join(120)
         found = [json.loads(line) for line in replies[0].splitlines()]
@@ -254,11 +254,6 @@ def test_a_killed_process_costs_its_own_texts_and_none_passes_for_clean(tmp_path
         assert scanned(server, text=ATTACKS[0])["status"] == "refused"
 
 
-def children(pid: int) -> str:
-    """Process ids below a process, as the system writes them."""
-    return " ".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children"))
-
-
 def test_a_killed_process_costs_no_batch(tmp_path: Path) -> None:
     """Texts that were in it are asked again alone; what is lost still says so in its own row."""
     write_bundle(tmp_path / "small")
@@ -268,9 +263,9 @@ def test_a_killed_process_costs_no_batch(tmp_path: Path) -> None:
 
         def kill() -> None:
             while not over.wait(2):
-                pids = re.findall(r"\d+", children(server.process.pid))
+                pids = children(server.process.pid)
                 if pids:
-                    os.kill(int(pids[0]), signal.SIGKILL)
+                    os.kill(pids[0], signal.SIGKILL)
 
         killing = threading.Thread(target=kill)
         killing.start()

@@ -13,6 +13,12 @@ def running(pid: int) -> bool:
     return state not in "ZX"
 
 
+def children(pid: int) -> list[int]:
+    """Ids of the processes that it started and that it has not waited for."""
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted({int(child) for file in found for child in file.read_text().split()})
+
+
 def gone(pid: int, within: float = 10.0) -> bool:
     """Whether the process ends; the time only ends a hang of the test."""
     until = time.monotonic() + within

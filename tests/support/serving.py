@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,13 @@ def serving(
     models: Mapping[str, Mapping[str, Any]],
     *,
     environ: Mapping[str, str] = {},
+    under: Sequence[str] = (),
     **settings: Any,
 ) -> Iterator[Running]:
-    """`interlock serve` over `models`, name -> its settings; ended with the block, and bounded."""
+    """`interlock serve` over `models`, name -> its settings; ended with the block, and bounded.
+
+    under  a command that becomes the server, after it has changed its process
+    """
     config = directory / "serve.json"
     document = {"production": {"port": 0, "models": models, **settings}}
     config.write_text(json.dumps(document))
@@ -102,7 +106,7 @@ def serving(
     stdout = directory / "stdout"
     with stdout.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, str(_SCRIPT), str(config)],
+            [*under, sys.executable, str(_SCRIPT), str(config)],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=subprocess.PIPE,

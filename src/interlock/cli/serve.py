@@ -90,8 +90,11 @@ def _name(source: str) -> str:
 
 
 def _explain(effective: Effective, as_json: bool) -> int:
+    from interlock.serve.open_files import check_limit
+
     check = _server().check
     check(effective.settings)
+    check_limit(effective.settings)
     served = {name: _served(name, effective) for name in effective.settings.models}
     rows = effective.rows()
     if as_json:

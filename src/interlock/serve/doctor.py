@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.kernel.errors import ConfigError, InterlockError
+from interlock.kernel.errors import ConfigError, InputError, InterlockError
 from interlock.serve import doctor_model, doctor_server
 from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
+from interlock.serve.open_files import check_limit, needed
 from interlock.serve.opening import DETECTOR, REGISTERED, STORED, kind_of
 from interlock.serve.settings import ModelSettings, Settings
 
@@ -104,6 +105,16 @@ def _environment(settings: Settings, base: Path) -> Iterator[Finding]:
         enough = passed(free >= MEMORY_MB)
         detail = f"{free} MB are free, {MEMORY_MB} MB are needed"
         yield Finding("environment", "memory", enough, detail)
+    yield _open_files(settings)
+
+
+def _open_files(settings: Settings) -> Finding:
+    try:
+        check_limit(settings)
+    except InputError as error:
+        return Finding("environment", "open files", "fail", f"{error.message}; {error.hint}")
+    detail = f"{needed(settings)} may be needed, and are allowed to this process"
+    return Finding("environment", "open files", "pass", detail)
 
 
 def _disk(what: str, place: Path) -> Finding:

@@ -20,6 +20,7 @@ from interlock.serve.connection import limited_protocol
 from interlock.serve.gate import Gate, Tokens, has_admin, is_loopback
 from interlock.serve.hosting import Hosting
 from interlock.serve.metrics import Metrics
+from interlock.serve.open_files import raise_limit
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.server_log import LibraryHandler, Log, open_log
 from interlock.serve.settings import Settings
@@ -72,9 +73,11 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
     """Serve until SIGTERM or SIGINT; whether every model was ready.
 
     Relative paths of models start at `base`. Raises ConfigError for a host or port that cannot
-    be used, for certificates that cannot, and for a server that would stand open.
+    be used, for certificates that cannot, and for a server that would stand open; InputError where
+    the system does not allow as many open files as the connections may take.
     """
     tokens, admin = check(settings)
+    raise_limit(settings)
     log = open_log(settings.log)
     metrics = Metrics()
     telemetry = None

@@ -126,7 +126,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     body_seconds       time for its body
     send_seconds       time for a client to take a part of an answer
     idle_seconds       time that a connection may stay open between requests
-    connections        that may be open at the same time
+    connections        that may be open at the same time; each is an open file, and the process's
+                       limit of these must have room for them
     rate, burst        requests a second of one client address, and how many at once; rate 0 for
                        no limit
     drain_seconds      time for requests under way when the server is told to stop
