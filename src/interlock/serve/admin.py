@@ -17,6 +17,7 @@ from interlock.kernel.errors import ConfigError, InputError
 from interlock.serve.hosting import Hosting
 from interlock.serve.opening import REGISTERED
 from interlock.serve.replies import json_reply
+from interlock.serve.request_json import read_json
 from interlock.serve.rollout.control import ModelRollout
 from interlock.serve.rollout.rollouts import Rollouts
 
@@ -52,6 +53,12 @@ class _Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: list[_Label]
 
 
+_START, _RELOAD = msgspec.json.Decoder(_Start), msgspec.json.Decoder(_Reload)
+_ENDING = msgspec.json.Decoder(_Ending)
+_LABEL, _LABELS = msgspec.json.Decoder(_Label), msgspec.json.Decoder(_Labels)
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+
+
 class Admin:
     """The handlers; the gate has asked for the admin token before."""
 
@@ -75,7 +82,7 @@ class Admin:
     async def start(self, request: Request) -> Response:
         """Start a rollout, or change the one of the same path."""
         model = self._find(request)
-        asked = _decode(await self._read_body(request), _Start)
+        asked = read_json(await self._read_body(request), _START)
         self._inside(asked.path)
         start = functools.partial(
             model.start, asked.path, digest=asked.digest, mode=asked.mode, percent=asked.percent
@@ -85,19 +92,19 @@ class Admin:
     async def promote(self, request: Request) -> Response:
         """Promote the candidate."""
         model = self._find(request)
-        asked = _decode(await self._read_body(request) or b"{}", _Ending)
+        asked = read_json(await self._read_body(request) or b"{}", _ENDING)
         return json_reply(await _in_thread(model.promote, _reason(asked)))
 
     async def roll_back(self, request: Request) -> Response:
         """Roll the candidate back, or return to the version before."""
         model = self._find(request)
-        asked = _decode(await self._read_body(request) or b"{}", _Ending)
+        asked = read_json(await self._read_body(request) or b"{}", _ENDING)
         return json_reply(await _in_thread(model.roll_back, _reason(asked)))
 
     async def reload(self, request: Request) -> Response:
         """Load a model again."""
         model = self._find(request)
-        asked = _decode(await self._read_body(request) or b"{}", _Reload)
+        asked = read_json(await self._read_body(request) or b"{}", _RELOAD)
         if asked.path is not None:
             self._inside(asked.path)
         return json_reply(await _in_thread(model.reload, asked.path, asked.digest))
@@ -105,8 +112,8 @@ class Admin:
     async def feedback(self, request: Request) -> Response:
         """One label, or several under `labels`; all of them are checked for form first."""
         body = await self._read_body(request)
-        several = _decode(body, dict[str, Any]).keys() == {"labels"}
-        labels = _decode(body, _Labels).labels if several else [_decode(body, _Label)]
+        several = read_json(body, _OBJECT).keys() == {"labels"}
+        labels = read_json(body, _LABELS).labels if several else [read_json(body, _LABEL)]
         if len(labels) > MOST_LABELS:
             raise InputError(f"{len(labels)} labels are posted; up to {MOST_LABELS} are taken")
         found = [
@@ -129,15 +136,6 @@ class Admin:
                 "path leads out of the directory of the configuration",
                 hint="give a path relative to it",
             )
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"the request does not fit: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InputError("the request is not JSON") from None
 
 
 def _reason(asked: _Ending) -> str:

@@ -162,7 +162,7 @@ def child_served(
         _TARGETS[kind],
         options={"source": source, "base": str(base), "mode": settings.mode},
         size=settings.workers,
-        memory_limit=(settings.memory_mb << 20) or None,
+        memory_limit=settings.memory_limit,
         call_seconds=settings.call_seconds,
         name=name,
     )

@@ -36,6 +36,7 @@ from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.serve.child import failed
 from interlock.serve.served import Answer, Detection, Workers, check_inputs, workers_of
 from interlock.serve.settings import ModelSettings
+from interlock.serve.tensors import text_array
 
 PLACES = ("auto", "user", "document")
 TEXT, PLACE = "text", "place"
@@ -213,7 +214,7 @@ def detector_served(
         _TARGET,
         options=options,
         size=settings.workers,
-        memory_limit=(settings.memory_mb << 20) or None,
+        memory_limit=settings.memory_limit,
         call_seconds=settings.call_seconds,
         name=name,
     )
@@ -237,9 +238,9 @@ def _answer(
     outputs = {
         SCORE: _score_of(rows),
         # A text that nobody judged must not look clean in any of them.
-        ACTION: _objects(["escalate" if one is None else one.action for one in told]),
-        BAND: _objects(["" if one is None else one.band for one in told]),
-        FAMILY: _objects(["" if one is None else one.family or "" for one in told]),
+        ACTION: text_array(["escalate" if one is None else one.action for one in told]),
+        BAND: text_array(["" if one is None else one.band for one in told]),
+        FAMILY: text_array(["" if one is None else one.family or "" for one in told]),
     }
     return Answer(outcome, outputs, tuple(_detection(row) for row in rows))
 
@@ -312,9 +313,3 @@ def _judged(name: str, row: _Row | InterlockError) -> tuple[int, StepResult, str
     if told.status == "refused" and told.score is None:
         result = StepResult.ERROR if "error" in told.faults else StepResult.UNAVAILABLE
     return _CODE[told.status], result, "; ".join(told.reasons)
-
-
-def _objects(texts: list[str]) -> Array:
-    array = np.empty(len(texts), dtype=object)
-    array[:] = texts
-    return array

@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError
+from interlock.serve.request_json import read_json
 from interlock.serve.tensors import from_binary, from_json
 
 # Parameters that change what is asked for, and that this server does not do: ignoring one would
@@ -67,7 +68,7 @@ def read_request(body: bytes, header_length: str | None) -> InferRequest:
     """
     view = memoryview(body)
     length = len(body) if header_length is None else _header_length(header_length, len(body))
-    found = _decode(view[:length])
+    found = read_json(view[:length], _DECODER, "the Open Inference Protocol")
     binary = view[length:]
     inputs: dict[str, Array] = {}
     at = 0
@@ -106,15 +107,6 @@ def _header_length(text: str, body: int) -> int:
             "Inference-Header-Content-Length must be a number of bytes that the body has"
         )
     return int(text)
-
-
-def _decode(data: memoryview) -> _Body:
-    try:
-        return _DECODER.decode(data)
-    except msgspec.ValidationError as error:
-        raise InputError(f"the request does not fit the Open Inference Protocol: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InputError("the request is not JSON") from None
 
 
 def _outputs(wanted: list[_Output], default: bool) -> dict[str, bool]:

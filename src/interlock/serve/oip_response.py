@@ -13,7 +13,7 @@ from interlock.bundle.metadata import TensorSpec
 from interlock.kernel.batch import STATUS_OF_CODE, Array, BatchOutcome
 from interlock.kernel.errors import InputError
 from interlock.serve.oip_request import InferRequest
-from interlock.serve.served import Answer, Served, name_of
+from interlock.serve.served import Answer, Served, name_of, step_document
 from interlock.serve.tensors import datatype_of, to_binary, to_json
 
 STATUS, REASON = "interlock_status", "interlock_reason"
@@ -69,7 +69,7 @@ def parameters_of(answer: Answer, served: Served, request_id: str) -> dict[str, 
         "route": summary.route,
         "digest": served.version,
         "request_id": request_id,
-        "steps": _json([_step(step) for step in summary.steps]),
+        "steps": _json([step_document(step) for step in summary.steps]),
         "reasons": _json(summary.reasons),
         "evidence": _json(summary.evidence),
     }
@@ -169,16 +169,6 @@ def _row_texts(outcome: BatchOutcome) -> dict[str, Array]:
             if text:
                 reasons[row] += ("; " if reasons[row] else "") + f"{step.name}: {text}"
     return {STATUS: status, REASON: reasons}
-
-
-def _step(step: Any) -> dict[str, Any]:
-    return {
-        "name": step.name,
-        "result": str(step.result),
-        "reason": step.reason,
-        "seconds": step.seconds,
-        "attempts": step.attempts,
-    }
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

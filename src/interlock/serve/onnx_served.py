@@ -28,7 +28,6 @@ from interlock.serve.stub import depends_on_inputs
 from interlock.strict.guards import MaskGuard
 from interlock.strict.runtime import validate_bundle
 
-MEGABYTE = 1 << 20
 _STEP = "model"
 
 
@@ -216,7 +215,7 @@ def _served(
         model,
         SessionConfig(intra_op_threads=settings.threads),
         size=settings.workers,
-        memory_limit=settings.memory_mb * MEGABYTE or None,
+        memory_limit=settings.memory_limit,
         call_seconds=settings.call_seconds,
         name=name,
     )

@@ -17,6 +17,7 @@ from interlock.engines.generate.request import GenerateResult
 from interlock.kernel.errors import InterlockError
 from interlock.kernel.outcome import Outcome
 from interlock.serve.openai_request import FieldError, TextAsked
+from interlock.serve.served import step_document
 
 PATHS = ("/v1/chat/", "/v1/completions", "/v1/models")
 DONE = b"data: [DONE]\n\n"
@@ -135,16 +136,7 @@ class Reply:
             "route": outcome.route,
             "digest": self.digest,
             "request_id": self.request_id,
-            "steps": [
-                {
-                    "name": step.name,
-                    "result": str(step.result),
-                    "reason": step.reason,
-                    "seconds": step.seconds,
-                    "attempts": step.attempts,
-                }
-                for step in outcome.steps
-            ],
+            "steps": [step_document(step) for step in outcome.steps],
             "reasons": list(outcome.reasons),
             "evidence": msgspec.to_builtins(outcome.evidence),
             "seed": found.seed,

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from interlock.kernel.batch import Array, BatchOutcome
+from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
     ConfigError,
@@ -36,9 +35,11 @@ from interlock.serve.replies import (
     error_reply,
     json_reply,
 )
+from interlock.serve.request_json import read_json
 from interlock.serve.rollout.rollouts import Rollouts
-from interlock.serve.served import Answer
+from interlock.serve.served import Answer, step_document
 from interlock.serve.settings import Settings
+from interlock.serve.tensors import text_array
 
 SCAN = "/v1/scan"
 STREAM = "application/x-ndjson"
@@ -97,7 +98,7 @@ class Scans:
             return _Stream(self._stream(request, hosted))
         body = await self._read_body(request)
         began = time.perf_counter()
-        asked = _decode(body)
+        asked = read_json(body, _DECODER)
         hosted = self._find(asked.model)
         state["model"] = hosted.name
         self._metrics.stage(state, "decode", began)
@@ -163,9 +164,9 @@ class Scans:
 
         patience  seconds to wait for a place in the queue
         """
-        inputs = {TEXT: _objects(texts)}
+        inputs = {TEXT: text_array(texts)}
         if place != "auto":
-            inputs[PLACE] = _objects([place] * len(texts))
+            inputs[PLACE] = text_array([place] * len(texts))
         pick = hosted.pick(self._client_of(request, hosted))
         try:
             deadline = Deadline.after(patience + hosted.settings.call_seconds)
@@ -219,7 +220,7 @@ class Scans:
     ) -> bytes:
         head: dict[str, Any] = {"line": number, "request_id": request_id, "model": hosted.name}
         try:
-            asked = _decode(line)
+            asked = read_json(line, _DECODER)
             if asked.id is not None:
                 head["id"] = asked.id
             if asked.text is None or asked.texts is not None or asked.model is not None:
@@ -294,15 +295,6 @@ def _is_detector(hosted: Hosted, base: Path) -> bool:
         return False
 
 
-def _decode(body: bytes) -> _Asked:
-    try:
-        return _DECODER.decode(body)
-    except msgspec.ValidationError as error:
-        raise InputError(f"the request does not fit: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InputError("the request is not JSON") from None
-
-
 def _row(answer: Answer, row: int) -> dict[str, Any]:
     """All that the detector says of a text, with the route's steps and the evidence."""
     assert isinstance(answer.outcome, BatchOutcome)
@@ -310,16 +302,7 @@ def _row(answer: Answer, row: int) -> dict[str, Any]:
     if single.status is Status.FAILED:
         return _failed(error_of(Answer(single, {})))
     found: dict[str, Any] = msgspec.json.decode(answer.detections[row].document)
-    found["steps"] = [
-        {
-            "name": step.name,
-            "result": str(step.result),
-            "reason": step.reason,
-            "seconds": step.seconds,
-            "attempts": step.attempts,
-        }
-        for step in single.steps
-    ]
+    found["steps"] = [step_document(step) for step in single.steps]
     found["evidence"] = msgspec.to_builtins(single.evidence)
     return found
 
@@ -337,9 +320,3 @@ def _parameters(answer: Answer, hosted: Hosted, digest: str, request_id: str) ->
 
 def _line_of(document: dict[str, Any]) -> bytes:
     return encode_json(document) + b"\n"
-
-
-def _objects(texts: list[str]) -> Array:
-    array = np.empty(len(texts), dtype=object)
-    array[:] = texts
-    return array

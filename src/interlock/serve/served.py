@@ -14,7 +14,7 @@ from interlock.engines.process_pool import ProcessPool
 from interlock.kernel.batch import Array, BatchOutcome
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError, InputError
-from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.outcome import Outcome, Status, Step
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,17 @@ def workers_of(pool: ProcessPool) -> Workers:
         largest=pool.largest,
         fault=pool.fault,
     )
+
+
+def step_document(step: Step) -> dict[str, Any]:
+    """A step of an outcome as clients read it; the evidence stands beside the steps."""
+    return {
+        "name": step.name,
+        "result": str(step.result),
+        "reason": step.reason,
+        "seconds": step.seconds,
+        "attempts": step.attempts,
+    }
 
 
 def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], rows: bool) -> int:

@@ -76,6 +76,11 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     anomaly: bool = True
 
     @property
+    def memory_limit(self) -> int | None:
+        """`memory_mb` in bytes; None for no limit."""
+        return (self.memory_mb << 20) or None
+
+    @property
     def served(self) -> ModelSettings:
         """The settings of the version that is served without a rollout; they name no candidate."""
         own = msgspec.structs.replace(

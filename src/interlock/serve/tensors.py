@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -47,6 +48,13 @@ def check_shape(name: str, shape: list[int]) -> int:
     if math.prod(size for size in shape if size) >= 1 << 40:
         raise InputError(f"input '{name}': its shape has too many elements")
     return math.prod(shape)
+
+
+def text_array(texts: list[str], shape: Sequence[int] = (-1,)) -> Array:
+    """The array of `texts`, which numpy would otherwise pad to one length."""
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array.reshape(shape)
 
 
 def from_json(name: str, datatype: str, shape: list[int], data: Any) -> Array:
@@ -174,7 +182,7 @@ def _texts(name: str, data: list[Any], shape: list[int], count: int) -> Array:
             waiting.pop()
     if len(flat) != count:
         raise InputError(f"input '{name}': data has {len(flat)} elements; its shape has {count}")
-    return _objects(flat, shape)
+    return text_array(flat, shape)
 
 
 def _from_lengths(name: str, data: memoryview, shape: list[int], count: int) -> Array:
@@ -194,13 +202,7 @@ def _from_lengths(name: str, data: memoryview, shape: list[int], count: int) -> 
             raise InputError(f"input '{name}': a text is not UTF-8") from None
     if len(found) != count:
         raise InputError(f"input '{name}': {len(found)} texts; its shape has {count}")
-    return _objects(found, shape)
-
-
-def _objects(flat: list[str], shape: list[int]) -> Array:
-    array = np.empty(len(flat), dtype=object)
-    array[:] = flat
-    return array.reshape(shape)
+    return text_array(found, shape)
 
 
 def _text(item: Any) -> str:

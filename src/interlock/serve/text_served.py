@@ -206,7 +206,7 @@ def text_served(name: str, settings: ModelSettings, source: str) -> TextServed:
         slots=settings.slots,
         workers=settings.workers,
         cache_limit=settings.cache_mb << 20,
-        memory_limit=(settings.memory_mb << 20) or None,
+        memory_limit=settings.memory_limit,
         expected_digest=settings.expected_digest,
         require_signature=None if signature is None else Path(signature),
         name=name,
