@@ -22,8 +22,11 @@ OPTIONS = Options(chunk_lines=6, view="full", instances=INSTANCES)
 
 
 def make_work(log: str) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
-    """Work with a visible effect: a line in the file `log` a question."""
-    return Summarizer(NamingModel(log=Path(log), seconds=0.002))
+    """Work with a visible effect: a line in the file `log` a question.
+
+    Slow enough that a fast machine is not done before the kills are.
+    """
+    return Summarizer(NamingModel(log=Path(log), seconds=0.02))
 
 
 def main(tree: Path, output: Path, kind: str, log: str) -> None:

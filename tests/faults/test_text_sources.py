@@ -89,6 +89,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, tensor: str, va
             build_graph(open_checkpoint(source), kind)
 
 
+@pytest.mark.parametrize("theta", [1e300, -1.0])
+def test_a_rotary_base_that_gives_no_angles_is_refused(tmp_path: Path, theta: float) -> None:
+    source = save_directory(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps(config | {"rope_parameters": {"rope_theta": theta}})
+    )
+    with pytest.raises(BundleFormatError, match=r"rope_theta .* gives no finite angles"):
+        build_graph(open_checkpoint(source), "int8")
+
+
 @pytest.mark.parametrize("key", ["head_dim", "num_hidden_layers", "intermediate_size"])
 def test_sizes_that_no_model_has_are_refused_before_memory_is_taken(
     tmp_path: Path, key: str

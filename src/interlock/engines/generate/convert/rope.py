@@ -19,8 +19,29 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
 
     Longrope has two sets of factors, and which one is meant depends on the length of the text. A
     bundle has one: the short set where its context does not exceed the length that the model was
-    first trained for, else the long one.
+    first trained for, else the long one. Raises BundleFormatError for settings that give no angles.
     """
+    rope = architecture.rope
+    angles: Floats = np.full((1, 1), np.nan, np.float32)
+    factor = 1.0
+    # What overflows or divides by nothing is told below, by the setting's name.
+    with np.errstate(all="ignore"):
+        if 0 < rope.theta <= float(np.finfo(np.float32).max):
+            inverse, factor = _frequencies(architecture)
+            angles = np.outer(np.arange(architecture.context, dtype=np.float32), inverse)
+    if not (np.isfinite(angles).all() and math.isfinite(factor)):
+        raise BundleFormatError(
+            f"rope_theta {rope.theta:g} with rope_scaling {rope.kind!r} gives no finite angles"
+        )
+    scale = np.float32(factor)
+    return (
+        (np.cos(angles) * scale).astype(np.float32),
+        (np.sin(angles) * scale).astype(np.float32),
+    )
+
+
+def _frequencies(architecture: Architecture) -> tuple[Floats, float]:
+    """The frequencies (head_size / 2,) float32, and the factor of the tables."""
     rope, size = architecture.rope, architecture.head_size
     # In float32 from the start, as the models were trained.
     exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
@@ -44,12 +65,7 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
             raise BundleFormatError(
                 f"rope_scaling has the type {other!r}; read are default, linear, llama3, longrope"
             )
-    angles = np.outer(np.arange(architecture.context, dtype=np.float32), inverse)
-    scale = np.float32(factor)
-    return (
-        (np.cos(angles) * scale).astype(np.float32),
-        (np.sin(angles) * scale).astype(np.float32),
-    )
+    return inverse, factor
 
 
 def _llama3(inverse: Floats, rope: Rope) -> Floats:
