@@ -8,6 +8,7 @@ import pytest
 from support.source_trees import MODULE, small_tree, write_tree
 
 from interlock.cli.app import run
+from interlock.errors import InterruptedRunError
 
 
 @pytest.fixture
@@ -54,7 +55,11 @@ def test_for_a_person_it_prints_the_summary_and_the_contracts(
 ) -> None:
     assert run(["summarize", str(tree), "-o", str(tmp_path / "out"), "--model", "none"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("A project that counts words and accepts connections.")
+    [first, *_] = shown.splitlines()
+    assert first.startswith("A project that counts words and accepts connections.")
+    assert first.endswith(" (extractive)")
+    assert "map.json" in shown
+    assert "the model saw" not in (tmp_path / "out" / "summary.md").read_text()
     assert "success rate" in shown
     assert "index.html" in shown
 
@@ -69,6 +74,11 @@ def test_for_a_person_it_prints_the_summary_and_the_contracts(
         (["{tree}", "--memory-limit", "1GB"], "--memory-limit is for processes"),
         (["{tree}", "--isolate", "--memory-limit", "much"], "--memory-limit is 'much'"),
         (["https://localhost/a"], "only file://"),
+        (["{tree}", "--model-for", "klingon=mine"], "no language 'klingon'"),
+        (["{tree}", "--model-for", "klingon=mine", "--dry-run"], "no language 'klingon'"),
+        (["{tree}", "--model", "./absent"], "no model at './absent'"),
+        # Told before a model is looked for: opening one takes its time.
+        (["missing", "--model", "./absent"], "PATH 'missing' cannot be read"),
     ],
 )
 def test_a_users_mistake_is_said_and_exits_with_2(
@@ -79,10 +89,37 @@ def test_a_users_mistake_is_said_and_exits_with_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [argument.format(tree=tree) for argument in arguments]
-    code = run(["summarize", *given, "--model", "none", "-o", str(tmp_path / "out")])
+    code = run(["summarize", "--model", "none", *given, "-o", str(tmp_path / "out")])
     assert code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_without_the_model_says_how_it_counts(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "out")
+    arguments = ["summarize", str(tree), "-o", output, "--model", "./absent", "--dry-run", "--json"]
+    assert run(arguments) == 0
+    shown = capsys.readouterr()
+    assert not json.loads(shown.out)["counted"]
+    assert "no tokenizer of ./absent" in shown.err
+
+
+def test_after_an_interruption_the_hint_is_a_command_that_there_is(
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*given: Any, **named: Any) -> Any:
+        raise InterruptedRunError("run 'x' was interrupted")
+
+    monkeypatch.setattr("interlock.summarize.summarize", stopped)
+    assert run(["summarize", str(tree), "-o", str(tmp_path / "out"), "--model", "none"]) == 130
+    told = capsys.readouterr().err
+    assert "run the same command again" in told
+    assert "--resume" not in told
 
 
 def test_the_seeds_mode_keeps_120_characters_a_line(

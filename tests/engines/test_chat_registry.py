@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_every_option_is_in_the_reference() -> None:
     from interlock.engines.claude import ClaudeOptions
     from interlock.engines.gemini import GeminiOptions
     from interlock.engines.huggingface import LocalOptions
+    from interlock.engines.onnx_chat import OnnxOptions
     from interlock.engines.openai import OpenAIOptions
 
     page = (ROOT / "docs" / "reference" / "providers.md").read_text(encoding="utf-8")
@@ -145,7 +147,13 @@ def test_every_option_is_in_the_reference() -> None:
         ClaudeOptions,
         GeminiOptions,
         LocalOptions,
+        OnnxOptions,
         OpenAIOptions,
     ]
+    # Every type that ships is there, under the extra that it needs.
+    for point in entry_points(group="interlock.chat_providers"):
+        if point.value.startswith("interlock."):
+            row = rf"^\| `{point.name}` \|.*\| `{point.extras[0]}` \|"
+            assert re.search(row, page, flags=re.M), point.name
     for schema in schemas:
         assert {each.name for each in msgspec.structs.fields(schema)} <= named

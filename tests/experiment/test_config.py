@@ -68,6 +68,10 @@ def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> No
         ({"models": "m"}, "models is text"),
         ({"models": [{"name": "m"}]}, r"models\[0\].type is missing"),
         ({"models": [MODEL | {"temprature": 1}]}, r"models\[0\].temprature .* temperature"),
+        (
+            {"models": [MODEL | {"model": "x"}]},
+            r"models\[0\].model is not known.* stands in options",
+        ),
         ({"models": [MODEL | {"temperature": 3}]}, r"models\[0\].temperature is 3"),
         ({"models": [MODEL | {"temperature": []}]}, "empty array"),
         ({"models": [MODEL | {"temperature": [0, 0.0]}]}, "one temperature twice"),

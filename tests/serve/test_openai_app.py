@@ -39,7 +39,14 @@ def bundle(place: Path) -> Path:
 def server(place: Path, bundle: Path) -> Iterator[Running]:
     (place / "affine.onnx").write_bytes(models.affine())
     served: dict[str, dict[str, Any]] = {
-        "tiny": {"path": str(bundle), "slots": 2, "queue": 2, "answer_tokens": 24},
+        "tiny": {
+            "path": str(bundle),
+            "slots": 2,
+            "queue": 2,
+            "answer_tokens": 24,
+            # A text's deadline is text_seconds, whichever protocol asks.
+            "call_seconds": 0.01,
+        },
         "affine": {"path": str(place / "affine.onnx")},
     }
     with serving(place, served, token=TOKEN) as running:
@@ -232,6 +239,24 @@ def test_what_cannot_be_done_is_refused_naming_the_field(
     assert error["message"]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"n": 2}, "n is 2; this server supports 1 alone"),
+        ({"presence_penalty": 0.5}, "presence_penalty is 0.5; this server supports 0 alone"),
+        ({"seed": -1}, "seed is -1; it must lie in 0 … 9223372036854775807"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21; it must lie in 0 … 20"),
+    ],
+)
+def test_a_number_that_is_refused_is_told_with_those_that_are_not(
+    server: Running, change: dict[str, Any], told: str
+) -> None:
+    reply = server.client.post(
+        "/v1/chat/completions", json={"model": "tiny", "messages": MESSAGES, **change}
+    )
+    assert reply.json()["error"]["message"] == told
+
+
 def test_what_asks_for_nothing_special_is_taken(server: Running) -> None:
     reply = server.client.post(
         "/v1/chat/completions",
@@ -253,6 +278,9 @@ def test_errors_have_the_classes_of_openais_client(server: Running, client: open
     with pytest.raises(openai.NotFoundError) as unknown:
         client.chat.completions.create(model="nobody", messages=MESSAGES)
     assert unknown.value.code == "model_not_found"
+    assert unknown.value.param == "model"
+    assert "'nobody'" in unknown.value.message
+    assert "/v1/models" in unknown.value.message
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="affine", messages=MESSAGES)
     with pytest.raises(openai.BadRequestError, match="context is 512"):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.text_models import tiny_directory
 
+from interlock.engines.generate.stream_process import StreamProcess
 from interlock.errors import BundleIntegrityError, ConfigError, DeadlineError, InputError
 from interlock.kernel.clock import Deadline
 from interlock.kernel.outcome import EvidenceKind, Status, StepResult
 from interlock.serve.opening import kind_of, open_model
 from interlock.serve.settings import ModelSettings, Settings
-from interlock.serve.text_served import TextServed, failed
+from interlock.serve.text_served import TextServed, failed, text_served
 from interlock.serve.version import open_version
 
 
@@ -38,6 +40,23 @@ def test_a_text_model_is_known_by_its_name_or_by_its_bundle(store: Path, tmp_pat
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
     assert kind_of(ModelSettings(path="other"), tmp_path) == "bundle"
+
+
+@pytest.mark.parametrize(("memory", "limit"), [(1024, 1536 << 20), (0, None)])
+def test_the_cache_has_its_memory_beside_the_models(
+    memory: int, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    class Noted(StreamProcess):
+        def __init__(self, source: str | Path, **named: Any) -> None:
+            asked.update(named)
+            super().__init__(source, **named)
+
+    monkeypatch.setattr("interlock.serve.text_served.StreamProcess", Noted)
+    settings = ModelSettings(path="text:m", memory_mb=memory, cache_mb=512)
+    text_served("m", settings, settings.path)
+    assert asked["memory_limit"] == limit
 
 
 def test_it_answers_a_prompt_with_a_text_and_its_evidence(served: TextServed) -> None:

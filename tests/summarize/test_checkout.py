@@ -32,6 +32,23 @@ def test_a_bare_repository_is_read_at_its_head(tmp_path: Path, form: str) -> Non
     assert not opened.exists()
 
 
+@pytest.mark.parametrize("target", ["/etc", "../../outside", "README.md"])
+def test_a_link_in_a_bare_repository_is_left_out_as_in_a_work_tree(
+    tmp_path: Path, target: str
+) -> None:
+    tree = small_tree(tmp_path / "tree")
+    (tree / "link").symlink_to(target)
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    git("clone", "-q", "--bare", str(tree), str(tmp_path / "words.git"))
+    with open_tree(str(tmp_path / "words.git")) as opened:
+        found = read_tree(opened)
+        assert not (opened / "link").exists() or target == "README.md"
+    assert found.skipped == read_tree(tree).skipped
+    assert [file.path for file in found.files] == [file.path for file in read_tree(tree).files]
+
+
 def test_a_path_is_itself(tmp_path: Path) -> None:
     with open_tree(str(tmp_path)) as opened:
         assert opened == tmp_path

@@ -97,6 +97,14 @@ def test_a_folder_counts_all_that_it_holds(tmp_path: Path) -> None:
     assert top.text.endswith("and 92 more.")
 
 
+def test_the_page_opens_with_whose_words_its_summary_is(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    done = summarize(tree, tmp_path / "out", Options(), model=None)
+    top = done.finished.summary("repository")
+    assert top is not None
+    assert f"{top.text} (extractive)" in done.files.html.read_text()
+
+
 def test_the_page_stands_alone_and_escapes_what_it_is_given(done: Summarized) -> None:
     page = done.files.html.read_text()
     assert "<details" in page

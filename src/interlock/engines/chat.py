@@ -65,7 +65,9 @@ class Sampling:
         for name, least, most in ranges:
             value = getattr(self, name)
             if value is not None and not least <= value <= most:
-                raise InputError(f"{name} is {value}; it must lie in {least:g} … {most:g}")
+                # Whole numbers in full: a seed's bound cut to six digits is another number.
+                last = most if isinstance(most, int) else f"{most:g}"
+                raise InputError(f"{name} is {value}; it must lie in {least:g} … {last}")
 
 
 @dataclass(frozen=True, slots=True)

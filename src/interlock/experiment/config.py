@@ -334,7 +334,9 @@ def _problems(value: Mapping[str, Any], known: Mapping[str, Check], where: str) 
         if check is None:
             near = difflib.get_close_matches(name, known, n=1)
             guess = f"; is it {near[0]}?" if near else ""
-            found.append(f"{where}{name} is not known{guess}")
+            # The name may be right and its place wrong: a provider says itself what it takes.
+            own = " (what the type itself takes stands in options)" if "options" in known else ""
+            found.append(f"{where}{name} is not known{guess}{own}")
         elif item is not None or name in ("name", "type"):
             problem = check(item)
             if problem:

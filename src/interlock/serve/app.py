@@ -41,6 +41,7 @@ from interlock.serve.replies import SlowClientError, TooLargeError, error_reply,
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
+from interlock.serve.text_served import TextServed
 
 # Smaller bodies are read and written on the event loop: handing them to a thread costs more.
 _INLINE = 1 << 16
@@ -228,7 +229,9 @@ class Endpoints:
         """One inference request."""
         state = request.scope["state"]
         hosted = self._find(request)
-        seconds = hosted.settings.call_seconds
+        settings = hosted.settings
+        writes = isinstance(hosted.served, TextServed)
+        seconds = settings.text_seconds if writes else settings.call_seconds
         body = await self._body(request)
         pick = hosted.pick(self._client(request, hosted), request.path_params.get("version"))
         try:

@@ -25,6 +25,7 @@ from interlock.serve.served import Answer
 from interlock.serve.text_served import TextServed, failed, outcome_of
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+_MODELS = "GET /v1/models lists the models that write texts"
 
 
 class TextEndpoints:
@@ -58,9 +59,9 @@ class TextEndpoints:
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        hosted = self._hosting.find(request.path_params["model"])
+        hosted = self._named(request.path_params["model"])
         if not _texts(hosted):
-            raise UnknownModelError("there is no such text model", hint="GET /v1/models lists them")
+            raise UnknownModelError(f"model '{hosted.name}' writes no texts", hint=_MODELS)
         return json_reply(self._described(hosted))
 
     async def chat(self, request: Request) -> Response:
@@ -91,13 +92,17 @@ class TextEndpoints:
         return await self._answer(request, hosted, pick, asked)
 
     def _find(self, request: Request, asked: TextAsked) -> tuple[Hosted, Pick]:
-        hosted = self._hosting.find(asked.model)
+        hosted = self._named(asked.model)
         request.scope["state"]["model"] = hosted.name
         if hosted.served is not None and not _texts(hosted):
-            raise UnknownModelError(
-                f"model '{hosted.name}' writes no texts", hint="GET /v1/models lists those that do"
-            )
+            raise UnknownModelError(f"model '{hosted.name}' writes no texts", hint=_MODELS)
         return hosted, hosted.pick(self._client_of(request, hosted))
+
+    def _named(self, name: str) -> Hosted:
+        try:
+            return self._hosting.find(name)
+        except UnknownModelError as error:
+            raise UnknownModelError(error.message, hint=_MODELS) from None
 
     def _described(self, hosted: Hosted) -> dict[str, Any]:
         served = hosted.served

@@ -41,13 +41,15 @@ def is_openai(path: str) -> bool:
 def error_document(error: InterlockError, status: int, retryable: bool) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`, and ours beside them."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    code = "model_not_found" if error.code == "unknown_model" else error.code
+    code, param = error.code, error.param or None if isinstance(error, FieldError) else None
+    if code == "unknown_model":
+        code, param = "model_not_found", "model"
     told = error.message if not error.hint else f"{error.message} ({error.hint})"
     return {
         "error": {
             "message": told,
             "type": kind,
-            "param": (error.param or None) if isinstance(error, FieldError) else None,
+            "param": param,
             "code": code,
             "interlock": {"code": error.code, "hint": error.hint, "retryable": retryable},
         }

@@ -185,7 +185,10 @@ def _read(body: bytes, kind: type[_Common]) -> _Common:
         if name not in _NOT_DONE:
             raise FieldError(name[:100], f"the parameter {name[:100]!r} is unknown")
         if value not in _NOT_DONE[name]:
-            raise FieldError(name, f"{name} is not supported by this server")
+            told = f"{name} is not supported by this server"
+            if isinstance(value, int | float):
+                told = f"{name} is {value}; this server supports {_NOT_DONE[name][0]} alone"
+            raise FieldError(name, told)
     try:
         return msgspec.convert({k: v for k, v in found.items() if k in known}, kind)
     except msgspec.ValidationError as error:
@@ -275,4 +278,4 @@ def _rest(asked: _Common) -> dict[str, Any]:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise FieldError(name, f"{name} is {value}; it must be within {low:g} and {high:g}")
+        raise FieldError(name, f"{name} is {value}; it must lie in {low:g} … {high:g}")

@@ -24,7 +24,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     workers            processes that run it; each holds the weights. Of a text model: threads of
                        its one process, which share them
     threads            of ONNX Runtime inside one process
-    memory_mb          private memory of one process; 0 for no limit
+    memory_mb          private memory of one process; 0 for no limit. Of a text model: without the
+                       `cache_mb`, which come on top
     call_seconds       hard deadline of one inference
     queue              requests that may wait for a process
     standing_queue     requests that may wait in a lasting overload, in which the processes hardly

@@ -206,7 +206,8 @@ def text_served(name: str, settings: ModelSettings, source: str) -> TextServed:
         slots=settings.slots,
         workers=settings.workers,
         cache_limit=settings.cache_mb << 20,
-        memory_limit=settings.memory_limit,
+        # The system counts what a cache may take from the start, so its limit comes on top.
+        memory_limit=(settings.memory_mb and settings.memory_mb + settings.cache_mb) << 20 or None,
         expected_digest=settings.expected_digest,
         require_signature=None if signature is None else Path(signature),
         name=name,

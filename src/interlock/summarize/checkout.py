@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from interlock.kernel.errors import InputError
 
 _SECONDS = 600.0
+_NOWHERE = "left-out"
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def open_tree(place: str) -> Iterator[Path]:
     no part in that, nor has the user's: both could name programs that Git runs. Raises InputError
     for a URL that leads elsewhere, and where Git is missing or cannot read the repository.
     """
-    path = _local(place)
+    path = local_path(place)
     if not _is_bare(path):
         yield path
         return
@@ -38,7 +39,8 @@ def open_tree(place: str) -> Iterator[Path]:
         yield tree
 
 
-def _local(place: str) -> Path:
+def local_path(place: str) -> Path:
+    """The path that `place` names, as a path or `file://` URL; InputError for other URLs."""
     parts = urlsplit(place)
     if "://" not in place:
         return Path(place)
@@ -51,7 +53,12 @@ def _local(place: str) -> Path:
 
 
 def _is_bare(path: Path) -> bool:
-    return (path / "HEAD").is_file() and (path / "objects").is_dir() and (path / "refs").is_dir()
+    try:
+        files, directories = (path / "HEAD").is_file(), (path / "objects", path / "refs")
+        return files and all(each.is_dir() for each in directories)
+    except OSError:
+        # What may not be looked into is told by reading it as a directory.
+        return False
 
 
 def _unpack(repository: Path, target: Path) -> None:
@@ -64,8 +71,24 @@ def _unpack(repository: Path, target: Path) -> None:
         objects = {"GIT_OBJECT_DIRECTORY": str((repository / "objects").resolve())}
         tar = _git(repository, ["--git-dir", str(own), "archive", "--format=tar", "HEAD"], objects)
     target.mkdir()
-    with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-        archive.extractall(target, filter="data")
+    try:
+        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
+            archive.extractall(target, filter=_harmless)
+    except (tarfile.TarError, OSError) as error:
+        raise InputError(
+            f"PATH {str(repository)!r} cannot be unpacked at HEAD ({type(error).__name__})"
+        ) from None
+
+
+def _harmless(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
+    """The member as `tarfile.data_filter` lets it pass; a link that leads out leads nowhere.
+
+    It stays a link, so that it is listed among what was left out, as in a work tree.
+    """
+    try:
+        return tarfile.data_filter(member, target)
+    except (tarfile.AbsoluteLinkError, tarfile.LinkOutsideDestinationError):
+        return tarfile.data_filter(member.replace(linkname=_NOWHERE, deep=False), target)
 
 
 def _take_over(source: Path, target: Path) -> None:

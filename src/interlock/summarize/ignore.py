@@ -43,7 +43,7 @@ def for_tree(root: Path) -> tuple[Ignore, str]:
     as well, or at `root` where there is none. Raises MissingExtraError without `pathspec`.
     """
     _pathspec()
-    top = next((path for path in (root, *root.parents) if (path / ".git").exists()), root)
+    top = next((path for path in (root, *root.parents) if _has_repository(path)), root)
     exclude = _read(top / ".git" / "info" / "exclude")
     found = Ignore() if exclude is None else Ignore((("", exclude),))
     inner = root.relative_to(top).as_posix()
@@ -54,6 +54,13 @@ def for_tree(root: Path) -> tuple[Ignore, str]:
         above = "/".join(parts[:depth])
         found = found.below(top / above, above)
     return found, inner
+
+
+def _has_repository(path: Path) -> bool:
+    try:
+        return (path / ".git").exists()
+    except OSError:
+        return False
 
 
 def globs(patterns: tuple[str, ...]) -> Any:

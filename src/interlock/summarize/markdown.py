@@ -20,7 +20,8 @@ def render(finished: Finished, contracts: Contracts) -> str:
         _said(finished, top),
         "",
         f"{len(plan.files):,} files, {plan.tree.lines:,} lines, {contracts.chunks:,} chunks "
-        f"({plan.options.chunks}); the model saw {_view(plan.options.view)}.",
+        f"({plan.options.chunks})"
+        + (f"; the model saw {_view(plan.options.view)}." if plan.models.name else "."),
         f"Model: {_text(plan.models.name or 'none')}"
         f"{''.join(f' ({each.digest})' for each in plan.models)}.",
         f"{contracts.success:.1%} of the chunks have a summary that passed its checks, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from interlock.kernel.errors import ConfigError
@@ -23,13 +23,7 @@ class Models:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a language that no file can be in."""
-        known = {name.lower() for name in NAMES}
-        for language in self.by_language:
-            if language not in known:
-                raise ConfigError(
-                    f"there is no language {language!r} to choose a model for",
-                    hint=f"one of: {', '.join(sorted(known))}",
-                )
+        check_languages(self.by_language)
 
     def __iter__(self) -> Iterator[SummaryModel]:
         """Every model, the default first, each once."""
@@ -63,6 +57,17 @@ class Models:
         names = [] if self.default is None else [self.default.name]
         names += [f"{model.name} for {language}" for language, model in self.by_language.items()]
         return ", ".join(names) or None
+
+
+def check_languages(languages: Iterable[str]) -> None:
+    """Raise ConfigError for a language that no file can be in."""
+    known = {name.lower() for name in NAMES}
+    for language in languages:
+        if language not in known:
+            raise ConfigError(
+                f"there is no language {language!r} to choose a model for",
+                hint=f"one of: {', '.join(sorted(known))}",
+            )
 
 
 def as_models(model: SummaryModel | Models | None) -> Models:

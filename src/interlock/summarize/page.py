@@ -11,6 +11,7 @@ from interlock.kernel.outcome import Status
 from interlock.report import blocks, svg
 from interlock.report.blocks import Branch, Tone
 from interlock.report.page import Page, Section
+from interlock.summarize.asked import Summary
 from interlock.summarize.contracts import Contracts
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
@@ -23,7 +24,7 @@ def build(finished: Finished, contracts: Contracts) -> Page:
     summary = summary_of(finished.outcomes[top.key])
     return Page(
         title=plan.tree.root.name,
-        lead=" ".join(summary.text.split()) if summary else "There is no summary of the whole.",
+        lead=_lead(summary),
         opening=[_tiles(finished, contracts), _shares(finished)],
         sections=[
             _tree(finished, top),
@@ -38,6 +39,13 @@ def build(finished: Finished, contracts: Contracts) -> Page:
             "say that it speaks of its source, not that it is right."
         ),
     )
+
+
+def _lead(summary: Summary | None) -> str:
+    if summary is None:
+        return "There is no summary of the whole."
+    mark = " (extractive)" if summary.origin == "extractive" else ""
+    return " ".join(summary.text.split()) + mark
 
 
 def _tiles(finished: Finished, contracts: Contracts) -> Markup:

@@ -91,16 +91,21 @@ def read_tree(root: Path, selection: Selection | None = None) -> SourceTree:
     `root` is no directory or file that can be read, MissingExtraError without the extra `source`.
     """
     selection = Selection() if selection is None else selection
-    try:
-        resolved = root.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"PATH {str(root)!r} cannot be read: {_why(error)}") from None
+    resolved = resolved_root(root)
     walk = _Walk(resolved, selection)
     if resolved.is_dir():
         walk.directory()
     else:
         walk.single_file()
     return SourceTree(walk.root, tuple(walk.files), tuple(walk.skipped))
+
+
+def resolved_root(root: Path) -> Path:
+    """The path without links and dots; raises InputError where there is nothing to be read."""
+    try:
+        return root.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"PATH {str(root)!r} cannot be read: {_why(error)}") from None
 
 
 class _Walk:
@@ -161,8 +166,8 @@ class _Walk:
     def _enters(self, directory: Path, shown: str, real: str, patterns: ignore.Ignore) -> bool:
         reason = kinds.skipped_directory(
             directory.name,
-            has_cachedir_tag=(directory / "CACHEDIR.TAG").is_file(),
-            is_environment=(directory / "pyvenv.cfg").is_file(),
+            has_cachedir_tag=_is_file(directory / "CACHEDIR.TAG"),
+            is_environment=_is_file(directory / "pyvenv.cfg"),
         )
         if reason == "version control":
             return False
@@ -247,6 +252,14 @@ def _read(path: Path) -> bytes | str:
     except OSError as error:
         return f"cannot be read: {_why(error)}"
     return "changed while it was read"
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file; what may not be looked at is said where its directory is read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _no_follow(name: str, flags: int) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitError, MissingExtraError
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
-from interlock.summarize.models import Models
+from interlock.summarize.models import Models, check_languages
 from interlock.summarize.route import Summarizer
 
 CACHE_BYTES = 2 << 30
@@ -49,10 +48,10 @@ def describe_model(name: str) -> SummaryModel:
     Raises ConfigError where there is no such model, BundleError where its files are none of one,
     MissingExtraError without the extra `text`.
     """
-    from interlock.engines.generate.store import is_name, stored
+    from interlock.engines.generate.store import located
     from interlock.summarize.model import UnopenedModel
 
-    return UnopenedModel(name, stored(name) if is_name(name) else Path(name))
+    return UnopenedModel(name, located(name)[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,10 @@ class Names:
     by_language: Mapping[str, str] = field(default_factory=dict)
     providers: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a language that no file can be in, before a model is opened."""
+        check_languages(self.by_language)
+
     def open(self, *, instances: int = 1, cores: int = 1) -> Models:
         """Open each of them once; raises what `open_model` does."""
         return self._each(
@@ -73,6 +76,12 @@ class Names:
                 name, instances=instances, cores=cores, providers=self.providers
             )
         )
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every name, the default first, each once."""
+        names = (self.default, *self.by_language.values())
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def describe(self) -> Models | None:
         """What planning needs of them, without opening one; None where one is not to be found.
@@ -85,8 +94,7 @@ class Names:
             return None
 
     def _each(self, open_it: Callable[[str], SummaryModel]) -> Models:
-        names = (self.default, *self.by_language.values())
-        opened = {name: open_it(name) for name in dict.fromkeys(names) if name is not None}
+        opened = {name: open_it(name) for name in self.all}
         return Models(
             None if self.default is None else opened[self.default],
             {language: opened[name] for language, name in self.by_language.items()},

@@ -196,6 +196,7 @@ def test_the_end_of_a_turn_ends_an_answer_though_the_file_names_another(tmp_path
         ({"model_type": "gpt_neox"}, "gpt_neox"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
+        ({"num_hidden_layers": None}, "has no num_hidden_layers"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers"),
         ({"attention_bias": True}, "biases"),
         ({"intermediate_size": 128}, "shape"),
@@ -213,6 +214,8 @@ def test_what_cannot_be_converted_is_refused_by_name(
     with pytest.raises(BundleFormatError) as caught:
         convert(source, tmp_path / "bundle")
     assert named in f"{caught.value.message} {caught.value.hint}"
+    # That is a way out for a bundle, which this is not.
+    assert "bundle pack" not in caught.value.hint
     assert not (tmp_path / "bundle").exists()
 
 
@@ -234,6 +237,20 @@ def test_what_a_gguf_file_lacks_is_named(without: str, named: str | None, tmp_pa
         return
     with pytest.raises(BundleFormatError, match=named):
         GgufCheckpoint(path)
+
+
+def test_what_is_no_gguf_file_is_not_told_to_be_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a text, and no model")
+    with pytest.raises(BundleFormatError, match=r"notes\.txt is no GGUF file"):
+        GgufCheckpoint(tmp_path / "notes.txt")
+
+
+def test_the_directory_of_the_shell_is_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleFormatError, match=f"{tmp_path.name} has no config.json"):
+        convert(Path(), tmp_path / "bundle")
 
 
 def test_another_architecture_in_a_gguf_file_is_named(tmp_path: Path) -> None:

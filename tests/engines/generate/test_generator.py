@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +14,13 @@ from support.counts import count
 from support.text_models import tiny_model
 
 from interlock.engines.chat import Message, Sampling, StopReason
-from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, cache_needed
+from interlock.engines.generate import (
+    GenerateRequest,
+    GenerateResult,
+    Generator,
+    cache_needed,
+    decoder,
+)
 from interlock.engines.generate.spec import Weights
 from interlock.errors import (
     CancelledRequestError,
@@ -239,6 +247,30 @@ def test_a_deadline_ends_a_request_wherever_it_is() -> None:
         assert not generator.breaker.open
 
 
+@pytest.mark.parametrize("limit", [None, 64 << 20])
+def test_rows_that_nobody_asked_for_cost_no_request_its_memory(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may have less memory than the limit: the system counts all that is mapped."""
+    model = tiny_model()
+    room = 3 * 128 * model.spec.token_bytes
+    real = decoder._empty
+
+    def scarce(shape: tuple[int, ...]) -> Any:
+        whole = len(shape) == 3
+        if math.prod(shape) * 4 * (1 if whole else 2 * model.spec.layers) > room:
+            raise MemoryError
+        return real(shape)
+
+    with Generator(model, slots=8) as generator:
+        expected = [essence(found) for found in generator.generate([request()] * 6)]
+    monkeypatch.setattr(decoder, "_empty", scarce)
+    with Generator(model, slots=8, memory_limit=limit) as generator:
+        assert [essence(found) for found in generator.generate([request()] * 6)] == expected
+        # Alone it fits, and shares with nobody.
+        assert essence(generator.submit(request(max_tokens=300)).outcome())[1]
+
+
 def test_a_request_that_does_not_fit_the_memory_alone_is_refused() -> None:
     model = tiny_model()
     limit = 512 * model.spec.token_bytes
@@ -285,9 +317,15 @@ def test_what_does_not_fit_beside_the_others_waits() -> None:
 
 def test_closing_cancels_what_runs_and_what_waits() -> None:
     started = threading.Event()
+
+    def slowly(piece: str) -> None:
+        # Else it may have ended before this thread closes what it runs in.
+        started.set()
+        time.sleep(0.05)
+
     generator = Generator(tiny_model(), slots=1)
     handles = [
-        generator.submit(request(max_tokens=490), on_text=lambda piece: started.set()),
+        generator.submit(request(max_tokens=490), on_text=slowly),
         generator.submit(request()),
     ]
     started.wait()

@@ -30,6 +30,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+def no_fetching(package: Any) -> Any:
+    """In the place of what asks pip."""
+    raise AssertionError("a package was fetched")
+
+
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
     """Exit code and document of a call with --json."""
     code = run(["models", *arguments, "--json"])
@@ -82,14 +87,63 @@ def test_a_person_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("check", "absent"), "no model named"),
         (("remove", "absent"), "no model named"),
         (("remove", "../x"), "no name"),
+        (("add", ""), "nothing at ''"),
+        (("check", ""), "no model at ''"),
+        (("check", "./absent"), "no model at './absent'"),
+        # Nothing is fetched or converted before these are told.
+        (("add", "smollm2", "--name", "a/b"), "'a/b' is no name"),
+        (("add", "smollm2", "--context", "5"), "context is 5"),
     ],
 )
 def test_a_mistake_is_one_message(
-    arguments: tuple[str, ...], named: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("interlock.engines.model_packages.fetched", no_fetching)
     code, document = called(capsys, *arguments)
     assert code == 2
     assert named in document["error"]["message"]
+
+
+@pytest.mark.parametrize("kind", ["store", "model"])
+def test_a_place_that_cannot_be_written_is_told_before_converting(
+    kind: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "model":
+        store.mkdir()
+        (store / "mine").mkdir()
+        (store / "mine" / "notes.txt").write_text("not a bundle")
+    else:
+        store.write_text("not a directory")
+    source = save_directory(tmp_path / "source")
+    assert run(["models", "add", str(source), "--name", "mine"]) == 2
+    told = capsys.readouterr().err
+    assert "reading" not in told
+    assert str(store) in told
+    if kind == "store":
+        assert run(["models", "list"]) == 2
+
+
+def test_a_model_that_is_replaced_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_directory(tmp_path / "source")
+    digest = called(capsys, "add", str(source), "--name", "mine")[1]["digest"]
+    assert run(["models", "add", str(source), "--name", "mine"]) == 0
+    assert f"will replace the model 'mine', {digest}" in capsys.readouterr().err
+
+
+def test_a_directory_cannot_stand_in_for_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_directory(tmp_path / "smollm2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("interlock.engines.model_packages.fetched", no_fetching)
+    with pytest.raises(AssertionError, match="fetched"):
+        run(["models", "add", "smollm2"])
+    assert run(["models", "add", "./smollm2", "--name", "mine"]) == 0
 
 
 def test_a_tampered_or_incomplete_model_is_not_loaded(tmp_path: Path, store: Path) -> None:

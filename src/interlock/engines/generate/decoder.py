@@ -24,6 +24,7 @@ from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import DeadlineError, EngineError, MemoryLimitError
 from interlock.ort import onnxruntime
 
+_ITEM = np.dtype(np.float32).itemsize
 GROWTH = 128
 """Capacities are multiples of it, in tokens."""
 
@@ -75,6 +76,14 @@ class Cache:
         self.rows, self.capacity = rows, capacity
         self.lengths = [*self.lengths[:keep], *[0] * (rows - keep)]
 
+    def obtainable(self, rows: int, capacity: int) -> bool:
+        """Whether the system has so much memory beside what the cache holds; takes none of it."""
+        try:
+            _empty((rows, capacity, self.spec.token_bytes // _ITEM))
+        except (MemoryError, OSError):
+            return False
+        return True
+
     def move(self, source: int, target: int) -> None:
         """Let row `target` hold what row `source` holds, and clear `source`."""
         length = self.lengths[source]
@@ -116,7 +125,7 @@ def _empty(shape: tuple[int, ...]) -> tuple[Floats, mmap.mmap | None]:
     NumPy asks for huge pages, with which one token takes 2 MB of each array that it is written to.
     Raises MemoryError or OSError.
     """
-    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    size = math.prod(shape) * _ITEM
     if size == 0 or not hasattr(mmap, "MADV_DONTNEED"):
         return np.empty(shape, np.float32), None
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

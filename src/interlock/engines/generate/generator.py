@@ -179,6 +179,9 @@ class _Loop:
         self._owner = owner
         self._slots = slots
         self.limit = limit
+        # Bytes that the cache grows to for rows together: less than the limit where the process has
+        # been found to have less.
+        self._most = limit
         self._cache = Cache(owner.model.spec)
         self._decoder = Decoder(owner.model.session, owner.model.spec, self._cache)
         self._writing: list[Row] = []
@@ -249,10 +252,10 @@ class _Loop:
         return len(self._writing) + 1, _rounded(max(live, handle.most))
 
     def _fits(self, handle: RequestHandle) -> bool:
-        if self.limit is None or not self._writing:
+        if self._most is None or not self._writing:
             return True
         rows, capacity = self._room(handle)
-        return rows * capacity * self._owner.model.spec.token_bytes <= self.limit
+        return rows * capacity * self._owner.model.spec.token_bytes <= self._most
 
     def _admit(self, handle: RequestHandle) -> None:
         if not self._alive(handle):
@@ -276,16 +279,23 @@ class _Loop:
                 handle.cached = row.read = prefix
 
     def _make_room(self, handle: RequestHandle) -> None:
-        rows, capacity = self._room(handle)
+        needed, capacity = self._room(handle)
         cache = self._cache
-        if self.limit is None:
-            # Rows that nothing was written to take no memory, and need no copying later.
+        # Rows that nothing was written to take no memory, and need no copying later.
+        if self._most is None:
             rows, capacity = self._slots, max(capacity, cache.capacity)
         else:
-            most = self.limit // cache.spec.token_bytes
-            if rows * cache.capacity <= most:
+            most = self._most // cache.spec.token_bytes
+            if needed * cache.capacity <= most:
                 capacity = max(capacity, cache.capacity)
-            rows = max(rows, min(self._slots, most // capacity))
+            rows = max(needed, min(self._slots, most // capacity))
+        if (rows, capacity) != (cache.rows, cache.capacity):
+            if not self._writing:
+                cache.resize(0, 0)
+            while rows > needed and not cache.obtainable(rows, capacity):
+                # A limit of the process counts what is mapped, written to or not.
+                rows = max(needed, rows // 2)
+                self._most = rows * capacity * cache.spec.token_bytes
         try:
             cache.resize(rows, capacity)
         except MemoryLimitError:

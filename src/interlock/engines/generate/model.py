@@ -13,7 +13,7 @@ from interlock.engines.chat import Message
 from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.request import GenerateRequest
 from interlock.engines.generate.spec import CHAT_TEMPLATE, TOKENIZER, TextSpec, spec_of
-from interlock.engines.generate.store import TEXT_LIMITS, is_name, stored
+from interlock.engines.generate.store import TEXT_LIMITS, located
 from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.engines.onnx import CPU, SessionConfig, create_session
 from interlock.kernel.errors import BundleFormatError, InputError
@@ -110,7 +110,7 @@ def load_text_model(
     model, ConfigError for a name that is not in the store, EngineUnavailableError where a provider
     is absent, and MissingExtraError.
     """
-    path, known = _locate(source)
+    path, known = located(source)
     bundle = load(
         path,
         expected_digest=expected_digest,
@@ -149,10 +149,3 @@ def open_text_model(
         template=template,
         session=create_session(bundle.model, config, tensors=bundle.tensors),
     )
-
-
-def _locate(source: str | os.PathLike[str]) -> tuple[Path, bool]:
-    """The bundle's directory, and whether it is the store's."""
-    if isinstance(source, str) and is_name(source):
-        return stored(source), True
-    return Path(source), False

@@ -11,6 +11,7 @@ from pathlib import Path
 from interlock.bundle import BundleLimits, Metadata
 from interlock.bundle.manifest import MANIFEST, METADATA, digest_of
 from interlock.bundle.metadata import parse_metadata
+from interlock.bundle.publish import check_target
 from interlock.engines.generate.spec import EXTENSION
 from interlock.kernel.errors import BundleError, ConfigError
 
@@ -83,11 +84,27 @@ def stored(name: str) -> Path:
     raise ConfigError(f"there is no model named {name!r} in {store_directory()}", hint=hint)
 
 
+def located(source: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """The bundle of the model `source`, a name or a directory, and whether it is the store's.
+
+    Raises ConfigError where there is neither.
+    """
+    if isinstance(source, str) and is_name(source):
+        return stored(source), True
+    if not os.fspath(source) or not Path(source).exists():
+        raise ConfigError(
+            f"there is no model at {os.fspath(source)!r}",
+            hint="a name of `interlock models list`, or the directory of a text bundle",
+        )
+    return Path(source), False
+
+
 def list_models() -> list[StoredModel]:
     """The models in the store by name. Reads what they say of themselves, not their weights."""
     directory = store_directory()
-    if not directory.is_dir():
+    if not directory.exists():
         return []
+    _check_store(directory)
     found = []
     for path in sorted(directory.iterdir()):
         if not path.is_dir() or path.name.startswith("."):
@@ -99,12 +116,35 @@ def list_models() -> list[StoredModel]:
             metadata = parse_metadata((path / METADATA).read_bytes())
             if EXTENSION not in metadata.extensions:
                 error = "no text model"
+        except FileNotFoundError as problem:
+            error = f"no model: {Path(problem.filename).name} is missing"
         except OSError as problem:
             error = problem.strerror or "cannot be read"
         except BundleError as problem:
             error = problem.message
         found.append(StoredModel(path.name, path, digest, size, metadata, error))
     return found
+
+
+def place_for(name: str) -> tuple[Path, str | None]:
+    """Where a model called `name` is to be written, and the digest of the one that it replaces.
+
+    Raises ConfigError for a name that cannot be one, and for a place that holds something else.
+    """
+    path = path_of(name)
+    _check_store(path.parent)
+    check_target(path)
+    try:
+        return path, digest_of((path / MANIFEST).read_bytes())
+    except OSError:
+        return path, None
+
+
+def _check_store(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(
+            f"the store {str(directory)!r} is no directory", hint=f"{ENVIRONMENT} names another"
+        )
 
 
 def remove(name: str) -> Path:

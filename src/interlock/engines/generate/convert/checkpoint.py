@@ -16,6 +16,12 @@ Floats = npt.NDArray[np.float32]
 Blocks = npt.NDArray[np.uint8]
 
 
+class SourceError(BundleFormatError):
+    """What a publisher ships cannot be converted."""
+
+    default_hint = "look for another file of the model, or for another model"
+
+
 _MOST = {
     "hidden": 1 << 17,
     "intermediate": 1 << 19,
@@ -61,17 +67,17 @@ class Architecture:
     attention_bias: bool = False
 
     def __post_init__(self) -> None:
-        """Raise BundleFormatError for sizes that no such model has; a file can claim any."""
+        """Raise SourceError for sizes that no such model has; a file can claim any."""
         for name, most in _MOST.items():
             value = getattr(self, name)
             if not 1 <= value <= most:
-                raise BundleFormatError(f"the model's {name} is {value}; it must be 1 to {most}")
+                raise SourceError(f"the model's {name} is {value}; it must be 1 to {most}")
         if self.heads % self.kv_heads or self.head_size % 2:
-            raise BundleFormatError(
+            raise SourceError(
                 f"the model has {self.heads} heads over {self.kv_heads} of size {self.head_size}"
             )
         if not 0 < self.norm_epsilon < 1:
-            raise BundleFormatError(f"the model's norm_epsilon is {self.norm_epsilon}")
+            raise SourceError(f"the model's norm_epsilon is {self.norm_epsilon}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class Checkpoint(Protocol):
     provenance: Mapping[str, Any]
 
     def floats(self, name: str) -> Floats:
-        """The tensor in float32, matrices as (out, in). BundleFormatError where it is missing."""
+        """The tensor in float32, matrices as (out, in). SourceError where it is missing."""
         ...
 
     def quantized(self, name: str) -> Quantized | None:

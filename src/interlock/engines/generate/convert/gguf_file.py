@@ -19,11 +19,12 @@ from interlock.engines.generate.convert.checkpoint import (
     Floats,
     Quantized,
     Rope,
+    SourceError,
     Vocabulary,
 )
 from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.spec import Family
-from interlock.kernel.errors import BundleFormatError, MissingExtraError
+from interlock.kernel.errors import InputError, MissingExtraError
 
 # Architecture in the file -> family, and whether Q and K have llama.cpp's row order.
 _FAMILIES: dict[str, tuple[Family, bool]] = {
@@ -54,7 +55,7 @@ _READ = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "
 class GgufCheckpoint:
     """The weights, vocabulary and architecture in the GGUF file at `path`.
 
-    `context` shortens how far the rotary tables reach. Raises BundleFormatError for what is no
+    `context` shortens how far the rotary tables reach. Raises SourceError for what is no
     GGUF file, is cut short or of a family that is not known, and MissingExtraError.
     """
 
@@ -65,11 +66,12 @@ class GgufCheckpoint:
             raise MissingExtraError("text", "reading GGUF files") from None
 
         self._gguf = gguf
+        _check_magic(path)
         try:
             self._reader = gguf.GGUFReader(path)
             self._fields = {name: _value(field) for name, field in self._reader.fields.items()}
         except Exception as error:  # noqa: BLE001 - the reader fails in many ways on bad bytes
-            raise BundleFormatError(
+            raise SourceError(
                 f"{path.name} is no sound GGUF file ({type(error).__name__})",
                 hint="fetch it again; it may be cut short",
             ) from None
@@ -77,7 +79,7 @@ class GgufCheckpoint:
         self.name = str(self._fields.get("general.name") or path.stem)
         self._arch = str(self._fields.get("general.architecture"))
         if self._arch not in _FAMILIES:
-            raise BundleFormatError(
+            raise SourceError(
                 f"{path.name} holds a model of the architecture {self._arch[:40]!r}",
                 hint=f"GGUF files of {', '.join(_FAMILIES)} are read",
             )
@@ -95,15 +97,13 @@ class GgufCheckpoint:
         found = self._find(name)
         kind = found.tensor_type.name
         if kind not in _READ:
-            raise BundleFormatError(
+            raise SourceError(
                 f"{found.name} is stored as {kind}", hint=f"read are {', '.join(_READ)}"
             )
         try:
             values = self._gguf.quants.dequantize(found.data, found.tensor_type)
         except Exception as error:  # noqa: BLE001 - whatever the package makes of bad bytes
-            raise BundleFormatError(
-                f"{found.name} cannot be read ({type(error).__name__})"
-            ) from None
+            raise SourceError(f"{found.name} cannot be read ({type(error).__name__})") from None
         array = np.asarray(values, np.float32)
         return (
             array[self._rows(name, array.shape[0])] if array.ndim == 2 else self._bias(name, array)
@@ -144,7 +144,7 @@ class GgufCheckpoint:
             return found
         fused = self._fused(name, wanted)
         if fused is None:
-            raise BundleFormatError(f"the file holds no tensor {wanted!r}")
+            raise SourceError(f"the file holds no tensor {wanted!r}")
         return fused
 
     def _fused(self, name: str, wanted: str) -> Any:
@@ -190,23 +190,25 @@ class GgufCheckpoint:
 
     def _number(self, key: str, default: float | None = None) -> float:
         value = self._fields.get(f"{self._arch}.{key}", default)
+        if value is None:
+            raise SourceError(f"the file has no {self._arch}.{key}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise BundleFormatError(f"the file's {self._arch}.{key} is {str(value)[:40]!r}")
+            raise SourceError(f"the file's {self._arch}.{key} is {str(value)[:40]!r}")
         return value
 
     def _read_architecture(self, context: int | None) -> Architecture:
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None:
-            raise BundleFormatError("the file holds no tensor 'token_embd.weight'")
+            raise SourceError("the file holds no tensor 'token_embd.weight'")
         hidden = int(self._number("embedding_length"))
         heads = int(self._number("attention.head_count"))
         size = int(self._number("attention.key_length", hidden // heads))
         if self._number("rope.dimension_count", size) != size:
-            raise BundleFormatError("rotary embeddings over a part of each head are not supported")
+            raise SourceError("rotary embeddings over a part of each head are not supported")
         native = int(self._number("context_length"))
         window = self._fields.get(f"{self._arch}.attention.sliding_window")
         if "blk.0.ffn_gate_inp.weight" in self._tensors:
-            raise BundleFormatError("mixtures of experts are not supported")
+            raise SourceError("mixtures of experts are not supported")
         return Architecture(
             family=self._family,
             hidden=hidden,
@@ -244,7 +246,7 @@ class GgufCheckpoint:
             return Rope(theta)
         if kind == "linear":
             return Rope(theta, "linear", {"factor": self._number("rope.scaling.factor")})
-        raise BundleFormatError(f"rotary scaling of the type {str(kind)[:40]!r} is not supported")
+        raise SourceError(f"rotary scaling of the type {str(kind)[:40]!r} is not supported")
 
     def _factors(self, name: str) -> list[float]:
         return [float(value) for value in np.asarray(self._tensors[name].data).reshape(-1)]
@@ -255,6 +257,19 @@ class _Slice:
 
     def __init__(self, name: str, tensor_type: Any, data: Any) -> None:
         self.name, self.tensor_type, self.data = name, tensor_type, data
+
+
+def _check_magic(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
+    if magic and magic != b"GGUF":
+        raise SourceError(
+            f"{path.name} is no GGUF file",
+            hint="a source is a GGUF file, or a directory with config.json and *.safetensors",
+        )
 
 
 def _value(field: Any) -> Any:

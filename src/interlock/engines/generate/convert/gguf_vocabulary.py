@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from interlock.engines.generate.convert.checkpoint import Vocabulary
-from interlock.kernel.errors import BundleFormatError
+from interlock.engines.generate.convert.checkpoint import SourceError, Vocabulary
 
 # How text is cut before merging, by the file's name for it. The patterns are those of the models'
 # own tokenizers.
@@ -44,11 +43,11 @@ _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|end|>")
 
 
 def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
-    """The tokenizer of a GGUF file. Raises BundleFormatError where it is missing or not known."""
+    """The tokenizer of a GGUF file. Raises SourceError where it is missing or not known."""
     tokens = fields.get("tokenizer.ggml.tokens")
     kinds = fields.get("tokenizer.ggml.token_type")
     if not isinstance(tokens, list) or not isinstance(kinds, list) or len(tokens) != len(kinds):
-        raise BundleFormatError(
+        raise SourceError(
             "the file holds no tokenizer (tokenizer.ggml.tokens)",
             hint="use a file that was made with its tokenizer inside",
         )
@@ -58,7 +57,7 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
     elif kind == "llama":
         model = _sentencepiece(fields, tokens, kinds)
     else:
-        raise BundleFormatError(f"the file's tokenizer is of the kind {str(kind)[:40]!r}")
+        raise SourceError(f"the file's tokenizer is of the kind {str(kind)[:40]!r}")
     model["added_tokens"] = [
         {
             "id": number,
@@ -82,7 +81,7 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
         if kinds[number] in (_CONTROL, _USER_DEFINED) and token in _TURN_ENDS
     }
     if not ends:
-        raise BundleFormatError("the file names no end token (tokenizer.ggml.eos_token_id)")
+        raise SourceError("the file names no end token (tokenizer.ggml.eos_token_id)")
     # A file that says nothing means what its kind of tokenizer does by itself.
     adds_start = fields.get("tokenizer.ggml.add_bos_token", kind == "llama")
     template = fields.get("tokenizer.chat_template")
@@ -115,12 +114,12 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
     name = str(fields.get("tokenizer.ggml.pre", "default"))
     merges = fields.get("tokenizer.ggml.merges")
     if name not in _PRE:
-        raise BundleFormatError(
+        raise SourceError(
             f"the file's tokenizer cuts text in the way {name[:40]!r}",
             hint=f"known are {', '.join(_PRE)}; a Hugging Face directory brings its own",
         )
     if not isinstance(merges, list):
-        raise BundleFormatError("the file holds no merges (tokenizer.ggml.merges)")
+        raise SourceError("the file holds no merges (tokenizer.ggml.merges)")
     return _whole(
         {
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE[name]},
@@ -152,7 +151,7 @@ def _sentencepiece(
     """SentencePiece's BPE: of all pairs that make a token, the one with the best score merges."""
     scores = fields.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
-        raise BundleFormatError("the file holds no scores (tokenizer.ggml.scores)")
+        raise SourceError("the file holds no scores (tokenizer.ggml.scores)")
     known = {token: number for number, token in enumerate(tokens)}
     merges: list[tuple[float, int, str, str]] = []
     for number, token in enumerate(tokens):

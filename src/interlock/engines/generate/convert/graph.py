@@ -18,7 +18,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from interlock.engines.generate.convert.checkpoint import Architecture, Checkpoint, Floats
+from interlock.engines.generate.convert.checkpoint import (
+    Architecture,
+    Checkpoint,
+    Floats,
+    SourceError,
+)
 from interlock.engines.generate.convert.linear import (
     ACCURACY,
     BLOCK,
@@ -29,7 +34,7 @@ from interlock.engines.generate.convert.linear import (
 )
 from interlock.engines.generate.convert.rope import rope_tables
 from interlock.engines.generate.spec import WEIGHTS, Weights
-from interlock.kernel.errors import BundleFormatError, InterlockError
+from interlock.kernel.errors import InterlockError
 
 OPSET = 21
 MICROSOFT = "com.microsoft"
@@ -66,7 +71,7 @@ class BuiltGraph:
 def build_graph(checkpoint: Checkpoint, weights: Weights) -> BuiltGraph:
     """The model with its weights.
 
-    Raises BundleFormatError where a tensor is missing, has the wrong shape, or holds numbers that
+    Raises SourceError where a tensor is missing, has the wrong shape, or holds numbers that
     are not finite.
     """
     try:
@@ -75,7 +80,7 @@ def build_graph(checkpoint: Checkpoint, weights: Weights) -> BuiltGraph:
         if isinstance(error, InterlockError):
             raise
         # Sizes that contradict one another show where an array is put into its shape.
-        raise BundleFormatError(f"the model is malformed ({type(error).__name__})") from None
+        raise SourceError(f"the model is malformed ({type(error).__name__})") from None
 
 
 def float32_bytes(shape: Architecture) -> int:
@@ -174,7 +179,7 @@ class _Builder:
 
     def _store(self, name: str, array: npt.NDArray[Any]) -> str:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise BundleFormatError(f"the weights of {name} hold numbers that are not finite")
+            raise SourceError(f"the weights of {name} hold numbers that are not finite")
         self._stored[name] = np.ascontiguousarray(array)
         return name
 
@@ -242,7 +247,7 @@ class _Builder:
     def _norm_weight(self, name: str) -> str:
         weight = self._checkpoint.floats(name)
         if weight.shape != (self._shape.hidden,):
-            raise BundleFormatError(f"{name} has shape {weight.shape}, not ({self._shape.hidden},)")
+            raise SourceError(f"{name} has shape {weight.shape}, not ({self._shape.hidden},)")
         return self._store(name, weight)
 
     def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
@@ -419,13 +424,13 @@ class _Builder:
     def _matrix(self, name: str, n: int, k: int) -> Floats:
         matrix = self._checkpoint.floats(name)
         if matrix.shape != (n, k):
-            raise BundleFormatError(f"{name} has shape {matrix.shape}, not ({n}, {k})")
+            raise SourceError(f"{name} has shape {matrix.shape}, not ({n}, {k})")
         return matrix
 
     def _vector(self, name: str, n: int) -> Floats:
         vector = self._checkpoint.floats(name)
         if vector.shape != (n,):
-            raise BundleFormatError(f"{name} has shape {vector.shape}, not ({n},)")
+            raise SourceError(f"{name} has shape {vector.shape}, not ({n},)")
         return vector
 
 

@@ -17,10 +17,11 @@ from interlock.engines.generate.convert.checkpoint import (
     Floats,
     Quantized,
     Rope,
+    SourceError,
     Vocabulary,
 )
 from interlock.engines.generate.spec import Family
-from interlock.kernel.errors import BundleFormatError, MissingExtraError
+from interlock.kernel.errors import MissingExtraError
 
 _FAMILIES: dict[str, Family] = {
     "llama": "llama",
@@ -35,7 +36,7 @@ _JSON_LIMIT = 64 << 20
 class HuggingFaceCheckpoint:
     """The weights, vocabulary and architecture in `directory`.
 
-    `context` shortens how far the rotary tables reach. Raises BundleFormatError for missing or
+    `context` shortens how far the rotary tables reach. Raises SourceError for missing or
     malformed files and for families that are not known, encoder-decoders by name.
     """
 
@@ -58,7 +59,7 @@ class HuggingFaceCheckpoint:
         source, rows = self._source(name)
         path = self._files.get(source)
         if path is None:
-            raise BundleFormatError(f"the safetensors files hold no tensor {source!r}")
+            raise SourceError(f"the safetensors files hold no tensor {source!r}")
         array = _read_tensor(path, source)
         return np.ascontiguousarray(array if rows is None else array[rows])
 
@@ -86,8 +87,10 @@ class HuggingFaceCheckpoint:
     def _number(self, key: str, default: float | None = None) -> float:
         value = self._config.get(key)
         value = default if value is None else value
+        if value is None:
+            raise SourceError(f"config.json has no {key}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise BundleFormatError(f"config.json: {key} is {str(value)[:40]!r}")
+            raise SourceError(f"config.json: {key} is {str(value)[:40]!r}")
         return value
 
     def _read_architecture(self, context: int | None) -> Architecture:
@@ -97,15 +100,11 @@ class HuggingFaceCheckpoint:
         native = int(self._number("max_position_embeddings"))
         activation = config.get("hidden_act", "silu")
         if activation not in ("silu", "swish"):
-            raise BundleFormatError(
-                f"config.json: hidden_act is {str(activation)[:40]!r}, not silu"
-            )
+            raise SourceError(f"config.json: hidden_act is {str(activation)[:40]!r}, not silu")
         rope = self._rope(native)
         bias = bool(config.get("attention_bias", False))
         if self._family == "llama" and (bias or config.get("mlp_bias")):
-            raise BundleFormatError(
-                "config.json: biases in a Llama's attention or MLP are not supported"
-            )
+            raise SourceError("config.json: biases in a Llama's attention or MLP are not supported")
         return Architecture(
             family=self._family,
             hidden=hidden,
@@ -130,7 +129,7 @@ class HuggingFaceCheckpoint:
         if self._family == "qwen2":
             kinds = self._config.get("layer_types") or []
             if self._config.get("use_sliding_window") or "sliding_attention" in kinds:
-                raise BundleFormatError(
+                raise SourceError(
                     "config.json: sliding windows in some layers only are not supported"
                 )
             return None
@@ -140,12 +139,12 @@ class HuggingFaceCheckpoint:
         # Newer files keep it all in rope_parameters, older ones in rope_theta and rope_scaling.
         given = self._config.get("rope_parameters") or self._config.get("rope_scaling") or {}
         if not isinstance(given, dict):
-            raise BundleFormatError("config.json: the rotary parameters are malformed")
+            raise SourceError("config.json: the rotary parameters are malformed")
         theta = float(given.get("rope_theta") or self._number("rope_theta", 10000.0))
         kind = str(given.get("rope_type") or given.get("type") or "default")
         partial = given.get("partial_rotary_factor") or self._config.get("partial_rotary_factor")
         if partial not in (None, 1, 1.0):
-            raise BundleFormatError("rotary embeddings over a part of each head are not supported")
+            raise SourceError("rotary embeddings over a part of each head are not supported")
         values = {
             "original_max_position_embeddings": self._config.get(
                 "original_max_position_embeddings"
@@ -159,12 +158,12 @@ class HuggingFaceCheckpoint:
 def _family_of(config: Mapping[str, Any]) -> Family:
     kind = str(config.get("model_type"))
     if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
-        raise BundleFormatError(
+        raise SourceError(
             f"config.json describes an encoder-decoder ({kind[:40]}), such as T5 and CodeT5 are",
             hint=f"this engine runs decoders: {', '.join(_FAMILIES)}",
         )
     if kind not in _FAMILIES:
-        raise BundleFormatError(
+        raise SourceError(
             f"config.json: model_type is {kind[:40]!r}",
             hint=f"read are {', '.join(_FAMILIES)}",
         )
@@ -174,17 +173,17 @@ def _family_of(config: Mapping[str, Any]) -> Family:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _JSON_LIMIT:
-            raise BundleFormatError(f"{path.name} is larger than {_JSON_LIMIT} bytes")
+            raise SourceError(f"{path.name} is larger than {_JSON_LIMIT} bytes")
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BundleFormatError(
-            f"{path.parent.name} has no {path.name}",
+        raise SourceError(
+            f"{path.parent.resolve().name} has no {path.name}",
             hint="name a directory with config.json, tokenizer.json and *.safetensors",
         ) from None
     except (UnicodeDecodeError, ValueError, RecursionError):
-        raise BundleFormatError(f"{path.name} is no valid JSON") from None
+        raise SourceError(f"{path.name} is no valid JSON") from None
     if not isinstance(found, dict):
-        raise BundleFormatError(f"{path.name} holds no JSON object")
+        raise SourceError(f"{path.name} holds no JSON object")
     return found
 
 
@@ -197,7 +196,7 @@ def _tensor_files(directory: Path) -> dict[str, Path]:
 
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        raise BundleFormatError(
+        raise SourceError(
             f"{directory.name} has no *.safetensors file",
             hint="pickled weights are never opened; save the model as safetensors",
         )
@@ -208,7 +207,7 @@ def _tensor_files(directory: Path) -> dict[str, Path]:
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     found[name] = path
         except Exception as error:  # noqa: BLE001 - the package raises its own types
-            raise BundleFormatError(
+            raise SourceError(
                 f"{path.name} is no sound safetensors file ({type(error).__name__})",
                 hint="fetch it again; it may be cut short",
             ) from None
@@ -230,7 +229,7 @@ def _read_tensor(path: Path, name: str) -> Floats:
             wide = (halves.astype(np.uint32) << 16).view(np.float32)
             return wide.reshape(entry["shape"])
     if entry["dtype"] not in ("F32", "F16", "F64"):
-        raise BundleFormatError(f"{name} is stored as {entry['dtype']}; floats are read")
+        raise SourceError(f"{name} is stored as {entry['dtype']}; floats are read")
     with safe_open(path, framework="numpy") as opened:
         return np.asarray(opened.get_tensor(name), np.float32)
 
@@ -238,7 +237,7 @@ def _read_tensor(path: Path, name: str) -> Floats:
 def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
     path = directory / "tokenizer.json"
     if not path.is_file():
-        raise BundleFormatError(
+        raise SourceError(
             f"{directory.name} has no tokenizer.json",
             hint="save the fast tokenizer beside the weights (tokenizer.save_pretrained)",
         )
@@ -264,7 +263,7 @@ def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
     ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     ends |= _id_of(data, specials.get("eos_token"))
     if not ends:
-        raise BundleFormatError("neither config.json nor the tokenizer names an end token")
+        raise SourceError("neither config.json nor the tokenizer names an end token")
     start = _ids(config.get("bos_token_id")) if options.get("add_bos_token") else set()
     return Vocabulary(
         tokenizer=data,
@@ -293,4 +292,4 @@ def _id_of(tokenizer: bytes, text: str | None) -> set[int]:
         added = json.loads(tokenizer).get("added_tokens", [])
         return {int(entry["id"]) for entry in added if entry.get("content") == text}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise BundleFormatError("tokenizer.json is malformed") from None
+        raise SourceError("tokenizer.json is malformed") from None

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interlock.engines.generate.convert.checkpoint import Blocks, Floats, Quantized
-from interlock.kernel.errors import BundleFormatError
+from interlock.engines.generate.convert.checkpoint import Blocks, Floats, Quantized, SourceError
 
 BLOCK = 32
 ACCURACY = 4
@@ -39,11 +38,11 @@ class NBits:
 def round_to_int8(matrix: Floats, block: int = BLOCK) -> NBits:
     """Symmetric rounding to 255 levels in blocks along k; k is filled up with zeros.
 
-    Raises BundleFormatError for numbers that are not finite.
+    Raises SourceError for numbers that are not finite.
     """
     n, k = matrix.shape
     if not np.isfinite(matrix).all():
-        raise BundleFormatError("a matrix holds numbers that are not finite")
+        raise SourceError("a matrix holds numbers that are not finite")
     blocks = -(-k // block)
     padded = np.zeros((n, blocks * block), np.float32)
     padded[:, :k] = matrix

@@ -14,7 +14,7 @@ from interlock.bundle import Bundle, pack
 from interlock.bundle.pack import describe
 from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.convert import fidelity as gate
-from interlock.engines.generate.convert.checkpoint import Checkpoint
+from interlock.engines.generate.convert.checkpoint import Checkpoint, SourceError
 from interlock.engines.generate.convert.gguf_file import GgufCheckpoint
 from interlock.engines.generate.convert.graph import BuiltGraph, build_graph, float32_bytes
 from interlock.engines.generate.convert.huggingface import HuggingFaceCheckpoint
@@ -29,7 +29,7 @@ from interlock.engines.generate.spec import (
 )
 from interlock.engines.generate.store import TEXT_LIMITS
 from interlock.engines.generate.tokenizer import Tokenizer
-from interlock.kernel.errors import BundleContractError, BundleFormatError, ConfigError, InputError
+from interlock.kernel.errors import BundleContractError, ConfigError, InputError
 
 _CONTEXT = 32768
 # Of the weights in float32 while both models are read: the graph's, and what the session packs.
@@ -41,8 +41,7 @@ def open_checkpoint(source: Path, *, context: int | None = None) -> Checkpoint:
 
     Raises ConfigError for anything else, BundleFormatError for what is malformed or not supported.
     """
-    if context is not None and not 16 <= context <= 1 << 20:
-        raise ConfigError(f"context is {context}; it must lie in 16 … {1 << 20}")
+    check_context(context)
     if source.is_dir():
         return HuggingFaceCheckpoint(source, context=context or _CONTEXT)
     if source.is_file():
@@ -50,6 +49,12 @@ def open_checkpoint(source: Path, *, context: int | None = None) -> Checkpoint:
     raise ConfigError(
         f"there is nothing at {source}", hint="name a GGUF file or a Hugging Face directory"
     )
+
+
+def check_context(context: int | None) -> None:
+    """Raise ConfigError for a context that no conversion takes."""
+    if context is not None and not 16 <= context <= 1 << 20:
+        raise ConfigError(f"context is {context}; it must lie in 16 … {1 << 20}")
 
 
 def convert(
@@ -79,7 +84,7 @@ def convert(
     architecture, vocabulary = checkpoint.architecture, checkpoint.vocabulary
     tokenizer = Tokenizer(vocabulary.tokenizer)
     if tokenizer.size > architecture.vocabulary:
-        raise BundleFormatError(
+        raise SourceError(
             f"the tokenizer has {tokenizer.size} ids, the model {architecture.vocabulary}"
         )
     files = {TOKENIZER: vocabulary.tokenizer}

@@ -10,8 +10,7 @@ import math
 
 import numpy as np
 
-from interlock.engines.generate.convert.checkpoint import Architecture, Floats, Rope
-from interlock.kernel.errors import BundleFormatError
+from interlock.engines.generate.convert.checkpoint import Architecture, Floats, Rope, SourceError
 
 
 def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
@@ -62,7 +61,7 @@ def _frequencies(architecture: Architecture) -> tuple[Floats, float]:
         case "longrope" | "su":
             inverse, factor = _longrope(inverse, rope, architecture.context)
         case other:
-            raise BundleFormatError(
+            raise SourceError(
                 f"rope_scaling has the type {other!r}; read are default, linear, llama3, longrope"
             )
     return inverse, factor
@@ -86,7 +85,7 @@ def _longrope(inverse: Floats, rope: Rope, context: int) -> tuple[Floats, float]
     which = "long_factor" if context > original else "short_factor"
     factors = np.asarray(rope.values[which], np.float32)
     if factors.shape != inverse.shape:
-        raise BundleFormatError(
+        raise SourceError(
             f"rope_scaling.{which} has {factors.size} numbers; the heads need {inverse.size}"
         )
     given = rope.values.get("attention_factor")
