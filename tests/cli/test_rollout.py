@@ -62,7 +62,7 @@ def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["promote", "m"], 1, "no rollout is under way"),
-        (["promote", "gone"], 1, "there is no such model"),
+        (["promote", "gone"], 1, "there is no model 'gone'"),
         (["start", "m", "../v1.onnx"], 1, "leads out of the directory"),
         (["start", "m", "v1.onnx", "--mode", "all"], 2, "all"),
         (["status", "--url", "ftp://x"], 2, "must start with http"),
