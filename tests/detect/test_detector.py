@@ -90,7 +90,7 @@ def test_each_environment_has_its_threshold(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"environment": "moon"}, {"threshold": 1.5}, {"cache": -1}, {"threads": 0}],
+    [{"environment": "moon"}, {"threshold": 1.5}, {"cache": -1}, {"threads": 0}, {"threads": 257}],
 )
 def test_a_wrong_setting_is_named(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
@@ -168,6 +168,8 @@ def test_the_embedder_gives_vectors_of_length_one(detector: Detector) -> None:
     assert detector.embedder.encode(HARMLESS).shape == (len(HARMLESS), 32)
     with pytest.raises(InputError, match="normalize_embeddings"):
         detector.embedder.encode("text", normalize_embeddings=False)
+    with pytest.raises(InputError, match="int"):
+        detector.embedder.encode(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
