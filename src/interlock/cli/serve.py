@@ -96,6 +96,9 @@ def _explain(effective: Effective, as_json: bool) -> int:
     check(effective.settings)
     check_limit(effective.settings)
     served = {name: _served(name, effective) for name in effective.settings.models}
+    for name, one in served.items():
+        if one["kind"] == "detector":
+            _check_detector(name, effective)
     rows = effective.rows()
     if as_json:
         print_json(
@@ -116,6 +119,17 @@ def _explain(effective: Effective, as_json: bool) -> int:
         [(name, *(_shown(value) for value in one.values())) for name, one in served.items()],
     )
     return 0
+
+
+def _check_detector(name: str, effective: Effective) -> None:
+    """Raise ConfigError for files of a detector that its processes would stumble over."""
+    from interlock.detect.policy import load_policy
+
+    own = effective.settings.models[name]
+    if own.policy is not None:
+        load_policy(effective.base / own.policy)
+    if own.calibration is not None and not (effective.base / own.calibration).is_file():
+        raise ConfigError(f"models.{name}.calibration: there is no file {own.calibration}")
 
 
 def _served(name: str, effective: Effective) -> dict[str, str | None]:
