@@ -233,3 +233,9 @@ def test_a_text_held_for_its_band_says_so(bundle: Path) -> None:
     assert not found.attack
     assert found.action is Action.BLOCK
     assert found.reasons[0].endswith("and lies in the band high")
+
+
+@pytest.mark.parametrize("name", ["threshold", "HIGH_THRESHOLD", "ANOMALY_TRESHOLD"])
+def test_a_name_that_would_change_nothing_cannot_be_set(detector: Detector, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        setattr(detector, name, 0.5)

@@ -53,6 +53,9 @@ class _Bounded:
         vars(detector)[self._name] = float(value)
 
 
+_FIELDS = frozenset({"model", "embedder", "environment", "anomaly_enabled"})
+
+
 class Detector:
     """Judges texts. Safe across threads.
 
@@ -130,6 +133,16 @@ class Detector:
                     "the rule pack differs from the one that bundle %s was fitted to", model.digest
                 )
         self.confidence_threshold = chosen if threshold is None else threshold
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raise ConfigError for a name that a detector does not have: it would change nothing."""
+        if not (name.startswith("_") or name in _FIELDS or hasattr(type(self), name)):
+            raise ConfigError(
+                f"a detector has no {name}",
+                hint="confidence_threshold, HIGH_, MEDIUM_ and LOW_CONFIDENCE_THRESHOLD and "
+                "ANOMALY_THRESHOLD may be set",
+            )
+        super().__setattr__(name, value)
 
     @classmethod
     def open(cls, config: DetectorConfig | None = None, **fields: Any) -> Detector:
