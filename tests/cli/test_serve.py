@@ -136,6 +136,12 @@ def test_check_looks_for_the_files_of_a_detector(
     assert "gone.toml" in told
 
 
+def test_a_policy_is_for_a_detector_only(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text() + "threshold = 0.5\n")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "models.a.threshold is 0.5; only a detector" in capsys.readouterr().err
+
+
 def test_check_tells_what_the_state_and_the_flag_would_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
