@@ -54,7 +54,7 @@ def publish(
         prefix = f".{target.name}.publish-"
         for stale in target.parent.glob(f"{_escape(prefix)}*"):
             shutil.rmtree(stale, ignore_errors=True)
-        _check_target(target)
+        check_target(target)
         written = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
         try:
             _write(written, files)
@@ -114,7 +114,8 @@ def _only_publisher(parent: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raise ConfigError where `target` is there and is no bundle, which may be replaced."""
     if not target.exists():
         return
     if not target.is_dir():
