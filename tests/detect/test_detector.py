@@ -239,3 +239,10 @@ def test_a_text_held_for_its_band_says_so(bundle: Path) -> None:
 def test_a_name_that_would_change_nothing_cannot_be_set(detector: Detector, name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         setattr(detector, name, 0.5)
+
+
+def test_one_text_is_not_taken_for_many_of_one_character(detector: Detector) -> None:
+    with pytest.raises(InputError, match="texts is a str"):
+        detector.scan_many(ATTACKS[0])
+    with pytest.raises(InputError, match="texts is a str"):
+        asyncio.run(detector.ascan_many(ATTACKS[0]))

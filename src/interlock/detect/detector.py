@@ -200,9 +200,7 @@ class Detector:
 
     def scan_many(self, texts: Iterable[str], place: str = "auto") -> list[Detection]:
         """The answers for several texts, each as `scan` gives it; all are checked first."""
-        texts = list(texts)
-        for text in texts:
-            self._check(text, place)
+        texts = self._several(texts, place)
         return [self._answer(text, place, None) for text in texts]
 
     async def ascan(self, text: str, place: str = "auto") -> Detection:
@@ -211,10 +209,17 @@ class Detector:
 
     async def ascan_many(self, texts: Iterable[str], place: str = "auto") -> list[Detection]:
         """`scan_many` in a thread, text by text: a task that is cancelled starts no further one."""
-        texts = list(texts)
-        for text in texts:
-            self._check(text, place)
+        texts = self._several(texts, place)
         return [await asyncio.to_thread(self._answer, text, place, None) for text in texts]
+
+    def _several(self, texts: Iterable[str], place: str) -> list[str]:
+        # A text is iterable too: its characters one by one would look harmless.
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise InputError(f"texts is a {type(texts).__name__}; it must be several texts")
+        found = list(texts)
+        for text in found:
+            self._check(text, place)
+        return found
 
     def stream(self, place: str = "auto", **limits: int) -> Stream:
         """Takes a text that arrives in pieces; `limits` as `Stream` takes them."""
