@@ -80,6 +80,27 @@ def test_scan_reads_standard_input_and_lines(bundle: str) -> None:
     assert [of["attack"] for of in found][:2] == [False, True]
 
 
+def test_only_line_feeds_end_a_line(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.txt"
+    first, last = ATTACKS[0].split(" ", 1)
+    path.write_bytes(f"{HARMLESS[0]}\r\n{first}\u2028{last}\n\f".encode())
+    found = printed(capsys, ["scan", str(path), "--lines", "--bundle", bundle], 1)["results"]
+    assert [one["file"].rpartition(":")[2] for one in found] == ["1", "2"]
+    assert found[0]["characters"] == len(HARMLESS[0])
+    assert found[1]["characters"] == len(ATTACKS[0])
+
+
+def test_a_file_without_lines_says_so(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text("\n \n")
+    assert run(["detect", "scan", str(path), "--lines", "--bundle", bundle]) == 0
+    assert "nothing was judged" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -144,12 +165,16 @@ def test_calibrate_says_what_is_wrong_before_it_judges_anything(
 
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "the same text,0\n" * 200)
-    output = ["--output", str(tmp_path / "calibration.json")]
-    arguments = ["calibrate", "--data", str(path), "--bundle", bundle, *output]
+    arguments = ["calibrate", "--data", str(path), "--bundle", bundle]
+    arguments += ["--output", str(tmp_path / "calibration.json")]
     monkeypatch.setattr("interlock.detect.evaluate.score", never)
     assert "1 harmless texts" in printed(capsys, arguments, 2)["error"]["message"]
     assert "fpr is 5" in printed(capsys, [*arguments, "--fpr", "5"], 2)["error"]["message"]
     assert not (tmp_path / "calibration.json").exists()
+    path.write_text("text,label\n" + "".join(f"text {at},0\n" for at in range(200)))
+    for output, told in ((tmp_path / "gone" / "c.json", "no directory"), (path, "--data")):
+        wrong = [*arguments[:-1], str(output)]
+        assert told in printed(capsys, wrong, 2)["error"]["message"]
 
 
 def test_calibrate_makes_no_threshold_from_texts_that_were_not_judged(

@@ -62,9 +62,10 @@ def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "code", "message"),
     [
         (["promote", "m"], 1, "no rollout is under way"),
-        (["promote", "gone"], 1, "there is no such model"),
+        (["promote", "gone"], 1, "there is no model 'gone'"),
         (["start", "m", "../v1.onnx"], 1, "leads out of the directory"),
         (["start", "m", "v1.onnx", "--mode", "all"], 2, "all"),
+        (["start", "m", "v1.onnx", "--percent", "200"], 2, "200"),
         (["status", "--url", "ftp://x"], 2, "must start with http"),
         (["status", "--url", "http://203.0.113.7:8000"], 2, "would let others read the token"),
         (["status", "--url", "http://127.0.0.1:1"], 1, "cannot be asked"),

@@ -124,6 +124,24 @@ def test_check_refuses_what_would_not_start(
     assert shown.out == ""
 
 
+@pytest.mark.parametrize("setting", ["policy", "calibration"])
+def test_check_looks_for_the_files_of_a_detector(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
+) -> None:
+    path = tmp_path / "serve.toml"
+    path.write_text(f'[production.models.d]\npath = "detector:shipped"\n{setting} = "gone.toml"\n')
+    assert run(["serve", str(path), "--check", "--environment", "production"]) == 2
+    told = capsys.readouterr().err
+    assert setting in told
+    assert "gone.toml" in told
+
+
+def test_a_policy_is_for_a_detector_only(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text() + "threshold = 0.5\n")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "models.a.threshold is 0.5; only a detector" in capsys.readouterr().err
+
+
 def test_check_tells_what_the_state_and_the_flag_would_serve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

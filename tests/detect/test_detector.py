@@ -90,7 +90,7 @@ def test_each_environment_has_its_threshold(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"environment": "moon"}, {"threshold": 1.5}, {"cache": -1}, {"threads": 0}],
+    [{"environment": "moon"}, {"threshold": 1.5}, {"cache": -1}, {"threads": 0}, {"threads": 257}],
 )
 def test_a_wrong_setting_is_named(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
@@ -168,6 +168,8 @@ def test_the_embedder_gives_vectors_of_length_one(detector: Detector) -> None:
     assert detector.embedder.encode(HARMLESS).shape == (len(HARMLESS), 32)
     with pytest.raises(InputError, match="normalize_embeddings"):
         detector.embedder.encode("text", normalize_embeddings=False)
+    with pytest.raises(InputError, match="int"):
+        detector.embedder.encode(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -231,3 +233,16 @@ def test_a_text_held_for_its_band_says_so(bundle: Path) -> None:
     assert not found.attack
     assert found.action is Action.BLOCK
     assert found.reasons[0].endswith("and lies in the band high")
+
+
+@pytest.mark.parametrize("name", ["threshold", "HIGH_THRESHOLD", "ANOMALY_TRESHOLD"])
+def test_a_name_that_would_change_nothing_cannot_be_set(detector: Detector, name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        setattr(detector, name, 0.5)
+
+
+def test_one_text_is_not_taken_for_many_of_one_character(detector: Detector) -> None:
+    with pytest.raises(InputError, match="texts is a str"):
+        detector.scan_many(ATTACKS[0])
+    with pytest.raises(InputError, match="texts is a str"):
+        asyncio.run(detector.ascan_many(ATTACKS[0]))

@@ -68,7 +68,11 @@ def test_columns_may_have_other_names_and_a_place(tmp_path: Path) -> None:
         ("a.csv", "text\nhello\n", "no column 'label'"),
         ("a.csv", "text,label\n", "no rows"),
         ("a.csv", "text,label,place\nhello,1,moon\n", "place is 'moon'"),
-        ("a.jsonl", '{"text": 1, "label": 0}', "text is a int"),
+        ("a.csv", "text,label\nhello\n", "label is missing"),
+        ("a.csv", "label,text\n0,hello, you\n", "row 1: 3 cells under 2 columns"),
+        ("a.csv", 'text,label\n"hello,0\nyou,1\n', "cannot be read"),
+        ("a.jsonl", '{"text": 1, "label": 0}', "text is of type int"),
+        ("a.jsonl", '{"text": null, "label": 0}', "text is missing"),
         ("a.jsonl", '{"text": "a", "label": 0}\n{', "line 2"),
         ("a.json", "{}", "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read"),
@@ -131,6 +135,17 @@ def test_a_stopped_evaluation_goes_on_from_its_scores(detector: Detector, tmp_pa
     assert asked == [row.text for row in rows[3:]]
     assert whole.scores.tolist() == score(detector, rows).scores.tolist()
     assert ATTACKS[0] not in path.read_text()
+
+
+def test_scores_are_never_appended_to_another_file(detector: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "mail.txt"
+    path.write_text("Hi Ann,\n\nsee you.\n")
+    with pytest.raises(InputError, match=r"mail\.txt"):
+        KeptScores(path, detector)
+    assert path.read_text() == "Hi Ann,\n\nsee you.\n"
+    for begun in (b"", b'{"k\n', b'{"key":"ab'):
+        path.write_bytes(begun)  # what a kill leaves is gone on from
+        KeptScores(path, detector).__exit__(None, None, None)
 
 
 def test_scores_of_another_threshold_are_not_taken(bundle: Path, tmp_path: Path) -> None:

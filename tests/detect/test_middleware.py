@@ -186,3 +186,25 @@ def test_misuse(detector: Detector) -> None:
         DetectorMiddleware(APP, detector, max_bytes=0)
     with pytest.raises(ConfigError, match="empty key"):
         DetectorMiddleware(APP, detector, fields=["a..b"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"paths": "/v1/*"}, "paths is '/v1/"),
+        ({"fields": "input"}, "fields is 'input'"),
+        ({"trusted": "system"}, "trusted is 'system'"),
+        ({"paths": []}, "paths is empty"),
+        ({"fields": []}, "fields is empty"),
+    ],
+)
+def test_what_would_judge_nothing_is_refused(
+    detector: Detector, fields: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        DetectorMiddleware(APP, detector, **fields)
+
+
+def test_a_detector_is_needed() -> None:
+    with pytest.raises(ConfigError, match="detector is a NoneType"):
+        DetectorMiddleware(APP, None)  # type: ignore[arg-type]

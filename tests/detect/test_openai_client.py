@@ -19,7 +19,7 @@ from support.loopback import served
 
 from interlock.detect import Detection, Detector, guard
 from interlock.detect.policy import load_policy
-from interlock.errors import HeldPromptError
+from interlock.errors import ConfigError, HeldPromptError
 
 RECEIVED: list[Any] = []
 
@@ -206,3 +206,10 @@ def test_the_async_client(address: str, detector: Detector) -> None:
             assert len(RECEIVED) == sent
 
     asyncio.run(talk())
+
+
+def test_what_is_no_client_and_no_detector_is_refused(client: Any, detector: Detector) -> None:
+    with pytest.raises(ConfigError, match="client is a NoneType"):
+        guard(None, detector)
+    with pytest.raises(ConfigError, match="detector is a NoneType"):
+        guard(client, None)  # type: ignore[arg-type]

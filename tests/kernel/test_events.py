@@ -119,3 +119,8 @@ def test_a_full_disk_is_an_error_not_a_silent_loss(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     with pytest.raises(StorageError):
         JsonlLogger(path)({"event": "e"})
+
+
+def test_a_log_is_no_program(tmp_path: Path) -> None:
+    JsonlLogger(tmp_path / "log.jsonl")
+    assert not (tmp_path / "log.jsonl").stat().st_mode & 0o111

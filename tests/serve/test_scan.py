@@ -82,6 +82,16 @@ def test_a_batch_is_answered_row_by_row_as_its_texts_alone(scanning: Running) ->
     assert found["status"] == "refused"
 
 
+def test_the_query_may_name_the_detector(scanning: Running) -> None:
+    asked = {"text": HARMLESS[0]}
+    named = scanning.client.post("/v1/scan?model=small", json=asked)
+    assert named.json()["model"] == "small"
+    assert scanning.client.post("/v1/scan?model=gone", json=asked).status_code == 404
+    twice = scanning.client.post("/v1/scan?model=gone", json={**asked, "model": "small"})
+    assert twice.status_code == 400
+    assert "'gone' in the query" in twice.json()["error"]
+
+
 def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
     lines_sent = count(60, 2000)
     texts = [(ATTACKS + HARMLESS)[n % 7] for n in range(lines_sent)]

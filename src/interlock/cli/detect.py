@@ -39,6 +39,8 @@ def scan(files: tuple[str, ...], place: str, lines: bool, as_json: bool, **optio
     only where in it something stands out.
     """
     texts = [found for name in files for found in _texts(name, lines)]
+    if not texts:
+        click.echo("there is no text in it: nothing was judged", err=True)
     detector = opened(options)
     if as_json:
         answers = [(name, detector.scan(text, place)) for name, text in texts]
@@ -86,4 +88,6 @@ def _texts(name: str, lines: bool) -> list[tuple[str, str]]:
     text = text_of(name)
     if not lines:
         return [(shown, text)]
-    return [(f"{shown}:{at}", line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines: U+2028 and its like would cut one line's order into harmless pieces.
+    rows = enumerate(text.split("\n"), 1)
+    return [(f"{shown}:{at}", line.removesuffix("\r")) for at, line in rows if line.strip()]

@@ -36,7 +36,7 @@ _OPTIONS = (
     click.option("--calibration", type=_FILE, help="A file of `interlock detect calibrate`."),
     click.option("--policy", type=_FILE, help="A policy in TOML or JSON."),
     click.option("--rules", type=PACK, help="Another rule pack than the shipped one."),
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True),
+    click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True),
 )
 
 

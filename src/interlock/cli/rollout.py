@@ -68,7 +68,7 @@ def _connection(function: Command) -> Command:
 @click.argument("path")
 @click.option("--digest", help="sha256:<hex> that the new version must have.")
 @click.option("--mode", type=click.Choice(("shadow", "canary")), help="By default the model's.")
-@click.option("--percent", type=float, help="Of the clients, for a canary.")
+@click.option("--percent", type=click.FloatRange(0.01, 99), help="Of the clients, for a canary.")
 @_connection
 def start(
     model: str,

@@ -96,6 +96,8 @@ def _explain(effective: Effective, as_json: bool) -> int:
     check(effective.settings)
     check_limit(effective.settings)
     served = {name: _served(name, effective) for name in effective.settings.models}
+    for name in served:
+        _check_files(name, effective)
     rows = effective.rows()
     if as_json:
         print_json(
@@ -116,6 +118,20 @@ def _explain(effective: Effective, as_json: bool) -> int:
         [(name, *(_shown(value) for value in one.values())) for name, one in served.items()],
     )
     return 0
+
+
+def _check_files(name: str, effective: Effective) -> None:
+    """Raise ConfigError for files of a detector that its processes would stumble over."""
+    from interlock.serve.opening import check_judging, kind_of
+
+    own = effective.settings.models[name]
+    check_judging(name, own, kind_of(own, effective.base))
+    if own.policy is not None:
+        from interlock.detect.policy import load_policy
+
+        load_policy(effective.base / own.policy)
+    if own.calibration is not None and not (effective.base / own.calibration).is_file():
+        raise ConfigError(f"models.{name}.calibration: there is no file {own.calibration}")
 
 
 def _served(name: str, effective: Effective) -> dict[str, str | None]:

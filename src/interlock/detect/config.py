@@ -9,6 +9,8 @@ from pathlib import Path
 from interlock.detect.settings import ENVIRONMENTS
 from interlock.kernel.errors import ConfigError
 
+MOST_THREADS = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
@@ -25,7 +27,7 @@ class DetectorConfig:
     rules        a rule pack; None for the shipped one
     anomaly      whether to flag texts that are unlike all training texts
     cache        answers kept for texts that come again, 0 for none
-    threads      of ONNX Runtime
+    threads      of ONNX Runtime, at most 256: it starts as many as it is told
     remember     keep the verdicts of probe and fidelity gate in the user's cache directory
     """
 
@@ -51,11 +53,10 @@ class DetectorConfig:
             )
         if self.threshold is not None:
             check_threshold("threshold", self.threshold)
-        if self.cache < 0 or self.threads < 1:
-            raise ConfigError(
-                f"cache is {self.cache} and threads {self.threads}; cache must be 0 or more, "
-                "threads 1 or more"
-            )
+        if self.cache < 0:
+            raise ConfigError(f"cache is {self.cache}; it must be 0 or more")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ConfigError(f"threads is {self.threads}; it must lie in 1 … {MOST_THREADS}")
 
 
 def check_threshold(name: str, value: object, most: float = 1.0) -> None:

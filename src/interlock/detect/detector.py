@@ -53,6 +53,9 @@ class _Bounded:
         vars(detector)[self._name] = float(value)
 
 
+_FIELDS = frozenset({"model", "embedder", "environment", "anomaly_enabled"})
+
+
 class Detector:
     """Judges texts. Safe across threads.
 
@@ -131,6 +134,16 @@ class Detector:
                 )
         self.confidence_threshold = chosen if threshold is None else threshold
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Raise ConfigError for a name that a detector does not have: it would change nothing."""
+        if not (name.startswith("_") or name in _FIELDS or hasattr(type(self), name)):
+            raise ConfigError(
+                f"a detector has no {name}",
+                hint="confidence_threshold, HIGH_, MEDIUM_ and LOW_CONFIDENCE_THRESHOLD and "
+                "ANOMALY_THRESHOLD may be set",
+            )
+        super().__setattr__(name, value)
+
     @classmethod
     def open(cls, config: DetectorConfig | None = None, **fields: Any) -> Detector:
         """The detector that `config`, or its fields given by name, describes.
@@ -187,9 +200,7 @@ class Detector:
 
     def scan_many(self, texts: Iterable[str], place: str = "auto") -> list[Detection]:
         """The answers for several texts, each as `scan` gives it; all are checked first."""
-        texts = list(texts)
-        for text in texts:
-            self._check(text, place)
+        texts = self._several(texts, place)
         return [self._answer(text, place, None) for text in texts]
 
     async def ascan(self, text: str, place: str = "auto") -> Detection:
@@ -198,10 +209,17 @@ class Detector:
 
     async def ascan_many(self, texts: Iterable[str], place: str = "auto") -> list[Detection]:
         """`scan_many` in a thread, text by text: a task that is cancelled starts no further one."""
-        texts = list(texts)
-        for text in texts:
-            self._check(text, place)
+        texts = self._several(texts, place)
         return [await asyncio.to_thread(self._answer, text, place, None) for text in texts]
+
+    def _several(self, texts: Iterable[str], place: str) -> list[str]:
+        # A text is iterable too: its characters one by one would look harmless.
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise InputError(f"texts is a {type(texts).__name__}; it must be several texts")
+        found = list(texts)
+        for text in found:
+            self._check(text, place)
+        return found
 
     def stream(self, place: str = "auto", **limits: int) -> Stream:
         """Takes a text that arrives in pieces; `limits` as `Stream` takes them."""

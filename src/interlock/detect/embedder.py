@@ -44,6 +44,8 @@ class BundleEmbedder:
                 "normalize_embeddings is False; a bundle's graph gives vectors of length 1 only",
                 hint="a bare encoder gives both: create_onnx_only_detector(onnx_model_path=…)",
             )
+        if not isinstance(text, str | Sequence):
+            raise InputError(f"text is a {type(text).__name__}; it must be a str or several")
         texts = [text] if isinstance(text, str) else list(text)
         for at, one in enumerate(texts):
             if not isinstance(one, str):

@@ -24,7 +24,7 @@ from typing import Literal
 
 from interlock.bundle.manifest import MANIFEST
 from interlock.detect import model
-from interlock.detect.config import DetectorConfig, check_threshold
+from interlock.detect.config import MOST_THREADS, DetectorConfig, check_threshold
 from interlock.detect.detector import Detector
 from interlock.detect.onnx_encoder import open_encoder
 from interlock.detect.policy import load_policy
@@ -81,7 +81,7 @@ def create_onnx_only_detector(
         threshold = _number("ONNX_CONFIDENCE_THRESHOLD")
     if threshold is not None:
         check_threshold("confidence_threshold", threshold)
-    threads = _count("ONNX_NUM_THREADS")
+    threads = _count("ONNX_NUM_THREADS", MOST_THREADS)
     batch = _count("ONNX_MAX_BATCH_SIZE")
     anomaly = _flag("ENABLE_ANOMALY_DETECTION", True)
     bundle = None if path is None else _bundle_of(Path(path))
@@ -167,7 +167,7 @@ def _opener(directory: Path) -> Callable[[], Detector]:
             environment=_environment(),
             threshold=_number("ONNX_CONFIDENCE_THRESHOLD"),
             anomaly=_flag("ENABLE_ANOMALY_DETECTION", True),
-            threads=_count("ONNX_NUM_THREADS") or 1,
+            threads=_count("ONNX_NUM_THREADS", MOST_THREADS) or 1,
         )
 
     return make
@@ -232,10 +232,11 @@ def _number(name: str) -> float | None:
     return value
 
 
-def _count(name: str) -> int | None:
+def _count(name: str, most: float = math.inf) -> int | None:
     value = _number(name)
-    if value is not None and (value < 1 or value != int(value)):
-        raise ConfigError(f"{name} is {value:g}; it must be a whole number of 1 or more")
+    if value is not None and (not 1 <= value <= most or value != int(value)):
+        bounds = "of 1 or more" if most == math.inf else f"in 1 … {most:g}"
+        raise ConfigError(f"{name} is {value:g}; it must be a whole number {bounds}")
     return None if value is None else int(value)
 
 

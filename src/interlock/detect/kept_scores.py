@@ -18,7 +18,9 @@ from interlock import __version__
 from interlock.detect.detector import Detector
 from interlock.detect.labelled import Labelled
 from interlock.detect.results import Detection
-from interlock.kernel.errors import StorageError
+from interlock.kernel.errors import InputError, StorageError
+
+_START = b'{"key":"'
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -35,13 +37,18 @@ class KeptScores:
     """The scores in `path`; a context manager, since it holds the file open for appending."""
 
     def __init__(self, path: Path, detector: Detector) -> None:
-        """Read what is there; raises StorageError where that fails."""
+        """Read what is there; raises StorageError where that fails, InputError for another file."""
         facts = {**detector.model_info, "init_ms": None, "release": __version__}
         self._base = hashlib.sha256(msgspec.json.encode(facts, order="sorted"))
         self._known: dict[str, Kept] = {}
         try:
             if path.exists():
-                self._read(path.read_bytes())
+                data = path.read_bytes()
+                # Appending to somebody's data would spoil it. Even a torn line begins like this.
+                first = data.split(b"\n", 1)[0]
+                if not (first.startswith(_START) or _START.startswith(first)):
+                    raise InputError(f"{path} holds no scores", hint="choose another file")
+                self._read(data)
             self._file: BinaryIO = path.open("ab")
             if self._file.tell() and path.read_bytes()[-1:] != b"\n":
                 self._file.write(b"\n")

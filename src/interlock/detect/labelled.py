@@ -75,7 +75,9 @@ def read_labelled(
         ]
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    except (csv.Error, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} cannot be read: {error}", hint="save it as UTF-8") from None
+    except (csv.Error, msgspec.DecodeError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from None
     if not found:
         raise InputError(f"{path.name} has no rows")
@@ -97,7 +99,8 @@ def _row(
             raise InputError(f"{file}, row {at}: no column {name!r}; it has {there}")
     text = row[text_column]
     if not isinstance(text, str):
-        raise InputError(f"{file}, row {at}: {text_column} is a {type(text).__name__}, not a text")
+        kind = "missing" if text is None else f"of type {type(text).__name__}, not a text"
+        raise InputError(f"{file}, row {at}: {text_column} is {kind}")
     place = row.get(place_column)
     if place is None or place == "":
         place = default_place
@@ -118,6 +121,8 @@ def _row(
 
 def _told(value: Any) -> str:
     """A short value as it is; of a long one, which may be a prompt, only how long it is."""
+    if value is None:
+        return "missing"
     text = str(value)
     return repr(text) if len(text) <= _LONGEST_TOLD else f"a text of {len(text)} characters"
 
@@ -150,7 +155,11 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]
 
 def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        # Strict, and every cell counted: a comma in a text without quotes would otherwise cut it.
+        reader = csv.DictReader(
+            file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+        )
+        at = 0
         while True:
             # The limit of 131,072 characters a cell is the process's own, so it is put back.
             before = csv.field_size_limit(_LONGEST_CELL)
@@ -160,6 +169,13 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
                 csv.field_size_limit(before)
             if row is None:
                 return
+            at += 1
+            named = len(reader.fieldnames or ())
+            if None in row:
+                raise InputError(
+                    f"{path.name}, row {at}: {named + len(row[None])} cells under {named} columns",
+                    hint="put a text that holds the separator in double quotes",
+                )
             yield row
 
 

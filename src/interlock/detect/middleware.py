@@ -71,7 +71,17 @@ class DetectorMiddleware:
         max_texts: int = 256,
         concurrency: int = 4,
     ) -> None:
-        """Raise ConfigError for an empty field or a limit below 1."""
+        """Raise ConfigError for what would judge nothing: no detector, no or misspelt paths and
+        fields, a limit below 1.
+        """
+        if not isinstance(detector, Detector):
+            raise ConfigError(f"detector is a {type(detector).__name__}; it must be a Detector")
+        for name, several in (("paths", paths), ("fields", fields), ("trusted", trusted)):
+            # A text is a sequence too, of patterns that fit nothing.
+            if isinstance(several, str):
+                raise ConfigError(f"{name} is {several!r}; it must be a list: [{several!r}]")
+            if not several and name != "trusted":
+                raise ConfigError(f"{name} is empty; no request would be judged")
         limits = {"max_bytes": max_bytes, "max_texts": max_texts, "concurrency": concurrency}
         for name, value in limits.items():
             if value < 1:

@@ -17,7 +17,7 @@ from typing import Any
 from interlock.detect.detector import Detector
 from interlock.detect.policy import Action
 from interlock.detect.results import Detection
-from interlock.kernel.errors import HeldPromptError
+from interlock.kernel.errors import ConfigError, HeldPromptError
 
 _log = logging.getLogger("interlock.detect")
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
@@ -48,8 +48,13 @@ def guard(
 
     A request with a held message raises HeldPromptError before anything is sent. Judged are user,
     tool and function messages, the outputs of calls, and prompts that are plain texts; what the
-    system, the developer and the assistant say is not.
+    system, the developer and the assistant say is not. Raises ConfigError for arguments that are
+    no client and no detector.
     """
+    if not isinstance(detector, Detector):
+        raise ConfigError(f"detector is a {type(detector).__name__}; it must be a Detector")
+    if not any(hasattr(client, way[0]) for way in _GUARDED):
+        raise ConfigError(f"client is a {type(client).__name__}; it must be an openai client")
     return _Guarded(client, detector, on_flag, ())
 
 

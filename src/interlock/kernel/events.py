@@ -58,7 +58,9 @@ class JsonlLogger:
 
     def _append(self, line: bytes) -> None:
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+            # Without a mode it would be executable.
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.path, flags, 0o666)
             try:
                 # Whoever holds the lock is alive, so a line without an end is a dead writer's.
                 fcntl.flock(descriptor, fcntl.LOCK_EX)

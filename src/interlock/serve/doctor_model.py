@@ -94,7 +94,7 @@ def _detects(name: str, served: DetectorServed, own: ModelSettings) -> Iterator[
     told = f"score {harmless.score:.3g}"
     item = f"{name}: a harmless text is no attack"
     yield Finding("function", item, passed(not harmless.by_model), told)
-    item = f"{name}: texts unlike all training texts are flagged"
+    item = f"{name}: how far a text is from all training texts is measured"
     if not own.anomaly:
         yield Finding("function", item, "warn", "anomaly is false in the configuration")
         return

@@ -163,14 +163,13 @@ class Hosting:
         """The model; raises UnknownModelError."""
         hosted = self.models.get(name)
         if hosted is None:
-            # A name comes from the request, and goes back to the one who sent it only.
             raise UnknownModelError(
-                f"there is no such model as {name[:100]!r}", hint="GET /v2/models lists them"
+                f"there is no model {name[:100]!r}", hint="GET /v2/models lists them"
             )
         traffic = hosted.traffic
         known = () if traffic is None else (traffic.stable, traffic.candidate)
         if version and not any(v is not None and v.digest == version for v in known):
-            raise UnknownModelError(f"model '{hosted.name}' has no such version")
+            raise UnknownModelError(f"model '{hosted.name}' has no version {version[:100]!r}")
         return hosted
 
     def close(self, wait: float) -> None:

@@ -24,6 +24,7 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     Raises ConfigError for a path that is nothing to be served, and what reading a bundle raises.
     """
     kind = kind_of(settings, base)
+    check_judging(name, settings, kind)
     if settings.path.startswith((REGISTERED, STORED)):
         source = settings.path
     else:
@@ -50,6 +51,18 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     from interlock.serve.child_served import child_served
 
     return child_served(name, "route" if kind == "route" else "verified", settings, source, base)
+
+
+def check_judging(name: str, settings: ModelSettings, kind: ModelKind) -> None:
+    """Raise ConfigError for a detector's settings of another model, which would not heed them."""
+    if kind == "detector":
+        return
+    for setting in ("threshold", "policy", "calibration"):
+        if getattr(settings, setting) is not None:
+            raise ConfigError(
+                f"models.{name}.{setting} is {getattr(settings, setting)!r}; only a detector has "
+                f"one, and {settings.path} is served as {kind}"
+            )
 
 
 def kind_of(settings: ModelSettings, base: Path) -> ModelKind:

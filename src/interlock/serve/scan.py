@@ -99,7 +99,10 @@ class Scans:
         body = await self._read_body(request)
         began = time.perf_counter()
         asked = read_json(body, _DECODER)
-        hosted = self._find(asked.model)
+        named = request.query_params.get("model")
+        if named is not None and asked.model not in (None, named):
+            raise InputError(f"model is {asked.model!r}, and {named!r} in the query")
+        hosted = self._find(named if asked.model is None else asked.model)
         state["model"] = hosted.name
         self._metrics.stage(state, "decode", began)
         texts = [asked.text] if asked.text is not None else asked.texts

@@ -11,7 +11,7 @@ from interlock.detect.detector import Detector
 from interlock.detect.labelled import Labelled
 from interlock.detect.rules import load_pack
 from interlock.detect.training.adapt import adapt
-from interlock.errors import InputError
+from interlock.errors import ConfigError, InputError
 
 DISHES = ("soup", "bread", "rice", "beans", "pasta", "stew", "salad", "cake", "pie", "tea")
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
@@ -66,6 +66,14 @@ def test_too_few_texts_and_a_wrong_rate_are_refused(bundle: Path, tmp_path: Path
     with pytest.raises(InputError, match="rate is 1"):
         adapt(own_texts(), bundle, tmp_path / "new", load_pack(), rate=1)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_directory_that_is_no_bundle_is_refused_before_texts_are_read(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="left alone"):
+        adapt(own_texts(), bundle, tmp_path, load_pack(), told=lambda *_: pytest.fail("read"))
 
 
 def test_the_command_writes_a_bundle_and_its_figures(

@@ -19,6 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from interlock.bundle import Bundle, Metadata, load, pack, signature_of
+from interlock.bundle.publish import check_target
 from interlock.detect.fuse import fused_logit, probability
 from interlock.detect.labelled import Labelled
 from interlock.detect.model import DetectorModel
@@ -78,7 +79,8 @@ def adapt(
               are on one side
     told      hears how many texts were read
 
-    Raises InputError where a class has fewer than 40 texts or a rate is out of range,
+    Raises InputError where a class has fewer than 40 texts or a rate is out of range, ConfigError
+    where `output` is something else than a bundle, before anything is read,
     BundleContractError where the bundle is not one that `make train-detector` wrote, and the
     errors of `interlock.bundle.load`.
     """
@@ -93,6 +95,7 @@ def adapt(
                 f"there are {count} different {name}; {FEWEST} are needed",
                 hint="`interlock detect calibrate` needs fewer",
             )
+    check_target(output)
     loaded = load(bundle)
     model = DetectorModel(loaded)
     graph = onnx.load_model_from_string(loaded.model)

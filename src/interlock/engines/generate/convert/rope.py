@@ -18,7 +18,7 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
 
     Longrope has two sets of factors, and which one is meant depends on the length of the text. A
     bundle has one: the short set where its context does not exceed the length that the model was
-    first trained for, else the long one. Raises BundleFormatError for settings that give no angles.
+    first trained for, else the long one. Raises SourceError for settings that give no angles.
     """
     rope = architecture.rope
     angles: Floats = np.full((1, 1), np.nan, np.float32)
@@ -29,7 +29,7 @@ def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
             inverse, factor = _frequencies(architecture)
             angles = np.outer(np.arange(architecture.context, dtype=np.float32), inverse)
     if not (np.isfinite(angles).all() and math.isfinite(factor)):
-        raise BundleFormatError(
+        raise SourceError(
             f"rope_theta {rope.theta:g} with rope_scaling {rope.kind!r} gives no finite angles"
         )
     scale = np.float32(factor)
