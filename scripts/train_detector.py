@@ -29,7 +29,7 @@ from interlock.detect.training.generated import attacks, harmless
 from interlock.detect.training.minilm import base_directory, load_base
 
 FIRST = Plan(visits=40_000)
-SECOND = Plan(visits=125_000, rate=1e-4, seed=3)
+SECOND = Plan(visits=100_000, rate=1e-4, seed=3)
 
 
 def main() -> None:
