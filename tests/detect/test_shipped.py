@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -62,3 +65,22 @@ def test_the_factories_find_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     detector = create_onnx_only_detector(copy / "model.onnx")
     assert detector.model_info["kind"] == "bundle"
     msgspec.json.encode(detector.model_info)
+
+
+def test_reading_texts_starts_no_threads() -> None:
+    """A pool of the tokenizer's, one thread a core, would be in every worker process."""
+    code = """
+import os
+from interlock.detect.model import load_model
+load_model().embed(["one", "two", "three"])
+print(len(os.listdir("/proc/self/task")))
+"""
+    threads = {"RAYON_NUM_THREADS": "30", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 30

@@ -145,14 +145,15 @@ class DetectorModel:
         """
         place = np.full((1, 1), document, np.float32)
         rows = []
-        for at, encoding in enumerate(self.tokenizer.encode_batch_fast(texts)):
-            ids = np.array([encoding.ids], np.int64)
+        for at, text in enumerate(texts):
+            # One by one: a batch starts a pool of threads, one a core, in every process.
+            ids = np.array([self.tokenizer.encode(text).ids], np.int64)
             rows.append(
                 self._session.run(
                     {
                         "input_ids": ids,
                         "attention_mask": np.ones_like(ids),
-                        "ngrams": ngram_ids(texts[at : at + 1], self.settings.ngrams),
+                        "ngrams": ngram_ids([text], self.settings.ngrams),
                         "rules": rules[at : at + 1],
                         "document": place,
                     },
@@ -180,7 +181,7 @@ class DetectorModel:
 
     def run_bare(self, text: str, inputs: dict[str, Any]) -> None:
         """Tokenizer and graph and nothing else: what the whole detector is compared with."""
-        ids = np.array([self.tokenizer.encode_batch_fast([text])[0].ids], np.int64)
+        ids = np.array([self.tokenizer.encode(text).ids], np.int64)
         self._session.run(
             {"input_ids": ids, "attention_mask": np.ones_like(ids), **inputs}, outputs=self._names
         )
