@@ -19,6 +19,14 @@ from interlock.kernel.route import BatchVerdict
 from interlock.strict.arm.route import JacobianGuard
 
 
+@pytest.fixture(autouse=True)
+def no_text_model(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty store: with a model there, the whole source is summarised, which takes minutes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice in one directory: the second finds the first one's journal there."""
     for _ in range(2):

@@ -109,7 +109,7 @@ def test_a_folder_that_may_not_be_read_is_left_out_with_that_reason(
     # The tests may run as a user whom no permission stops.
     monkeypatch.setattr(Path, "is_file", guarded(Path.is_file))
     monkeypatch.setattr(Path, "exists", guarded(Path.exists))
-    monkeypatch.setattr(trees.os, "scandir", guarded(os.scandir))
+    monkeypatch.setattr(os, "scandir", guarded(os.scandir))
     found = read_tree(root)
     assert [file.path for file in found.files] == ["a.py"]
     assert reasons(root) == {"locked": "cannot be read: Permission denied"}
