@@ -24,7 +24,7 @@ def no_text_model(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An empty store: with a model there, the whole source is summarised, which takes minutes."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("INTERLOCK_MODELS", str(tmp_path_factory.mktemp("models")))
 
 
 def test_the_demo_keeps_its_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
