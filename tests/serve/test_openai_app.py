@@ -357,11 +357,15 @@ def until(condition: Any) -> None:
 
 
 def test_a_client_that_leaves_ends_its_text(server: Running) -> None:
-    connection = raw_stream(server, seed=3)
-    assert connection.recv(64).startswith(b"HTTP/1.1 200")
-    connection.close()
-    until(lambda: under_way(server) == 0)
-    until(lambda: any(e.get("code") == "client_gone" for e in server.log))
+    def left() -> bool:
+        connection = raw_stream(server, seed=3)
+        assert connection.recv(64).startswith(b"HTTP/1.1 200")
+        connection.close()
+        until(lambda: under_way(server) == 0)
+        return any(entry.get("code") == "client_gone" for entry in server.log)
+
+    # On a busy machine a small model's text is at its end before anyone sees the client gone.
+    until(left)
 
 
 def test_a_full_queue_says_when_to_come_back(server: Running, client: openai.OpenAI) -> None:
