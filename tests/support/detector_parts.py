@@ -103,6 +103,14 @@ def embedding(session: OnnxSession, text: str) -> Any:
     return feed(session, [text])["embedding"]
 
 
+def token_rows(texts: list[str]) -> list[Any]:
+    """Token ids of each text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(tokenizer_json().decode())
+    return [np.array(tokenizer.encode(text).ids, np.int64) for text in texts]
+
+
 def feed(session: OnnxSession, texts: list[str]) -> dict[str, Any]:
     """What the graph says of texts, without n-grams and rules."""
     from tokenizers import Tokenizer

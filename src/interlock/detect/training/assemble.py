@@ -38,6 +38,7 @@ from interlock.detect.training.recipe import (
     grams_of,
     highest,
 )
+from interlock.detect.training.smooth import smoothed
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -155,27 +156,31 @@ def assemble(
 
     threshold    of the mixed logit, before calibration
     calibration  scale and shift of `calibrate`
-    seen         training texts, for the anomaly's vectors
+    seen         training texts, for the anomaly's vectors and the smoothing of activations
     held         texts of no part's training, for its threshold
     reference    texts of the fidelity gate
     """
     scale, shift = calibration
+    tokens = Tokens(seen.cuts, tokenizer, 336)
     encoder = {
         name: value.detach().float().numpy() for name, value in scorer.encoder.state_dict().items()
     }
-    parts = Parts(
-        encoder,
-        scorer.attack.weight.detach().numpy(),
-        scorer.attack.bias.detach().numpy(),
-        scorer.family.weight.detach().numpy(),
-        scorer.family.bias.detach().numpy(),
-        linear.ngrams.weight.astype(np.float32),
-        linear.ngrams.idf.astype(np.float32),
-        float(linear.ngrams.bias),
-        linear.rule_weight.astype(np.float32),
-        float(linear.rule_bias),
-        np.array([scale * share for share in MIX], dtype=np.float32),
-        shift,
+    parts = smoothed(
+        Parts(
+            encoder,
+            scorer.attack.weight.detach().numpy(),
+            scorer.attack.bias.detach().numpy(),
+            scorer.family.weight.detach().numpy(),
+            scorer.family.bias.detach().numpy(),
+            linear.ngrams.weight.astype(np.float32),
+            linear.ngrams.idf.astype(np.float32),
+            float(linear.ngrams.bias),
+            linear.rule_weight.astype(np.float32),
+            float(linear.rule_bias),
+            np.array([scale * share for share in MIX], dtype=np.float32),
+            shift,
+        ),
+        _spread([row for at in range(len(seen.cuts)) for row in tokens.of(at)]),
     )
     known = seen.flat.labels
     attack = bundle.centres(seen.embedding[known == 1], CENTRES)
@@ -213,6 +218,11 @@ def assemble(
             rows.append(scorer.encoder(ids, torch.ones_like(ids)).numpy()[0])
     vectors = Vectors(tuple(reference), np.stack(rows).astype(np.float32), attack, harmless)
     return bundle.write(directory, parts, settings, tokenizer_json, vectors, card, provenance)
+
+
+def _spread(rows: Sequence[Any], count: int = 500) -> Sequence[Any]:
+    """At most about `count` rows in even steps."""
+    return rows[:: max(1, len(rows) // count)]
 
 
 def sources_of(cuts: Sequence[Cut]) -> list[Source]:

@@ -1,8 +1,9 @@
 """The detector as one ONNX graph: encoder, n-grams and rule features to a logit a window.
 
 The encoder's matrices are int8, the word vectors int8 with a scale a row. Activations are rounded
-with one scale for all windows of a run (DynamicQuantizeMatMul), but for the matrices behind the
-GELU, whose outliers need a scale a block (MatMulNBits). So a window's result depends a little on
+with one scale for all windows of a run (DynamicQuantizeMatMul), their channels made alike before
+(see `smooth`), but for the matrices behind the GELU, whose outliers need a scale a block
+(MatMulNBits). So a window's result depends a little on
 the windows beside it: run each by itself. Written with the operators that ONNX Runtime has for
 transformers, without torch.
 """
@@ -10,7 +11,7 @@ transformers, without torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Parts:
     ngram_weight   (buckets,), with `ngram_idf` and `ngram_bias`: see `linear.NgramModel`
     rule_weight    (R,) and `rule_bias`
     mix            (3,) of the logits of encoder, n-grams and rules, and `mix_bias`
+    smooth         (k,) numbers by a matrix's name, which its input's channels are divided by
     """
 
     encoder: Tensors
@@ -55,6 +57,7 @@ class Parts:
     rule_bias: float
     mix: Floats
     mix_bias: float
+    smooth: Tensors = field(default_factory=dict)
 
 
 def build(parts: Parts, *, int8: bool = True) -> onnx.ModelProto:
@@ -65,7 +68,7 @@ def build(parts: Parts, *, int8: bool = True) -> onnx.ModelProto:
     Outputs  embedding (W, 384) float32 of length 1; score (W,); logit (W,); families (W, F);
              encoder_logit, ngram_logit, rule_logit (W,); all float32
     """
-    graph = _Graph(int8)
+    graph = _Graph(int8, parts.smooth)
     embedding = _encoder(graph, parts.encoder)
     both = graph.add(
         "Gemm",
@@ -114,7 +117,7 @@ def _encoder(graph: _Graph, tensors: Tensors) -> str:
     layers = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
     for layer in range(layers):
         at = f"layers.{layer}"
-        both = graph.dense(f"{at}.qkv", [tensors[f"{at}.{part}.weight"] for part in _QKV], hidden)
+        both = graph.dense(f"{at}.qkv", tensors, hidden)
         query, key, value = graph.add("Split", [both], outputs=3, axis=2, num_outputs=3)
         bias = np.concatenate([tensors[f"{at}.{part}.bias"] for part in _QKV])
         attended = graph.add(
@@ -123,13 +126,13 @@ def _encoder(graph: _Graph, tensors: Tensors) -> str:
             domain=_MS,
             num_heads=HEADS,
         )
-        mixed = graph.dense(f"{at}.mixed", [tensors[f"{at}.mixed.weight"]], attended)
+        mixed = graph.dense(f"{at}.mixed", tensors, attended)
         hidden = graph.skip(f"{at}.mixed", tensors, mixed, hidden)
-        wide = graph.dense(f"{at}.wide", [tensors[f"{at}.wide.weight"]], hidden)
+        wide = graph.dense(f"{at}.wide", tensors, hidden)
         wide = graph.add(
             "BiasGelu", [wide, graph.put(f"{at}.wide.bias", tensors[f"{at}.wide.bias"])], domain=_MS
         )
-        narrow = graph.dense(f"{at}.narrow", [tensors[f"{at}.narrow.weight"]], wide, blocks=True)
+        narrow = graph.dense(f"{at}.narrow", tensors, wide, blocks=True)
         hidden = graph.skip(f"{at}.narrow", tensors, narrow, hidden, norm=f"{at}.norm")
     weight = graph.add("Cast", ["attention_mask"], to=TensorProto.FLOAT)
     weight = graph.add("Unsqueeze", [weight, graph.put("last", np.array([2], dtype=np.int64))])
@@ -139,6 +142,13 @@ def _encoder(graph: _Graph, tensors: Tensors) -> str:
 
 
 _QKV = ("query", "key", "value")
+
+
+def matrices(tensors: Tensors, name: str) -> Floats:
+    """(n, k) of an encoder's matrix by name; of `qkv`, the three one below the other."""
+    at, _, kind = name.rpartition(".")
+    parts = _QKV if kind == "qkv" else (kind,)
+    return np.concatenate([tensors[f"{at}.{part}.weight"] for part in parts]).astype(np.float32)
 
 
 def _ngrams(graph: _Graph, parts: Parts) -> None:
@@ -166,8 +176,9 @@ def _scalar(value: float) -> Floats:
 class _Graph:
     """Nodes and constants as they are added."""
 
-    def __init__(self, int8: bool) -> None:
+    def __init__(self, int8: bool, smooth: Tensors) -> None:
         self.int8 = int8
+        self.smooth = smooth
         self.nodes: list[onnx.NodeProto] = []
         self.stored: dict[str, onnx.TensorProto] = {}
         self.count = 0
@@ -209,16 +220,20 @@ class _Graph:
         scales = self.put(f"{name}.scale", scale.astype(np.float32))
         return str(self.add("Mul", [found, self.add("Gather", [scales, ids], axis=0)]))
 
-    def dense(self, name: str, matrices: list[Floats], hidden: str, *, blocks: bool = False) -> str:
-        """hidden Wᵀ without a bias, the matrices (n, k) one below the other.
+    def dense(self, name: str, tensors: Tensors, hidden: str, *, blocks: bool = False) -> str:
+        """hidden Wᵀ without a bias; see `matrices`.
 
         blocks  a scale for each block of activations and weights, in place of one for all
                 activations and one for each row of the matrix
         """
-        whole = np.concatenate(matrices).astype(np.float32)
+        whole = matrices(tensors, name)
         if not self.int8:
             return str(self.add("MatMul", [hidden, self.put(name, whole.T)]))
         if not blocks:
+            if name in self.smooth:
+                whole = whole * self.smooth[name]
+                inverse = self.put(f"{name}.smooth", np.reciprocal(self.smooth[name]))
+                hidden = str(self.add("Mul", [hidden, inverse]))
             scale = np.maximum(np.abs(whole).max(axis=1), np.float32(1e-12)) / np.float32(LEVELS)
             levels = np.rint(whole / scale[:, None]).astype(np.int8)
             stored = [self.put(f"{name}.levels", levels.T), self.put(f"{name}.scale", scale)]
