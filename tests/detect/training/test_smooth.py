@@ -21,7 +21,7 @@ def uneven() -> Parts:
     return replace(found, encoder={**found.encoder, "norm.weight": gain})
 
 
-def embeddings(model: Parts, int8: bool) -> np.ndarray:  # type: ignore[type-arg]
+def embeddings(model: Parts, int8: bool) -> np.ndarray:
     graph = OnnxSession(build(model, int8=int8).SerializeToString())
     return np.concatenate([feed(graph, [text])["embedding"] for text in TEXTS])
 

@@ -92,7 +92,8 @@ window.
 "Written" texts were written for this project one by one (`interlock/detect/training/texts`):
 harmless ones of the kinds that detectors take for attacks (trigger words in their ordinary senses,
 role-play and long prompts, e-mails and pages full of orders to people, very short texts, texts
-about language models, 25 languages), and attacks beside them. A tenth is held back ("~held").
+about language models, agents' tools, 25 languages), and attacks beside them. A tenth is held back
+("~held").
 
 "Generated" texts come from grammars in `interlock/detect/training/grammar`, written for this
 project: harmless texts full of trigger words, security questions, quoted attacks, scenes and
@@ -118,8 +119,10 @@ The models that ship, on texts that no model saw, of sources that they did see:
 {never}
 
 `bench/detector_loso.py` leaves out one source after the other and compares the parts.
-`bench/detector_unseen.jsonl` holds 1,080 texts for judging alone; threshold and the cost of windows
-were fixed with their scores in view, attacks and harmless ones alike.
+`bench/detector_unseen.jsonl` holds 1,080 texts for judging alone; threshold, the cost of windows
+and the guess at what is a document were fixed with their scores in view, attacks and harmless ones
+alike. `bench/detector_fresh.jsonl` holds 620 that were first scored when all was fixed, and on
+which it does worse. Both are in the project's figures (`docs/explanation/figures.md`).
 
 ## Where it fails
 
@@ -127,16 +130,17 @@ were fixed with their scores in view, attacks and harmless ones alike.
   train` fit it to your traffic.
 - A request that a user may well make, standing in a document as an order to the assistant
   ("explain photosynthesis"), is often missed: its words are harmless.
-- A third of the orders in documents is missed, more in long ones: a text's score falls a little
-  with the number of its windows, up to eight, since the worst of several harmless ones is higher
-  than one. Who pads an attack with harmless sentences gains that much.
-- Questions about the assistant itself ("what are your limitations?"), short sentences with a
-  trigger word in languages other than English, and role-play in which somebody has rules to keep or
-  to break are flagged too often.
+- Two of five orders in documents are missed. A text's score falls a little with the number of
+  its windows, up to eight, since the worst of several harmless ones is higher than one. Who pads an
+  attack with harmless sentences gains that much.
+- Where the caller does not say whether a text is a document, its form decides: lines, headers,
+  tags, length. Say it with `place`.
+- Short sentences with a trigger word and role-play in which somebody has rules to keep or to break
+  are flagged too often; attacks of a few words without one are mostly missed.
 - "I want you to act as …" counts as an attack in some of the sources.
 - English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
   texts, the encoder itself knows English only; other languages rest on n-grams and some hundred
-  texts, and attacks in them are mostly missed.
+  texts, and more than half of the attacks in them are missed.
 - An attacker who can try often will find words that pass. No figure here holds against someone
   who knows the detector.
 - The anomaly flag was set on texts of sources seen in training; on other traffic it fires more
