@@ -77,6 +77,9 @@ bench-detector-loso: $(VENV)/.train-detector ## the detector's parts on sources 
 bench-detector-ablation: $(VENV)/.extras ## what each part of the shipped detector is worth, on texts that it was not trained on
 	$(THREADS) $(BIN)/python bench/detector_ablation.py
 
+bench-detector-disguises: $(VENV)/.extras ## what disguises cost the whole detector, on texts that it was not trained on
+	$(THREADS) $(BIN)/python bench/detector_disguises.py
+
 bench-detector-rules: $(VENV)/.extras ## what the detector's rules hit, a source, and what disguises cost; DATA="labelled.parquet …"
 	$(THREADS) $(BIN)/python bench/detector_rules.py $(DATA)
 

@@ -13,7 +13,7 @@ import numpy as np
 from interlock.detect.anomaly import distance
 from interlock.detect.calibration import Calibration
 from interlock.detect.fuse import fused_logit, probability, worst_windows
-from interlock.detect.inputs import features_of, readings
+from interlock.detect.inputs import features_of, readings, windows_beside
 from interlock.detect.model import DetectorModel
 from interlock.detect.normalise import normalise
 from interlock.detect.place import document_weight
@@ -149,7 +149,8 @@ class Assessor:
         at = _lap(timings, "model", at)
         if not np.isfinite(judged.logit).all():
             raise EngineError("the model gave a logit that is not finite")
-        logit = fused_logit(judged.logit, model.settings.fuse)
+        own = windows_beside(found, int(judged.logit.argmax()))
+        logit = fused_logit(judged.logit, model.settings.fuse, own)
         if self.calibration is not None:
             logit = self.calibration.apply(logit)
         score = probability(logit)

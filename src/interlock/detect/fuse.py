@@ -14,13 +14,16 @@ from interlock.detect.settings import FuseSettings
 Logits = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 
-def fused_logit(logits: Logits, settings: FuseSettings) -> float:
+def fused_logit(logits: Logits, settings: FuseSettings, own: int | None = None) -> float:
     """The calibrated logit of a text from the logits (W,) of its windows, W at least 1.
 
     The maximum, or for a temperature t above 0 the soft maximum t·log Σ exp(z/t), less
-    `settings.windows` · log W, W up to `settings.counted`, since the maximum of several harmless
+    `settings.windows` · log `own`, up to `settings.counted`, since the maximum of several harmless
     windows is larger than that of one; then scaled and shifted. The bound keeps one bad window in a
     long text visible. Raises ValueError for no windows and for a logit that is NaN.
+
+    own  windows of the text as it stands, all W by default; other readings of the same text make
+         it no longer
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 1 or not len(values):
@@ -32,7 +35,7 @@ def fused_logit(logits: Logits, settings: FuseSettings) -> float:
         with np.errstate(over="ignore"):  # of a quotient that is as good as minus infinity
             spread = np.exp((values - top) / settings.temperature).sum()
         top += settings.temperature * float(np.log(spread))
-    top -= settings.windows * float(np.log(min(len(values), settings.counted)))
+    top -= settings.windows * float(np.log(min(own or len(values), settings.counted)))
     return settings.scale * top + settings.shift
 
 

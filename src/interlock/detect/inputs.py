@@ -67,6 +67,25 @@ def readings(
     return main + extra, ", ".join(cuts) or None
 
 
+def windows_beside(found: Sequence[Reading], at: int) -> int:
+    """How many windows the text has when it is read as the reading with this index is read.
+
+    Those of the same disguise, and those of the text as it stands where that disguise was not taken
+    off: a text is not longer for being encoded, nor for being read in several ways.
+    """
+    via = found[at].via
+    same = [reading for reading in found if reading.via == via]
+    if not via:
+        return len(same)
+    apart = [
+        reading
+        for reading in found
+        if not reading.via
+        and not any(one.start < reading.end and reading.start < one.end for one in same)
+    ]
+    return len(same) + len(apart)
+
+
 def _chosen(found: list[Reading], hits: Sequence[Hit], room: int) -> list[Reading]:
     """At most `room` of the readings, in their order."""
     kept = {

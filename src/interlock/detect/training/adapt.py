@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from interlock.bundle import Bundle, Metadata, load, pack, signature_of
 from interlock.bundle.publish import check_target
 from interlock.detect.fuse import fused_logit, probability
+from interlock.detect.inputs import windows_beside
 from interlock.detect.labelled import Labelled
 from interlock.detect.model import DetectorModel
 from interlock.detect.rules import RulePack
@@ -152,9 +153,12 @@ class _Windows:
 
     def fused(self, logits: Floats, settings: Settings) -> Floats:
         """(n,) each text's logit."""
-        return np.array(
-            [fused_logit(logits[self.owner == at], settings.fuse) for at in range(len(self.cuts))]
-        )
+        found = []
+        for at, item in enumerate(self.cuts):
+            own = logits[self.owner == at]
+            beside = windows_beside(item.windows, int(own.argmax()))
+            found.append(fused_logit(own, settings.fuse, beside))
+        return np.array(found)
 
 
 class _Weights:

@@ -14,6 +14,7 @@ from interlock.bundle import Bundle
 from interlock.detect.anomaly import distance
 from interlock.detect.features import FAMILIES, FEATURE_NAMES
 from interlock.detect.fuse import probability
+from interlock.detect.inputs import windows_beside
 from interlock.detect.settings import (
     AnomalySettings,
     Bands,
@@ -99,7 +100,12 @@ class Seen:
     def scores(self, mix: Sequence[float] = MIX) -> Floats:
         """(n,) the highest mixed logit of each text, less what its windows cost."""
         total = mix[0] * self.encoder + mix[1] * self.ngrams + mix[2] * self.rules
-        sizes = np.array([len(item.windows) for item in self.cuts])
+        sizes = np.array(
+            [
+                windows_beside(item.windows, int(total[self.flat.owner == at].argmax()))
+                for at, item in enumerate(self.cuts)
+            ]
+        )
         found = highest(total, self.flat.owner, len(self.cuts))
         return np.asarray(found - WINDOWS * np.log(np.minimum(sizes, COUNTED)))
 
