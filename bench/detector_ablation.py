@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from interlock.detect.inputs import features_of, readings
+from interlock.detect.inputs import Reading, features_of, readings, windows_beside
 from interlock.detect.labelled import read_labelled
 from interlock.detect.model import load_model
 from interlock.detect.normalise import normalise
@@ -75,8 +75,8 @@ def main() -> None:
         )
 
 
-def _logits(texts: list[tuple[str, str]]) -> list[Scores]:
-    """(W, 3) of each text: what encoder, n-grams and rules say of its windows."""
+def _logits(texts: list[tuple[str, str]]) -> list[tuple[Scores, list[Reading]]]:
+    """Of each text (W, 3), what encoder, n-grams and rules say of its windows, and the windows."""
     model, pack = load_model(), load_pack()
     found = []
     for text, place in texts:
@@ -87,17 +87,17 @@ def _logits(texts: list[tuple[str, str]]) -> list[Scores]:
         weight = document_weight(text, Place(place).value)
         judged = model.judge([window.text for window in windows], features, weight)
         parts = np.stack([judged.encoder, judged.ngrams, judged.rules], axis=1)
-        found.append(parts.astype(np.float64))
+        found.append((parts.astype(np.float64), windows))
     return found
 
 
-def _scores(logits: list[Scores], mix: tuple[float, float, float]) -> Scores:
-    return np.array(
-        [
-            (windows @ np.array(mix)).max() - WINDOWS * np.log(min(len(windows), COUNTED))
-            for windows in logits
-        ]
-    )
+def _scores(logits: list[tuple[Scores, list[Reading]]], mix: tuple[float, float, float]) -> Scores:
+    found = []
+    for parts, windows in logits:
+        mixed = parts @ np.array(mix)
+        own = windows_beside(windows, int(mixed.argmax()))
+        found.append(mixed.max() - WINDOWS * np.log(min(own, COUNTED)))
+    return np.array(found)
 
 
 def _draw(attacks: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -22,8 +22,8 @@ def fused_logit(logits: Logits, settings: FuseSettings, own: int | None = None) 
     windows is larger than that of one; then scaled and shifted. The bound keeps one bad window in a
     long text visible. Raises ValueError for no windows and for a logit that is NaN.
 
-    own  windows of the text as it stands, all W by default; other readings of the same text make
-         it no longer
+    own  windows of the text in the reading that the maximum is from, see `windows_beside`; all W
+         by default
     """
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 1 or not len(values):
