@@ -28,8 +28,8 @@ from interlock.detect.training.encoder import Plan, Scorer, Tokens, train
 from interlock.detect.training.generated import attacks, harmless
 from interlock.detect.training.minilm import base_directory, load_base
 
-FIRST = Plan(visits=40_000)
-SECOND = Plan(visits=100_000, rate=1e-4, seed=3)
+FIRST = Plan(visits=40_000, tokens=128)
+SECOND = Plan(visits=80_000, rate=1e-4, seed=3, tokens=128)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def test_white_space_has_no_window() -> None:
 def test_a_sentence_that_is_long_enough_stands_alone() -> None:
     first = "The first sentence has more characters than a window needs to have."
     second = "The second one has more than that as well, so it is on its own too."
-    assert texts_of(f"{first} {second}", whole=20, least=40) == [first, second]
+    assert texts_of(f"{first} {second}", whole=20, least=40, line=40) == [first, second]
 
 
 def test_a_line_stands_alone_sooner_than_a_sentence() -> None:

@@ -15,6 +15,7 @@ from interlock.detect.calibration import Calibration
 from interlock.detect.fuse import fused_logit, probability, worst_windows
 from interlock.detect.inputs import features_of, readings, windows_beside
 from interlock.detect.model import DetectorModel
+from interlock.detect.narrow import narrowed
 from interlock.detect.normalise import normalise
 from interlock.detect.place import document_weight
 from interlock.detect.policy import Band, Policy
@@ -177,6 +178,12 @@ class Assessor:
             attack=attack,
             faults=faults,
         )
+        # Of an attack the windows that look like one are told, and of any the worst.
+        told = [w for rank, w in enumerate(windows) if attack and (rank == 0 or w.logit > 0)]
+        places = [
+            narrowed(model, normalised, found[at], w.logit, hits, document)
+            for at, w in zip(worst, told, strict=False)
+        ]
         relation = "reaches" if attack else "is below"
         verdict = f"score {score:.3f} {relation} the threshold {thresholds.confidence:.3f}"
         if band is not Band.NONE and not attack:
@@ -193,7 +200,7 @@ class Assessor:
             reasons=(verdict, *rule_reasons(hits), *why),
             family=family,
             families=families,
-            spans=spans_of(hits, windows, attack),
+            spans=spans_of(hits, told, places),
             windows=windows,
             signals=signals_of(hits, windows[0], anomaly),
             faults=tuple(dict.fromkeys(faults)),
@@ -235,7 +242,7 @@ class Assessor:
                 place=common["place"], severity=worst_severity(hits), faults=faults
             ),
             reasons=tuple(why) or ("the text is empty",),
-            spans=spans_of(hits, (), False),
+            spans=spans_of(hits),
             faults=tuple(dict.fromkeys(faults)),
             timings=timings,
         )
@@ -266,7 +273,7 @@ class Assessor:
             ),
             reasons=(*filter(None, why), *rule_reasons(hits)),
             family=family,
-            spans=spans_of(hits, (), False),
+            spans=spans_of(hits),
             signals=("rules",) if hits else (),
             faults=tuple(dict.fromkeys(faults)),
             timings=timings,

@@ -24,12 +24,15 @@ class Reading:
     text        what the encoder and the n-grams read
     start, end  where it lies in the original text, end exclusive
     via         the disguises that were taken off to read it, folding left out
+    view, at    which of the text's views it is of, and where it begins in that
     """
 
     text: str
     start: int
     end: int
     via: tuple[str, ...]
+    view: int = 0
+    at: int = 0
 
 
 def readings(
@@ -55,7 +58,8 @@ def readings(
             if number and text in seen:
                 continue
             seen.add(text)
-            reading = Reading(text, *view.span(window.start, window.end), via)
+            start, end = view.span(window.start, window.end)
+            reading = Reading(text, start, end, via, number, window.start)
             (extra if number else main).append(reading)
     if len(extra) > settings.extra:
         cuts.append(f"{settings.extra} of {len(extra)} windows of other readings")

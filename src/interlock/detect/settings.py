@@ -40,10 +40,10 @@ class WindowSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     tokens: int = 336
-    whole: int = 240
-    least: int = 90
-    line: int = 40
-    characters: int = 320
+    whole: int = 320
+    least: int = 240
+    line: int = 200
+    characters: int = 420
     extra: int = 16
     most: int = 256
 

@@ -44,19 +44,19 @@ def window_scores(
 
 
 def spans_of(
-    hits: tuple[Hit, ...], worst: tuple[WindowScore, ...], attack: bool
+    hits: tuple[Hit, ...],
+    worst: Sequence[WindowScore] = (),
+    places: Sequence[tuple[int, int]] = (),
 ) -> tuple[Span, ...]:
-    """The hits, and of an attack the windows that look like one, in text order."""
+    """The hits and the windows, in text order; `places` is what is told of each window."""
     found = [
         Span(hit.start, hit.end, "rule", hit.rule, hit.family, hit.severity, hit.via)
         for hit in hits
     ]
-    if attack:
-        found += [
-            Span(w.start, w.end, "window", w.family, w.family, w.score, w.via)
-            for rank, w in enumerate(worst)
-            if rank == 0 or w.logit > 0
-        ]
+    found += [
+        Span(start, end, "window", w.family, w.family, w.score, w.via)
+        for w, (start, end) in zip(worst, places, strict=True)
+    ]
     return tuple(sorted(found, key=lambda span: (span.start, span.end)))
 
 
