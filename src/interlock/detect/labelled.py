@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -183,6 +184,8 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
     decoder = msgspec.json.Decoder(dict[str, Any])
     with path.open("rb") as file:
         for at, line in enumerate(file, 1):
+            if at == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
@@ -192,4 +195,5 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
 
 
 def _json(path: Path, columns: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
-    return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    return msgspec.json.decode(data, type=list[dict[str, Any]])
