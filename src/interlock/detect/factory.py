@@ -3,7 +3,7 @@
 | variable | stands for |
 | --- | --- |
 | `ONNX_MODEL_PATH` | `onnx_model_path` |
-| `ONNX_TOKENIZER` | `tokenizer_name` |
+| `ONNX_TOKENIZER` | `tokenizer_name`; not for the bundles of `create_best_l2_detector` |
 | `ONNX_CONFIDENCE_THRESHOLD` | `confidence_threshold` |
 | `ONNX_MAX_BATCH_SIZE` | texts of one run of a bare encoder |
 | `ONNX_NUM_THREADS` | threads of ONNX Runtime |
