@@ -222,6 +222,23 @@ def test_an_error_about_a_label_quotes_no_text(tmp_path: Path) -> None:
         read_labelled(path)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "data"),
+    [
+        (".csv", "my password is swordfish,1\nanother text,0\n"),
+        (".tsv", "my password is swordfish\t1\nanother text\t0\n"),
+        (".jsonl", '{"my password is swordfish": 1}\n'),
+    ],
+)
+def test_an_error_about_columns_quotes_no_text(tmp_path: Path, suffix: str, data: str) -> None:
+    path = tmp_path / f"headless{suffix}"
+    path.write_text(data)
+    with pytest.raises(InputError, match="no column 'text'") as raised:
+        read_labelled(path)
+    assert "swordfish" not in str(raised.value)
+    assert "a name of 24 characters" in str(raised.value)
+
+
 def test_scores_of_another_release_are_not_taken(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
