@@ -90,7 +90,14 @@ def test_each_environment_has_its_threshold(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"environment": "moon"}, {"threshold": 1.5}, {"cache": -1}, {"threads": 0}, {"threads": 257}],
+    [
+        {"environment": "moon"},
+        {"threshold": 1.5},
+        {"threshold": True},
+        {"cache": -1},
+        {"threads": 0},
+        {"threads": 257},
+    ],
 )
 def test_a_wrong_setting_is_named(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
@@ -180,6 +187,7 @@ def test_the_embedder_gives_vectors_of_length_one(detector: Detector) -> None:
         ("HIGH_CONFIDENCE_THRESHOLD", -0.1),
         ("MEDIUM_CONFIDENCE_THRESHOLD", "0.65"),
         ("LOW_CONFIDENCE_THRESHOLD", 1.1),
+        ("LOW_CONFIDENCE_THRESHOLD", True),
         ("ANOMALY_THRESHOLD", float("inf")),
     ],
 )

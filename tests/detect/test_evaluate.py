@@ -194,9 +194,25 @@ def of_another_bundle(found: object) -> bytes:
     return msgspec.json.encode({**msgspec.to_builtins(found), "bundle": "sha256:0"})
 
 
+@pytest.mark.parametrize("n", [100, 120, 150, 300])
+def test_a_laxer_environment_has_no_higher_threshold(n: int) -> None:
+    # Few texts say nothing sure of a small rate, and of a larger one only that it is kept by less.
+    scores = np.random.default_rng(1).uniform(size=n)
+    found = calibrate(scores, np.zeros(n, np.bool_), bundle="x", fpr=0.01).thresholds
+    assert found["production"] >= found["staging"] >= found["development"]
+
+
 def test_a_calibration_that_cannot_keep_the_rate_is_refused() -> None:
     with pytest.raises(InputError, match="3 of 100 harmless texts have a score of 1"):
         calibrate(np.array([1.0] * 3 + [0.1] * 97), np.zeros(100, np.bool_), bundle="x", fpr=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, suffix)
+    plain = read_labelled(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_labelled(path) == plain
 
 
 def test_an_error_about_a_label_quotes_no_text(tmp_path: Path) -> None:
@@ -204,6 +220,23 @@ def test_an_error_about_a_label_quotes_no_text(tmp_path: Path) -> None:
     path.write_text("label,text\nmy password is swordfish,1\n")
     with pytest.raises(InputError, match="label is a text of 24 characters"):
         read_labelled(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data"),
+    [
+        (".csv", "my password is swordfish,1\nanother text,0\n"),
+        (".tsv", "my password is swordfish\t1\nanother text\t0\n"),
+        (".jsonl", '{"my password is swordfish": 1}\n'),
+    ],
+)
+def test_an_error_about_columns_quotes_no_text(tmp_path: Path, suffix: str, data: str) -> None:
+    path = tmp_path / f"headless{suffix}"
+    path.write_text(data)
+    with pytest.raises(InputError, match="no column 'text'") as raised:
+        read_labelled(path)
+    assert "swordfish" not in str(raised.value)
+    assert "a name of 24 characters" in str(raised.value)
 
 
 def test_scores_of_another_release_are_not_taken(

@@ -20,7 +20,7 @@ from interlock.detect import (
     factory,
     model,
 )
-from interlock.errors import ConfigError, InputError, MissingExtraError
+from interlock.errors import BundleFormatError, ConfigError, InputError, MissingExtraError
 from interlock.kernel.outcome import Status
 
 VARIABLES = (
@@ -118,7 +118,6 @@ def test_variables_stand_for_arguments(bundle: Path, monkeypatch: pytest.MonkeyP
         ("ONNX_NUM_THREADS", "0"),
         ("ONNX_NUM_THREADS", "inf"),
         ("ONNX_NUM_THREADS", "nan"),
-        ("ONNX_MAX_BATCH_SIZE", "1.5"),
         ("ENABLE_ANOMALY_DETECTION", "perhaps"),
         ("ENVIRONMENT", "moon"),
     ],
@@ -127,8 +126,17 @@ def test_a_variable_that_cannot_be_read_is_named(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=f"{name}|confidence_threshold"):
+    with pytest.raises(ConfigError, match=name):
         create_onnx_only_detector(bundle)
+    assert name in create_best_l2_detector(True, bundles=[bundle]).analyze("text").reasons[0]
+
+
+def test_a_batch_size_that_cannot_be_read_is_named(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNX_MAX_BATCH_SIZE", "1.5")
+    with pytest.raises(ConfigError, match="ONNX_MAX_BATCH_SIZE"):
+        create_onnx_only_detector(encoder)
 
 
 def test_a_bare_encoder_embeds_and_says_that_it_does_not_judge(encoder: Path) -> None:
@@ -223,6 +231,21 @@ def test_criteria_choose_among_bundles(bundle: Path, tmp_path: Path) -> None:
         assert found.model_info["kind"] == "bundle"
     with pytest.raises(ConfigError, match="criteria"):
         create_best_l2_detector(criteria="best")  # type: ignore[arg-type]
+
+
+def test_one_directory_is_not_taken_for_many_of_one_character(bundle: Path) -> None:
+    with pytest.raises(ConfigError, match="bundles"):
+        create_best_l2_detector(bundles=str(bundle))
+    with pytest.raises(ConfigError, match="bundles"):
+        create_best_l2_detector(bundles=bundle)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_model_is_named(encoder: Path) -> None:
+    broken = encoder.with_name("broken.onnx")
+    broken.write_bytes(b"not a model")
+    with pytest.raises(BundleFormatError, match=r"^broken\.onnx") as raised:
+        create_onnx_only_detector(broken)
+    assert "bundle pack" not in (raised.value.hint or "")
 
 
 def test_a_variable_that_cannot_be_read_ends_in_the_stub(

@@ -81,6 +81,9 @@ def test_a_harmless_request_arrives_as_it_was_sent(address: str) -> None:
         {"input": ATTACKS[0]},
         {"input": [{"role": "user", "content": [{"type": "input_text", "text": ATTACKS[0]}]}]},
         {"prompt": [HARMLESS[0], ATTACKS[0]]},
+        {"prompt": {"id": "p", "variables": {"question": ATTACKS[0]}}},
+        {"input": {"question": HARMLESS[0], "context": [{"page": ATTACKS[0]}]}},
+        {"input": [{"type": "shell_call_output", "output": [{"stdout": ATTACKS[0]}]}]},
     ],
 )
 def test_an_attack_is_held_wherever_it_stands(address: str, document: dict[str, Any]) -> None:
@@ -102,6 +105,16 @@ def test_roles_that_the_application_alone_writes_can_be_trusted(detector: Detect
     with served(DetectorMiddleware(APP, detector, trusted=("system", "assistant"))) as address:
         for role, status in (("system", 200), ("assistant", 200), ("developer", 403)):
             assert post(address, chat(ATTACKS[0], role=role)).status_code == status
+
+
+def test_a_picture_and_the_names_of_things_are_no_texts(detector: Detector) -> None:
+    parts = [
+        {"type": "text", "text": HARMLESS[0]},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 999}},
+        {"type": "input_audio", "input_audio": {"data": "UklGRg" * 999, "format": "wav"}},
+    ]
+    with served(DetectorMiddleware(APP, detector, max_texts=1)) as address:
+        assert post(address, chat(parts)).json()["action"] == "allow"
 
 
 def test_more_texts_than_allowed_are_refused(detector: Detector) -> None:

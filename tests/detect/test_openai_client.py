@@ -164,7 +164,43 @@ def test_other_calls_of_the_api_are_judged(client: Any) -> None:
     with pytest.raises(HeldPromptError):
         client.responses.create(model="m", input=[output])
     with pytest.raises(HeldPromptError):
+        client.responses.compact(model="m", input=ATTACKS[0])
+    with pytest.raises(HeldPromptError):
         client.completions.create(model="m", prompt=[HARMLESS[0], ATTACKS[0]])
+    assert RECEIVED == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": ATTACKS[0]}]},
+        {"type": "shell_call_output", "call_id": "c", "output": [{"stderr": ATTACKS[0]}]},
+        {
+            "type": "code_interpreter_call",
+            "id": "c",
+            "outputs": [{"type": "logs", "logs": ATTACKS[0]}],
+        },
+        {"type": "file_search_call", "id": "c", "results": [{"text": ATTACKS[0]}]},
+        {"type": "mcp_call", "id": "c", "output": ATTACKS[0]},
+    ],
+    ids=lambda item: item["type"],
+)
+def test_whatever_a_tool_gave_is_judged_as_a_document(client: Any, item: dict[str, Any]) -> None:
+    with pytest.raises(HeldPromptError) as raised:
+        client.responses.create(model="m", input=[item])
+    assert raised.value.detection.place == "document"
+    assert RECEIVED == []
+
+
+@pytest.mark.parametrize(
+    "value", [ATTACKS[0], {"type": "input_text", "text": ATTACKS[0]}], ids=["text", "part"]
+)
+def test_what_is_put_into_a_stored_prompt_is_judged(client: Any, value: Any) -> None:
+    prompt = {"id": "p", "variables": {"question": value}}
+    with pytest.raises(HeldPromptError):
+        client.responses.create(model="m", prompt=prompt)
+    with pytest.raises(HeldPromptError):
+        client.responses.create(model="m", input=HARMLESS[0], extra_body={"prompt": prompt})
     assert RECEIVED == []
 
 

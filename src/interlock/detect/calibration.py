@@ -101,10 +101,12 @@ def calibrate(
     harmless = np.sort(scores[~attacks])
     n = len(harmless)
     check_enough(n, fpr)
-    thresholds = {
-        name: threshold_at(harmless, _allowed(n, min(0.5, fpr * factor)) / n)
-        for name, factor in zip(ENVIRONMENTS, (1, 2, 4), strict=True)
-    }
+    thresholds: dict[str, float] = {}
+    allowed = 0
+    for name, factor in zip(ENVIRONMENTS, (1, 2, 4), strict=True):
+        # A rate that few texts make sure of may allow fewer of them than a smaller one.
+        allowed = max(allowed, _allowed(n, min(0.5, fpr * factor)))
+        thresholds[name] = threshold_at(harmless, allowed / n)
     thresholds = {name: min(1.0, max(_SMALLEST, value)) for name, value in thresholds.items()}
     cut = thresholds["production"]
     reached = int((harmless >= cut).sum())

@@ -61,7 +61,8 @@ class DetectorConfig:
 
 def check_threshold(name: str, value: object, most: float = 1.0) -> None:
     """Raise ConfigError unless `value` is a number in 0 … `most`."""
-    if not isinstance(value, Real):
+    # True would be 1, which no score reaches.
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{name} is a {type(value).__name__}; it must be a number")
     if not 0 <= float(value) <= most:
         raise ConfigError(f"{name} is {value}; it must lie in 0 … {most:g}")

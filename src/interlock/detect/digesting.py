@@ -23,11 +23,13 @@ class Digester:
 
     def __init__(self, key: bytes | None = None) -> None:
         """Raise ConfigError for a key that is empty or too long."""
+        name = "the digest key"
         if key is None:
             given = os.environ.get(KEY_VARIABLE)
-            key = secrets.token_bytes(32) if given is None else given.encode()
+            name = KEY_VARIABLE
+            key = secrets.token_bytes(32) if given is None else os.fsencode(given)
         if not 1 <= len(key) <= 64:
-            raise ConfigError(f"the digest key has {len(key)} bytes; it must have 1 to 64")
+            raise ConfigError(f"{name} has {len(key)} bytes; it must have 1 to 64")
         self._state = hashlib.blake2b(digest_size=_SIZE, key=key)
 
     def __call__(self, text: str) -> str:

@@ -3,7 +3,7 @@
 | variable | stands for |
 | --- | --- |
 | `ONNX_MODEL_PATH` | `onnx_model_path` |
-| `ONNX_TOKENIZER` | `tokenizer_name` |
+| `ONNX_TOKENIZER` | `tokenizer_name`; not for the bundles of `create_best_l2_detector` |
 | `ONNX_CONFIDENCE_THRESHOLD` | `confidence_threshold` |
 | `ONNX_MAX_BATCH_SIZE` | texts of one run of a bare encoder |
 | `ONNX_NUM_THREADS` | threads of ONNX Runtime |
@@ -78,8 +78,8 @@ def create_onnx_only_detector(
     tokenizer = _text("ONNX_TOKENIZER") if tokenizer_name is None else tokenizer_name
     threshold = confidence_threshold
     if threshold is None:
-        threshold = _number("ONNX_CONFIDENCE_THRESHOLD")
-    if threshold is not None:
+        threshold = _threshold()
+    else:
         check_threshold("confidence_threshold", threshold)
     threads = _count("ONNX_NUM_THREADS", MOST_THREADS)
     batch = _count("ONNX_MAX_BATCH_SIZE")
@@ -138,8 +138,12 @@ def create_best_l2_detector(
     bundles           directories of bundles; the shipped one is tried after them
 
     Never fails for want of a model: the stub holds every text and says why. Raises ConfigError for
-    other criteria, and for a `USE_ONNX_ONLY` that is neither true nor false.
+    other criteria, for a `USE_ONNX_ONLY` that is neither true nor false, and for `bundles` that are
+    one directory instead of several.
     """
+    if isinstance(bundles, str | os.PathLike):
+        # A text is a sequence too, of directories of one character.
+        raise ConfigError(f"bundles is {str(bundles)!r}; it must be a list: [{str(bundles)!r}]")
     if criteria not in _CRITERIA:
         raise ConfigError(f"criteria is {criteria!r}; it must be one of {', '.join(_CRITERIA)}")
     if prefer_onnx_only is None:
@@ -165,7 +169,7 @@ def _opener(directory: Path) -> Callable[[], Detector]:
         return Detector.open(
             bundle=None if directory == model.SHIPPED else directory,
             environment=_environment(),
-            threshold=_number("ONNX_CONFIDENCE_THRESHOLD"),
+            threshold=_threshold(),
             anomaly=_flag("ENABLE_ANOMALY_DETECTION", True),
             threads=_count("ONNX_NUM_THREADS", MOST_THREADS) or 1,
         )
@@ -229,6 +233,14 @@ def _number(name: str) -> float | None:
         value = math.nan
     if not math.isfinite(value):
         raise ConfigError(f"{name} is {text!r}; it must be a number")
+    return value
+
+
+def _threshold() -> float | None:
+    name = "ONNX_CONFIDENCE_THRESHOLD"
+    value = _number(name)
+    if value is not None:
+        check_threshold(name, value)
     return value
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ _TRUE = frozenset(
 _FALSE = frozenset({"0", "0.0", "false", "no", "benign", "harmless", "safe", "legitimate", "clean"})
 PLACES = ("user", "document", "auto")
 _LONGEST_TOLD = 16
+_NAME = re.compile(r"[\w.:/-]{1,40}")
 _LONGEST_CELL = min(sys.maxsize, (1 << 31) - 1)
 
 
@@ -95,7 +98,7 @@ def _row(
     text_column, label_column, source_column, place_column = columns
     for name in (text_column, label_column):
         if name not in row:
-            there = ", ".join(map(str, row)) or "nothing"
+            there = ", ".join(map(_column, row)) or "nothing"
             raise InputError(f"{file}, row {at}: no column {name!r}; it has {there}")
     text = row[text_column]
     if not isinstance(text, str):
@@ -117,6 +120,12 @@ def _row(
             "it must be 1 for an attack or 0"
         )
     return Labelled(text, attack, stem if source in (None, "") else str(source), place)
+
+
+def _column(name: object) -> str:
+    """A column's name; of what is not written like one, a prompt in its place, only the length."""
+    text = str(name)
+    return text if _NAME.fullmatch(text) else f"a name of {len(text)} characters"
 
 
 def _told(value: Any) -> str:
@@ -144,7 +153,8 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]
             there = file.schema_arrow.names
             wanted = [name for name in columns if name in there]
             if not wanted:
-                raise InputError(f"{path.name} has the columns {', '.join(there) or 'none'}")
+                columns_there = ", ".join(map(_column, there)) or "none"
+                raise InputError(f"{path.name} has the columns {columns_there}")
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
                 yield from batch.to_pylist()
     except ArrowException as error:
@@ -183,6 +193,8 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
     decoder = msgspec.json.Decoder(dict[str, Any])
     with path.open("rb") as file:
         for at, line in enumerate(file, 1):
+            if at == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
@@ -192,4 +204,5 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
 
 
 def _json(path: Path, columns: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
-    return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    return msgspec.json.decode(data, type=list[dict[str, Any]])

@@ -11,6 +11,7 @@ import asyncio
 import fnmatch
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from itertools import islice
 from typing import Any
@@ -34,6 +35,12 @@ CHAT_FIELDS = ("messages.*.content", "input", "prompt")
 """Where chat requests keep their texts."""
 HEADER = b"x-interlock-detector"
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
+# What is written like a name under a key of names, or like a link or a file under one of those, is
+# no text; anything else there is, since whoever sends a request chooses its keys.
+_NAMES = frozenset({"role", "type", "id", "status", "detail", "format"})
+_NAME = re.compile(r"[\w.:/-]{1,64}")
+_FILES = frozenset({"url", "image_url", "data", "file_data", "encrypted_content"})
+_FILE = re.compile(r"https?://\S+|(?:data:[\w.+/-]+;base64,)?[A-Za-z0-9+/=]+")
 # White space, and what stands before and between the characters of other encodings.
 _BEFORE_JSON = b" \t\r\n\x00\xef\xbb\xbf\xfe\xff"
 _BEGINNINGS = (b"{", b"[")
@@ -45,7 +52,9 @@ class DetectorMiddleware:
 
     paths      patterns of the request paths that are judged, such as `/v1/*`; all by default
     fields     where the texts are: keys joined by dots, `*` for every item of a list; everything
-               below such a place that is a text is judged. A message's `role` gives its place
+               below such a place that is a text is judged, whatever its key, but for names, links
+               and encoded files. A message's `role` gives its place, and what a tool gave
+               (`…_output`) is a document
     trusted    roles whose messages are not judged; none by default, since whoever sends a request
                may call a message `system`. Name those that your own code alone can write
     max_bytes, max_texts
@@ -178,10 +187,21 @@ def _texts(
         for item in value:
             yield from _texts(item, (), place, trusted)
     elif isinstance(value, dict):
-        # A part of a message, such as {"type": "text", "text": …}, or a message with its content.
-        for key in ("text", "content", "output"):
-            if key in value:
-                yield from _texts(value[key], (), place, trusted)
+        kind = value.get("type")
+        if isinstance(kind, str) and kind.endswith("_output"):
+            place = "document"
+        for key, item in value.items():
+            if not _is_no_text(key, item):
+                yield from _texts(item, (), place, trusted)
+
+
+def _is_no_text(key: str, value: Any) -> bool:
+    """Whether `value` is a name, a link, a file or a model's statistics, as `key` says."""
+    if not isinstance(value, str):
+        return key == "logprobs"
+    if key in _NAMES or key.endswith("_id"):
+        return _NAME.fullmatch(value) is not None
+    return key in _FILES and _FILE.fullmatch(value) is not None
 
 
 def _claims_json(scope: Scope) -> bool:

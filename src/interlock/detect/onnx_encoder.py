@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock.bundle.limits import DEFAULT_LIMITS
+from interlock.bundle.manifest import MODEL
 from interlock.bundle.pack import read_model
 from interlock.detect.tokenizer import open_tokenizer, storable
 from interlock.engines.onnx import OnnxSession, SessionConfig
-from interlock.kernel.errors import ConfigError, EngineError, InputError
+from interlock.kernel.errors import BundleFormatError, ConfigError, EngineError, InputError
 
 Floats = npt.NDArray[np.float32]
 _KNOWN = ("input_ids", "attention_mask", "token_type_ids")
@@ -118,7 +119,13 @@ def open_encoder(
     no model, and EngineUnavailableError.
     """
     path = Path(model)
-    data = read_model(path, DEFAULT_LIMITS)
+    try:
+        data = read_model(path, DEFAULT_LIMITS)
+    except BundleFormatError as error:
+        # Written for a bundle's file; this one has another name, and no bundle around it.
+        raise BundleFormatError(
+            error.message.replace(MODEL, path.name), hint="name an encoder in ONNX"
+        ) from None
     session = OnnxSession(data, SessionConfig(intra_op_threads=threads))
     if tokenizer is None:
         near = [path.parent, path.parent.parent]

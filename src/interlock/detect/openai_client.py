@@ -23,14 +23,17 @@ _log = logging.getLogger("interlock.detect")
 _PLACES = {"user": "user", "tool": "document", "function": "document"}
 _TRUSTED = frozenset({"system", "developer", "assistant"})
 _GUARDED = {
-    ("chat", "completions", "create"): "messages",
-    ("chat", "completions", "parse"): "messages",
-    ("chat", "completions", "stream"): "messages",
-    ("responses", "create"): "input",
-    ("responses", "parse"): "input",
-    ("responses", "stream"): "input",
-    ("completions", "create"): "prompt",
+    ("chat", "completions", "create"): ("messages",),
+    ("chat", "completions", "parse"): ("messages",),
+    ("chat", "completions", "stream"): ("messages",),
+    ("responses", "create"): ("input", "prompt"),
+    ("responses", "parse"): ("input", "prompt"),
+    ("responses", "stream"): ("input", "prompt"),
+    ("responses", "compact"): ("input",),
+    ("completions", "create"): ("prompt",),
 }
+# Where a message, a part of one, what a tool gave, and a stored prompt keep their texts.
+_HOLDING = ("text", "content", "output", "outputs", "stdout", "stderr", "logs", "results")
 # Copies of the client that its methods return; they must be guarded as well.
 _COPIES = frozenset({"with_options", "copy"})
 _WAYS = frozenset({"with_raw_response", "with_streaming_response", "beta"})
@@ -47,9 +50,9 @@ def guard(
     on_flag  called with the answer for each flagged message; the request is sent all the same
 
     A request with a held message raises HeldPromptError before anything is sent. Judged are user,
-    tool and function messages, the outputs of calls, and prompts that are plain texts; what the
-    system, the developer and the assistant say is not. Raises ConfigError for arguments that are
-    no client and no detector.
+    tool and function messages, the outputs of calls, prompts that are plain texts, and what is put
+    into a stored prompt; what the system, the developer and the assistant say is not. Raises
+    ConfigError for arguments that are no client and no detector.
     """
     if not isinstance(detector, Detector):
         raise ConfigError(f"detector is a {type(detector).__name__}; it must be a Detector")
@@ -76,9 +79,9 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._target, name)
         path = self._path if name in _WAYS else (*self._path, name)
-        field = _GUARDED.get(path)
-        if field is not None and callable(found):
-            return self._judging(found, field)
+        fields = _GUARDED.get(path)
+        if fields is not None and callable(found):
+            return self._judging(found, fields)
         if not self._path and name in _COPIES:
             return lambda *args, **kwargs: _Guarded(
                 found(*args, **kwargs), self._detector, self._on_flag, ()
@@ -101,18 +104,18 @@ class _Guarded:
     async def __aexit__(self, *args: Any) -> Any:
         return await self._target.__aexit__(*args)
 
-    def _judging(self, method: Callable[..., Any], field: str) -> Callable[..., Any]:
+    def _judging(self, method: Callable[..., Any], fields: tuple[str, ...]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(inspect.unwrap(method)):
 
             async def send_async(*args: Any, **kwargs: Any) -> Any:
-                for text, place in _judged(kwargs, field):
+                for text, place in _judged(kwargs, fields):
                     self._take(await self._detector.ascan(text, place))
                 return await method(*args, **kwargs)
 
             return send_async
 
         def send(*args: Any, **kwargs: Any) -> Any:
-            for text, place in _judged(kwargs, field):
+            for text, place in _judged(kwargs, fields):
                 self._take(self._detector.scan(text, place))
             return method(*args, **kwargs)
 
@@ -129,17 +132,19 @@ class _Guarded:
             self._on_flag(found)
 
 
-def _judged(kwargs: dict[str, Any], field: str) -> list[tuple[str, str]]:
+def _judged(kwargs: dict[str, Any], fields: tuple[str, ...]) -> list[tuple[str, str]]:
     """(text, place) of what is judged of a call; iterators in `kwargs` become lists."""
-    if field in kwargs:
-        # An iterator can be read once: what was judged is what must be sent.
-        kwargs[field] = _listed(kwargs[field])
-    found = list(_texts(kwargs.get(field), "user"))
-    extra = kwargs.get("extra_body")
-    if isinstance(extra, dict) and field in extra:
-        # The client lets it replace the field.
-        kwargs["extra_body"] = extra = {**extra, field: _listed(extra[field])}
-        found.extend(_texts(extra[field], "user"))
+    found: list[tuple[str, str]] = []
+    for field in fields:
+        if field in kwargs:
+            # An iterator can be read once: what was judged is what must be sent.
+            kwargs[field] = _listed(kwargs[field])
+        found.extend(_texts(kwargs.get(field), "user"))
+        extra = kwargs.get("extra_body")
+        if isinstance(extra, dict) and field in extra:
+            # The client lets it replace the field.
+            kwargs["extra_body"] = extra = {**extra, field: _listed(extra[field])}
+            found.extend(_texts(extra[field], "user"))
     return found
 
 
@@ -169,11 +174,15 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(role, str):
         place = _PLACES.get(role, "auto")
     kind = _field(value, "type")
-    if isinstance(kind, str) and kind.endswith("_output"):
+    if isinstance(kind, str) and kind.endswith(("_output", "_call")):
         place = "document"
-    for name in ("text", "content", "output"):
+    for name in _HOLDING:
         inner = _field(value, name)
         if inner is not None:
+            yield from _texts(inner, place)
+    variables = _field(value, "variables")
+    if isinstance(variables, dict):
+        for inner in variables.values():
             yield from _texts(inner, place)
 
 
