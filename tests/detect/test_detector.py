@@ -254,3 +254,19 @@ def test_one_text_is_not_taken_for_many_of_one_character(detector: Detector) -> 
         detector.scan_many(ATTACKS[0])
     with pytest.raises(InputError, match="texts is a str"):
         asyncio.run(detector.ascan_many(ATTACKS[0]))
+
+
+def test_the_rest_of_a_window_with_too_many_tokens_is_read_as_well(detector: Detector) -> None:
+    model = detector.model
+    assert model is not None
+    most = model.settings.windows.tokens
+    none = np.zeros((1, len(model.settings.rules.features)), np.float32)
+    begin = "# " * most
+
+    def encoder(text: str) -> float:
+        return float(model.judge([text], none, 1.0).encoder[0])
+
+    plain = encoder(begin)
+    ends = [encoder(begin + text) for text in (*ATTACKS, *HARMLESS)]
+    assert len({round(end, 6) for end in ends}) > 3
+    assert any(end != plain for end in ends)

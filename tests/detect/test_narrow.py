@@ -20,6 +20,14 @@ AFTER = (
 )
 
 
+MORE = (
+    " The choir sings on Saturday at eight in the old hall, and there is room for fifty people. "
+    "Tickets are at the door and cost five each; children come for nothing. "
+    "Bring a cushion, since the benches are hard, and a coat, since the hall is cold in spring. "
+    "After the first half there is tea and cake in the yard."
+)
+
+
 def told(detector: Detector, text: str) -> list[str]:
     found = detector.scan(text, "document")
     assert found.attack
@@ -27,18 +35,20 @@ def told(detector: Detector, text: str) -> list[str]:
 
 
 def test_of_a_long_window_the_sentence_that_matters_is_told(detector: Detector) -> None:
-    (span,) = told(detector, BEFORE + ORDER + AFTER)
+    (span,) = told(detector, BEFORE + ORDER + AFTER + MORE)
     assert ORDER in span
     assert len(span) < len(BEFORE + ORDER + AFTER) / 2
 
 
-def test_a_short_window_is_told_whole(detector: Detector) -> None:
+def test_a_text_of_one_window_is_told_whole(detector: Detector) -> None:
     assert told(detector, ORDER) == [ORDER]
+    text = f"{BEFORE}{ORDER} So it was."
+    assert told(detector, text) == [text]
 
 
 def test_a_place_behind_a_disguise_is_one_in_the_original(detector: Detector) -> None:
     hidden = ORDER.replace("e", "e\u200b")
-    (span,) = told(detector, BEFORE + hidden + AFTER)
+    (span,) = told(detector, BEFORE + hidden + AFTER + MORE)
     assert hidden.strip() in span
 
 
@@ -53,6 +63,6 @@ def test_a_window_of_many_short_lines_is_looked_at_a_few_times(
         return judge(model, texts, rules, document)
 
     monkeypatch.setattr(DetectorModel, "judge", counting)
-    assert told(detector, "\n".join([*"abcdefghijk" * 10, ORDER]))
+    assert told(detector, "\n".join([*"abcdefghijk" * 30, ORDER]))
     assert len(looked) > 1
     assert all(1 < count <= 12 for count in looked[1:])

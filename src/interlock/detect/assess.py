@@ -178,18 +178,19 @@ class Assessor:
             attack=attack,
             faults=faults,
         )
-        # Of an attack the windows that look like one are told, and of any the worst.
+        at = _lap(timings, "fuse", at)
+        # Of an attack the worst window is told, and others that look like one.
         told = [w for rank, w in enumerate(windows) if attack and (rank == 0 or w.logit > 0)]
         places = [
-            narrowed(model, normalised, found[at], w.logit, hits, document)
-            for at, w in zip(worst, told, strict=False)
+            narrowed(model, normalised, found[index], w.logit, hits, document)
+            for index, w in zip(worst, told, strict=False)
         ]
+        _lap(timings, "spans", at)
         relation = "reaches" if attack else "is below"
         verdict = f"score {score:.3f} {relation} the threshold {thresholds.confidence:.3f}"
         if band is not Band.NONE and not attack:
             # A policy may act on the band, whatever the threshold is.
             verdict += f" and lies in the band {band.value}"
-        _lap(timings, "fuse", at)
         timings["total"] = (perf_counter() - started) * 1e3
         return Detection(
             **common,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import platform
 import shutil
 from collections.abc import Iterator
@@ -137,6 +138,9 @@ class DetectorModel:
     def judge(self, texts: list[str], rules: Floats, document: float) -> Judged:
         """What the graph says of windows; each is run by itself, so none depends on another.
 
+        Where a window has more tokens than are read at a time, the part with the highest logit
+        stands for it.
+
         texts     w windows as they are to be read
         rules     (w, features) float32
         document  0 for a user's text, 1 for a document
@@ -146,20 +150,18 @@ class DetectorModel:
         place = np.full((1, 1), document, np.float32)
         rows = []
         for at, text in enumerate(texts):
+            beside = {
+                "ngrams": ngram_ids([text], self.settings.ngrams),
+                "rules": rules[at : at + 1],
+                "document": place,
+            }
             # One by one: a batch starts a pool of threads, one a core, in every process.
-            ids = np.array([self.tokenizer.encode(text).ids], np.int64)
-            rows.append(
-                self._session.run(
-                    {
-                        "input_ids": ids,
-                        "attention_mask": np.ones_like(ids),
-                        "ngrams": ngram_ids([text], self.settings.ngrams),
-                        "rules": rules[at : at + 1],
-                        "document": place,
-                    },
-                    outputs=self._names,
-                )
-            )
+            encoding = self.tokenizer.encode(text)
+            parts = [
+                self._run(part.ids, beside, self._names)
+                for part in (encoding, *encoding.overflowing)
+            ]
+            rows.append(parts[0] if len(parts) == 1 else max(parts, key=_alarm))
         joined = rows[0] if len(rows) == 1 else _joined(rows, self._names)
         return Judged(
             joined["embedding"],
@@ -181,15 +183,24 @@ class DetectorModel:
 
     def run_bare(self, text: str, inputs: dict[str, Any]) -> None:
         """Tokenizer and graph and nothing else: what the whole detector is compared with."""
-        ids = np.array([self.tokenizer.encode(text).ids], np.int64)
-        self._session.run(
-            {"input_ids": ids, "attention_mask": np.ones_like(ids), **inputs}, outputs=self._names
-        )
+        self._run(self.tokenizer.encode(text).ids, inputs, self._names)
 
     def embed(self, texts: list[str]) -> Floats:
         """(n, d) embeddings of texts, of length 1; what is beyond a window's tokens is cut off."""
-        plain = [tokenizers.storable(text) for text in texts]
-        return self.judge(plain, np.zeros((len(texts), self._features), np.float32), 0.0).embedding
+        rows = []
+        for text in map(tokenizers.storable, texts):
+            ids = self.tokenizer.encode(text).ids
+            rows.append(self._run(ids, self.inputs(text), ("embedding",))["embedding"])
+        return np.concatenate(rows)
+
+    def _run(
+        self, ids: list[int], beside: dict[str, Any], names: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The outputs `names` of one window; `beside` are the inputs that are no tokens."""
+        tokens = np.array([ids], np.int64)
+        return self._session.run(
+            {"input_ids": tokens, "attention_mask": np.ones_like(tokens), **beside}, outputs=names
+        )
 
     def _gate(self) -> tuple[float, float]:
         vectors, bounds = self.vectors, self.settings.fidelity
@@ -285,6 +296,12 @@ def _load(
         with suppress(BundleIntegrityError):
             return load(directory, expected_digest=passed, require_signature=signature, probe=False)
     return load(directory, expected_digest=expected, require_signature=signature)
+
+
+def _alarm(part: dict[str, Any]) -> float:
+    """The logit, where NaN is the worst of all: it must not be lost among others."""
+    logit = float(part["logit"][0])
+    return math.inf if math.isnan(logit) else logit
 
 
 def _joined(rows: list[dict[str, Any]], names: tuple[str, ...]) -> dict[str, Any]:

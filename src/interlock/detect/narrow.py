@@ -35,12 +35,13 @@ def narrowed(
 
     Each of its sentences is left out in turn, and the window judged without it. Told are the
     sentence that matters most and its neighbours that matter half as much; the whole window where
-    it is short, or where no sentence alone matters.
+    it is short or the whole text, or where no sentence alone matters.
 
     logit  of the whole window
     """
     whole = reading.start, reading.end
-    if len(reading.text) <= _LONG:
+    alone = len(reading.text) == len(normalised.views[reading.view].text.strip())
+    if alone or len(reading.text) <= _LONG:
         return whole
     least = len(reading.text) // _PIECES
     sentences = windows(reading.text, WindowSettings(whole=1, least=least, line=least))

@@ -36,7 +36,7 @@ MOST_STEPS = 32
 _LONGEST_REASON = 200
 _RESULTS = frozenset(map(str, StepResult))
 
-DETECTOR_STAGES = ("normalise", "rules", "windows", "model", "fuse")
+DETECTOR_STAGES = ("normalise", "rules", "windows", "model", "fuse", "spans")
 """Stages of a detector that are kept apart: labels must not come from a worker."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
