@@ -137,6 +137,13 @@ def test_embeddings_that_drift(tmp_path: Path) -> None:
         Detector.open(bundle=changed(tmp_path, VECTORS, other), remember=False)
 
 
+def test_a_bundle_that_would_let_itself_drift(tmp_path: Path) -> None:
+    plain = msgspec.json.decode(bundle_settings().encode())
+    weaker = msgspec.json.encode({**plain, "fidelity": {"mean": 0.5, "minimum": -1.0}})
+    with pytest.raises(BundleFormatError, match=r"fidelity: mean is 0\.5"):
+        Detector.open(bundle=changed(tmp_path, SETTINGS, weaker), remember=False)
+
+
 def test_the_wrong_tokenizer(bundle: Path, tmp_path: Path) -> None:
     plain = msgspec.json.decode((bundle / TOKENIZER).read_bytes())
     words = list(plain["model"]["vocab"])

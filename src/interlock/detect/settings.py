@@ -146,6 +146,14 @@ class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: float = 0.99
     minimum: float = 0.96
 
+    def __post_init__(self) -> None:
+        # A bundle may ask for more than the gate does, not for less.
+        if not (0.99 <= self.mean <= 1 and 0.96 <= self.minimum <= 1):
+            raise InputError(
+                f"fidelity: mean is {self.mean} and minimum {self.minimum}; "
+                "they must lie in 0.99 … 1 and 0.96 … 1"
+            )
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The content of `detector.json`.
@@ -153,8 +161,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     name, version  of the detector
     families       in the order of the graph's output `families`
     thresholds     environment -> score from which a text counts as an attack
-    auto           the graph's input `document` where the place is not known; a user's text is 0,
-                   a document 1
     training       sources of the training set
     """
 
@@ -169,7 +175,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     fuse: FuseSettings = FuseSettings()
     anomaly: AnomalySettings | None = None
     fidelity: Fidelity = Fidelity()
-    auto: float = 0.5
     training: tuple[Source, ...] = ()
     schema: Literal[1] = 1
 
