@@ -217,6 +217,8 @@ def test_a_compressed_body_is_not_unpacked(server: Running) -> None:
 def test_the_description_names_every_endpoint_and_the_page_loads_nothing(server: Running) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert "/v2/models/{model}/infer" in paths
+    (named,) = paths["/v1/scan"]["post"]["parameters"]
+    assert (named["name"], named["in"]) == ("model", "query")
     page = server.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text
