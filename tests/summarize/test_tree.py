@@ -81,6 +81,12 @@ def test_our_own_output_is_left_out(tmp_path: Path) -> None:
     assert reasons(tmp_path, chosen) == {"summary": "output of this command"}
 
 
+def test_the_file_that_leads_to_a_submodules_repository_is_no_source(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a.py": CODE, "sub/.git": "gitdir: ../.git/modules/sub\n"})
+    assert [file.path for file in read_tree(tmp_path).files] == ["a.py"]
+    assert reasons(tmp_path) == {}
+
+
 def test_a_file_alone_is_a_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.py": CODE, "b.py": CODE})
     tree = read_tree(tmp_path / "a.py")
@@ -119,6 +125,14 @@ def test_a_folder_that_may_not_be_read_is_left_out_with_that_reason(
 def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.py")).write_text(CODE)
     assert [file.path for file in read_tree(tmp_path).files] == ["caf\\xe9.py"]
+
+
+def test_the_root_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / os.fsdecode(b"caf\xe9"), {"a.py": CODE})
+    assert read_tree(root).name == "caf\\xe9"
+    alone = root / os.fsdecode(b"\xe9.py")
+    alone.write_text(CODE)
+    assert [file.path for file in read_tree(alone).files] == ["\\xe9.py"]
 
 
 def test_a_file_above_the_limit_is_left_out(

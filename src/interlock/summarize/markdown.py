@@ -15,7 +15,7 @@ def render(finished: Finished, contracts: Contracts) -> str:
     plan = finished.plan
     [top] = plan.level("repository")
     lines = [
-        f"# {_text(plan.tree.root.name)}",
+        f"# {_text(plan.tree.name)}",
         "",
         _said(finished, top),
         "",

@@ -23,7 +23,7 @@ def build(finished: Finished, contracts: Contracts) -> Page:
     [top] = plan.level("repository")
     summary = summary_of(finished.outcomes[top.key])
     return Page(
-        title=plan.tree.root.name,
+        title=plan.tree.name,
         lead=_lead(summary),
         opening=[_tiles(finished, contracts), _shares(finished)],
         sections=[
