@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.kernel.errors import InputError
+from interlock.kernel.errors import ConfigError, InputError
 from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Outcome
@@ -95,8 +95,9 @@ def summarize(
     model     for everything, or several by language; None for extractive summaries alone
     executor  where summaries are made; by default threads that share `model`. The caller closes it
 
-    Raises InputError where there is nothing to summarise, InterruptedRunError where it was
-    stopped, StorageError where something cannot be written. What was recorded is kept.
+    Raises InputError where there is nothing to summarise, ConfigError where `output` is the tree
+    itself, InterruptedRunError where it was stopped, StorageError where something cannot be
+    written. What was recorded is kept.
     """
     before = contracts.usage()
     with open_tree(str(path)) as root:
@@ -174,7 +175,20 @@ def estimate(
     )
 
 
+def check_output(root: Path, output: Path) -> None:
+    """Raise ConfigError where `output` is the tree itself.
+
+    Its files would be sources of the next run, and might replace the tree's own.
+    """
+    if root.is_dir() and output.resolve() == root.resolve():
+        raise ConfigError(
+            f"--output is the tree itself, {str(root)!r}",
+            hint="name a directory of its own; it may lie inside of the tree",
+        )
+
+
 def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Models | None) -> Plan:
+    check_output(root, output)
     selection = replace(options.selection, outputs=(*options.selection.outputs, output))
     tree = read_tree(root, selection)
     if not tree.files:
