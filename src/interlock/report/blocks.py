@@ -111,7 +111,7 @@ def tree(branches: Iterable[Branch]) -> Markup:
     """Entries that open and close without a script; those at the top are open."""
     pieces: list[Markup] = []
     # No recursion: a tree of files may be deeper than the interpreter calls.
-    ahead: list[tuple[Branch | None, int]] = [(branch, 0) for branch in branches][::-1]
+    ahead: list[tuple[Branch | None, int]] = [(each, 0) for each in reversed(list(branches))]
     while ahead:
         branch, depth = ahead.pop()
         if branch is None:

@@ -171,6 +171,51 @@ def test_a_broken_model_is_listed_with_its_error(store: Path) -> None:
     assert model.error
 
 
+def test_a_directory_that_may_not_be_read_is_listed_with_its_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "locked").mkdir(parents=True)
+    whole = Path.iterdir
+
+    def guarded(path: Path) -> Any:
+        # The tests may run as a user whom no permission stops.
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    [model] = list_models()
+    assert model.error == "Permission denied"
+
+
+def test_only_a_model_is_removed(store: Path) -> None:
+    """The store may have been set to a directory that holds other things as well."""
+    (store / "papers").mkdir(parents=True)
+    (store / "papers" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not a bundle; it is left alone"):
+        remove("papers")
+    assert (store / "papers" / "thesis.tex").exists()
+
+
+def test_what_is_left_of_a_broken_model_is_removed(store: Path) -> None:
+    (store / "broken").mkdir(parents=True)
+    for name in ("manifest.json", "tokenizer.json", "weights.bin", "model.onnx"):
+        (store / "broken" / name).write_bytes(b"cut short")
+    remove("broken")
+    assert list(store.iterdir()) == []
+
+
+def test_of_a_linked_model_the_link_is_removed(tmp_path: Path, store: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.onnx").write_bytes(b"graph")
+    store.mkdir()
+    (store / "linked").symlink_to(elsewhere)
+    remove("linked")
+    assert list(store.iterdir()) == []
+    assert (elsewhere / "model.onnx").exists()
+
+
 def test_the_store_is_in_the_users_cache_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
