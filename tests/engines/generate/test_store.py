@@ -69,6 +69,21 @@ def test_a_directory_gives_its_whole_name(
     assert called(capsys, "add", str(source))[1]["name"] == "tiny2.5-coder"
 
 
+def test_the_shortest_context_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save_directory(tmp_path / "source")
+    assert called(capsys, "add", str(source), "--name", "short", "--context", "16")[0] == 0
+    assert called(capsys, "check", "short")[0] == 0
+
+
+def test_a_source_whose_name_is_none_for_a_model_says_how_to_give_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_directory(tmp_path / "My Model (final)")
+    code, document = called(capsys, "add", str(source))
+    assert code == 2
+    assert "--name" in document["error"]["hint"]
+
+
 def test_a_person_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_gguf(tmp_path / "Tiny.gguf", "Q8_0")
     assert run(["models", "add", str(path), "--weights", "exact"]) == 0
