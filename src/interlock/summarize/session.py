@@ -230,8 +230,10 @@ def _open_to_read(place: Path) -> Iterator[Journal]:
 def _tokens(plan: Plan, nodes: list[Node]) -> tuple[int, int]:
     """Tokens to read and to write for these nodes; a node with a single part costs nothing."""
     read = written = 0
+    unknown = plan.models.context is None
     for node in nodes:
-        if len(node.parts) == 1:
+        asked = unknown or plan.models.of(node.asked.language) is not None
+        if len(node.parts) == 1 or not asked:
             continue
         size = node.tokens
         if size is None:
