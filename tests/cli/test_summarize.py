@@ -79,6 +79,7 @@ def test_for_a_person_it_prints_the_summary_and_the_contracts(
         (["{tree}", "--memory-limit", "1GB"], "--memory-limit is for processes"),
         (["{tree}", "--isolate", "--memory-limit", "much"], "--memory-limit is 'much'"),
         (["https://localhost/a"], "only file://"),
+        (["{tree}", "--model-for", "c=x", "--model-for", "C=y"], "--model-for names 'C' twice"),
         (["{tree}", "--model-for", "klingon=mine"], "no language 'klingon'"),
         (["{tree}", "--model-for", "klingon=mine", "--dry-run"], "no language 'klingon'"),
         (["{tree}", "--model", "./absent"], "no model at './absent'"),

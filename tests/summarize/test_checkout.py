@@ -59,6 +59,11 @@ def test_a_url_that_leads_elsewhere_is_not_fetched() -> None:
         pass
 
 
+def test_a_file_url_of_another_machine_is_not_fetched() -> None:
+    with pytest.raises(InputError, match="on 'elsewhere'"), open_tree("file://elsewhere/a.git"):
+        pass
+
+
 def test_an_empty_bare_repository_is_an_input_error(tmp_path: Path) -> None:
     git("init", "-q", "--bare", str(tmp_path / "empty.git"))
     with (

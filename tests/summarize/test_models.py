@@ -62,6 +62,19 @@ def test_what_no_model_is_asked_for_costs_no_tokens(tmp_path: Path) -> None:
     assert 0 < some.seconds < every.seconds
 
 
+def test_a_model_that_was_opened_twice_is_closed_twice() -> None:
+    """Two names may lead to the same bundle, and each was opened."""
+    closed: list[NamingModel] = []
+
+    class Counted(NamingModel):
+        def close(self) -> None:
+            closed.append(self)
+
+    one, two = Counted(), Counted()
+    Models(one, {"rust": two, "python": two}).close()
+    assert closed == [one, two]
+
+
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="no language 'rusty'"):
         Models(None, {"rusty": NamingModel()})

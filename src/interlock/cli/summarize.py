@@ -157,6 +157,8 @@ def _by_language(pairs: tuple[str, ...]) -> dict[str, str]:
         language, equals, name = pair.partition("=")
         if not equals or not language or not name:
             raise ConfigError(f"--model-for is {pair!r}; it must have the form LANGUAGE=MODEL")
+        if language.lower() in found:
+            raise ConfigError(f"--model-for names {language!r} twice")
         found[language.lower()] = name
     return found
 

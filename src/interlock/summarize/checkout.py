@@ -50,11 +50,13 @@ def local_path(place: str) -> Path:
     parts = urlsplit(place)
     if "://" not in place:
         return Path(place)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+    hint = "clone the repository, and give the path of the clone"
+    if parts.scheme != "file":
         raise InputError(
-            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read",
-            hint="clone the repository, and give the path of the clone",
+            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read", hint=hint
         )
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"PATH is on {parts.netloc!r}; only this machine is read", hint=hint)
     return Path(unquote(parts.path))
 
 
