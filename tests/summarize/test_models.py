@@ -75,6 +75,12 @@ def test_a_model_that_was_opened_twice_is_closed_twice() -> None:
     assert closed == [one, two]
 
 
+@pytest.mark.parametrize("language", ["dockerfile", "starlark", "text"])
+def test_every_language_that_a_file_can_be_in_can_have_a_model(language: str) -> None:
+    own = NamingModel()
+    assert Models(None, {language: own}).of(language.title()) is own
+
+
 def test_an_unknown_language_is_refused() -> None:
     with pytest.raises(ConfigError, match="no language 'rusty'"):
         Models(None, {"rusty": NamingModel()})

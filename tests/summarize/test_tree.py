@@ -151,9 +151,15 @@ def test_a_deep_tree_is_walked(tmp_path: Path) -> None:
 
 
 def test_the_language_of_a_script_is_in_its_first_line(tmp_path: Path) -> None:
-    write_tree(tmp_path, {"tool": "#!/usr/bin/env python3\nprint(1)\n", "other": "#!/bin/sh\nls\n"})
+    lines = {
+        "tool": "#!/usr/bin/env python3",
+        "other": "#!/bin/sh",
+        "careful": "#!/usr/bin/env -S PYTHONUTF8=1 python3 -u",
+        "odd": "#!/usr/bin/env",
+    }
+    write_tree(tmp_path, {name: f"{line}\nrun(1)\n" for name, line in lines.items()})
     languages = {file.path: file.language.name for file in read_tree(tmp_path).files}
-    assert languages == {"tool": "Python", "other": "shell"}
+    assert languages == {"tool": "Python", "other": "shell", "careful": "Python", "odd": "text"}
 
 
 @pytest.mark.parametrize(
