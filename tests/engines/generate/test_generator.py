@@ -200,11 +200,19 @@ def test_a_request_takes_a_prompt_or_messages() -> None:
 
 def test_a_cancelled_request_ends_and_the_others_go_on() -> None:
     started = threading.Event()
+    proceed = threading.Event()
+
+    def hold(piece: str) -> None:
+        # A fast machine would write the text to its end before this one is cancelled.
+        started.set()
+        proceed.wait()
+
     with Generator(tiny_model(), slots=2) as generator:
-        handle = generator.submit(request(max_tokens=400), on_text=lambda piece: started.set())
+        handle = generator.submit(request(max_tokens=400), on_text=hold)
         other = generator.submit(request(max_tokens=40))
         started.wait()
         handle.cancel()
+        proceed.set()
         with pytest.raises(CancelledRequestError):
             handle.result()
         alone = answered(generator.generate([request(max_tokens=40)])[0])
