@@ -1,4 +1,4 @@
-"""The ONNX graph of a Llama-like decoder, with its key-value cache as inputs and outputs.
+"""The ONNX graph of a decoder, with its key-value cache as inputs and outputs.
 
 Inputs: `input_ids` (rows, tokens) int64; `attention_mask` (rows, total) int64, ones for the tokens
 that count, old and new, of each row; `past_key_values.<layer>.key|value` (rows, kv_heads, capacity,
@@ -73,7 +73,7 @@ def build_graph(checkpoint: Checkpoint, weights: Weights) -> BuiltGraph:
 def float32_bytes(shape: Architecture) -> int:
     """Bytes of the model's matrices in float32."""
     width, narrow = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    layer = shape.hidden * (2 * width + 2 * narrow + 3 * shape.intermediate)
+    layer = shape.hidden * (2 * width + 2 * narrow + (3 if shape.gated else 2) * shape.intermediate)
     tables = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
     return 4 * (shape.layers * layer + tables)
 
@@ -168,18 +168,22 @@ class _Decoder:
         self._graph.add("Cast", ["total_scalar"], "total_length", to=TensorProto.INT32)
 
     def _first_norm(self, hidden: str) -> str:
-        weight = self._norm_weight("model.layers.0.input_layernorm.weight")
         return self._graph.add(
-            "SimplifiedLayerNormalization",
-            [hidden, weight],
+            "LayerNormalization" if self._shape.layer_norm else "SimplifiedLayerNormalization",
+            [hidden, *self._norm("model.layers.0.input_layernorm")],
             "layer0.normed",
             axis=-1,
             epsilon=self._shape.norm_epsilon,
             stash_type=1,
         )
 
-    def _norm_weight(self, name: str) -> str:
-        return self._graph.store(name, self._graph.vector(name, self._shape.hidden))
+    def _norm(self, name: str) -> list[str]:
+        """The norm's weight, and its bias where it has one."""
+        parts = ("weight", "bias") if self._shape.layer_norm else ("weight",)
+        names = [f"{name}.{part}" for part in parts]
+        return [
+            self._graph.store(each, self._graph.vector(each, self._shape.hidden)) for each in names
+        ]
 
     def _layer(self, layer: int, hidden: str, normed: str) -> tuple[str, str]:
         shape = self._shape
@@ -195,7 +199,7 @@ class _Decoder:
                 (f"{here}.self_attn.v_proj", narrow),
             ],
             shape.hidden,
-            bias=shape.attention_bias,
+            bias=shape.biases != "none",
         )
         pasts, presents = cache_names(layer + 1)
         attended = f"{at}.attended"
@@ -224,19 +228,32 @@ class _Decoder:
             )
         )
         out = self._graph.linear(
-            f"{at}.out", attended, [(f"{here}.self_attn.o_proj", shape.hidden)], width
+            f"{at}.out",
+            attended,
+            [(f"{here}.self_attn.o_proj", shape.hidden)],
+            width,
+            bias=shape.biases == "all",
         )
         hidden, normed = self._skip_norm(
-            f"{at}.middle", out, hidden, f"{here}.post_attention_layernorm.weight"
+            f"{at}.middle", out, hidden, f"{here}.post_attention_layernorm"
         )
+        mlp = self._gated_mlp if shape.gated else self._plain_mlp
+        down = mlp(at, f"{here}.mlp", normed)
+        last = layer == shape.layers - 1
+        norm = "model.norm" if last else f"model.layers.{layer + 1}.input_layernorm"
+        return self._skip_norm(f"{at}.end", down, hidden, norm)
+
+    def _gated_mlp(self, at: str, here: str, normed: str) -> str:
+        shape = self._shape
         both = self._graph.linear(
             f"{at}.gate_up",
             normed,
             [
-                (f"{here}.mlp.gate_proj", shape.intermediate),
-                (f"{here}.mlp.up_proj", shape.intermediate),
+                (f"{here}.gate_proj", shape.intermediate),
+                (f"{here}.up_proj", shape.intermediate),
             ],
             shape.hidden,
+            bias=shape.biases == "all",
         )
         gate, up = f"{at}.gate", f"{at}.up"
         self._graph.nodes.append(
@@ -247,22 +264,38 @@ class _Decoder:
         # QuickGelu with alpha 1 is x * sigmoid(x), the SiLU of these models.
         self._graph.add("QuickGelu", [gate], f"{at}.silu", MICROSOFT, alpha=1.0)
         self._graph.add("Mul", [f"{at}.silu", up], f"{at}.gated")
-        down = self._graph.linear(
+        return self._graph.linear(
             f"{at}.down",
             f"{at}.gated",
-            [(f"{here}.mlp.down_proj", shape.hidden)],
+            [(f"{here}.down_proj", shape.hidden)],
             shape.intermediate,
+            bias=shape.biases == "all",
         )
-        last = layer == shape.layers - 1
-        weight = "model.norm.weight" if last else f"model.layers.{layer + 1}.input_layernorm.weight"
-        return self._skip_norm(f"{at}.end", down, hidden, weight)
 
-    def _skip_norm(self, at: str, new: str, hidden: str, weight: str) -> tuple[str, str]:
+    def _plain_mlp(self, at: str, here: str, normed: str) -> str:
+        shape = self._shape
+        bias = shape.biases == "all"
+        inner = self._graph.linear(
+            f"{at}.up", normed, [(f"{here}.c_fc", shape.intermediate)], shape.hidden, bias=bias
+        )
+        self._graph.add("Gelu", [inner], f"{at}.gelu", approximate="tanh")
+        return self._graph.linear(
+            f"{at}.down",
+            f"{at}.gelu",
+            [(f"{here}.c_proj", shape.hidden)],
+            shape.intermediate,
+            bias=bias,
+        )
+
+    def _skip_norm(self, at: str, new: str, hidden: str, norm: str) -> tuple[str, str]:
+        """The sum of `new` and `hidden`, and its norm."""
         normed, total = f"{at}.normed", f"{at}.sum"
         self._graph.nodes.append(
             helper.make_node(
-                "SkipSimplifiedLayerNormalization",
-                [new, hidden, self._norm_weight(weight)],
+                "SkipLayerNormalization"
+                if self._shape.layer_norm
+                else "SkipSimplifiedLayerNormalization",
+                [new, hidden, *self._norm(norm)],
                 [normed, "", "", total],
                 name=at,
                 domain=MICROSOFT,
