@@ -23,6 +23,8 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
@@ -70,10 +72,12 @@ def save_gguf(
     writer.add_key_length(config["head_dim"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(config["rope_theta"])
-    if family == "llama":
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    else:
+    if family == "starcoder2":
         writer.add_layer_norm_eps(config["norm_epsilon"])
+    else:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if "sliding_window" in config:
+        writer.add_sliding_window(config["sliding_window"])
     vocabulary = made.get_vocab()
     names = sorted(vocabulary, key=lambda name: vocabulary[name])
     import json

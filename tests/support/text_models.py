@@ -64,7 +64,11 @@ STARCODER2: dict[str, Any] = {
     "eos_token_id": 2,
     "bos_token_id": 0,
 }
-CONFIGS = {"llama": CONFIG, "starcoder2": STARCODER2}
+CONFIGS = {
+    "llama": CONFIG,
+    "phi3": {**CONFIG, "model_type": "phi3", "sliding_window": 64},
+    "starcoder2": STARCODER2,
+}
 
 
 def tokenizer() -> Tokenizer:
@@ -80,7 +84,7 @@ def tokenizer() -> Tokenizer:
 
 
 def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
-    """Random tensors under Hugging Face's names, of a Llama or a StarCoder2."""
+    """Random tensors under Hugging Face's names, of the family in `config`."""
     if config["model_type"] == "starcoder2":
         return starcoder2_weights(config, seed)
     rng = np.random.default_rng(seed)
@@ -113,6 +117,14 @@ def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[n
             f"{at}.mlp.up_proj.weight": matrix(inner, hidden),
             f"{at}.mlp.down_proj.weight": matrix(hidden, inner),
         }
+        if config["model_type"] == "phi3":
+            for whole, parts in (
+                ("self_attn.qkv_proj", ("q_proj", "k_proj", "v_proj")),
+                ("mlp.gate_up_proj", ("gate_proj", "up_proj")),
+            ):
+                room = whole.split(".")[0]
+                rows = [found.pop(f"{at}.{room}.{part}.weight") for part in parts]
+                found[f"{at}.{whole}.weight"] = np.concatenate(rows)
     return found
 
 

@@ -266,10 +266,13 @@ def test_a_starcoder_without_biases_keeps_those_of_its_norms(tmp_path: Path) -> 
     assert all("norm" in name for name in biases)
 
 
-def test_biases_that_the_graph_does_not_have_are_refused_in_a_gguf_file(tmp_path: Path) -> None:
-    """A Llama with a bias in its output answered as if it had none."""
-    path = save_gguf(tmp_path / "tiny.gguf", more=("blk.0.attn_output.bias",))
-    with pytest.raises(BundleFormatError, match=r"blk\.0\.attn_output\.bias"):
+@pytest.mark.parametrize(("family", "part"), [("llama", "attn_output"), ("phi3", "attn_qkv")])
+def test_biases_that_the_graph_does_not_have_are_refused_in_a_gguf_file(
+    family: str, part: str, tmp_path: Path
+) -> None:
+    """Such a model would answer as if it had none."""
+    path = save_gguf(tmp_path / "tiny.gguf", family=family, more=(f"blk.0.{part}.bias",))
+    with pytest.raises(BundleFormatError, match=f"blk.0.{part}.bias"):
         GgufCheckpoint(path)
 
 

@@ -144,18 +144,16 @@ class GgufCheckpoint:
             assert match is not None, f"not a name of Hugging Face's: {name}"
             layer, part, end = match.groups()
             wanted = f"blk.{layer}.{_LAYER[part]}{end}"
-        found = self._tensors.get(wanted)
-        if found is not None:
-            return found
-        fused = self._fused(name, wanted)
-        if fused is None:
+        # The whole of a fused matrix has the name of one of its parts.
+        found = self._fused(wanted) if self._family == "phi3" else None
+        if found is None:
+            found = self._tensors.get(wanted)
+        if found is None:
             raise SourceError(f"the file holds no tensor {wanted!r}")
-        return fused
+        return found
 
-    def _fused(self, name: str, wanted: str) -> Any:
+    def _fused(self, wanted: str) -> Any:
         """Phi-3 keeps Q, K and V, and gate and up, in one matrix each."""
-        if not wanted.endswith(".weight"):
-            return None
         layer = wanted.rsplit(".", 2)[0]
         shape = self.architecture
         q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
@@ -235,7 +233,7 @@ class GgufCheckpoint:
         )
 
     def _biases(self) -> Biases:
-        parts = {part for part in _LAYER.values() if not part.endswith("_norm")}
+        parts = {"attn_qkv", *(part for part in _LAYER.values() if not part.endswith("_norm"))}
         found = [part for part in sorted(parts) if f"blk.0.{part}.bias" in self._tensors]
         if not found:
             return "none"
