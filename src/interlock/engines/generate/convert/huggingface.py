@@ -14,6 +14,7 @@ import numpy as np
 
 from interlock.engines.generate.convert.checkpoint import (
     Architecture,
+    Biases,
     Floats,
     Quantized,
     Rope,
@@ -28,6 +29,14 @@ _FAMILIES: dict[str, Family] = {
     "mistral": "mistral",
     "qwen2": "qwen2",
     "phi3": "phi3",
+    "starcoder2": "starcoder2",
+}
+# What a StarCoder2 may say of itself, in the only words that are known. Its releases carry the last
+# two, which transformers does not read.
+_STARCODER2 = {
+    "hidden_act": ("gelu_pytorch_tanh",),
+    "norm_type": ("layer_norm",),
+    "mlp_type": ("default",),
 }
 _ENCODER_DECODERS = frozenset({"t5", "codet5", "mt5", "umt5", "bart", "mbart", "pegasus", "plbart"})
 _JSON_LIMIT = 64 << 20
@@ -108,13 +117,13 @@ class HuggingFaceCheckpoint:
         heads = int(self._number("num_attention_heads"))
         hidden = int(self._number("hidden_size"))
         native = int(self._number("max_position_embeddings"))
-        activation = config.get("hidden_act", "silu")
-        if activation not in ("silu", "swish"):
-            raise SourceError(f"config.json: hidden_act is {str(activation)[:40]!r}, not silu")
-        rope = self._rope(native)
-        bias = bool(config.get("attention_bias", False))
-        if self._family == "llama" and (bias or config.get("mlp_bias")):
-            raise SourceError("config.json: biases in a Llama's attention or MLP are not supported")
+        starcoder2 = self._family == "starcoder2"
+        known = _STARCODER2 if starcoder2 else {"hidden_act": ("silu", "swish")}
+        for key, words in known.items():
+            found = config.get(key)
+            if found is not None and found not in words:
+                raise SourceError(f"config.json: {key} is {str(found)[:40]!r}, not {words[0]}")
+        epsilon = ("norm_epsilon", 1e-5) if starcoder2 else ("rms_norm_eps", 1e-6)
         return Architecture(
             family=self._family,
             hidden=hidden,
@@ -125,12 +134,31 @@ class HuggingFaceCheckpoint:
             head_size=int(self._number("head_dim", hidden // heads)),
             vocabulary=int(self._number("vocab_size")),
             context=min(native, native if context is None else context),
-            norm_epsilon=float(self._number("rms_norm_eps", 1e-6)),
-            rope=rope,
-            tied=bool(config.get("tie_word_embeddings", False)),
+            norm_epsilon=float(self._number(*epsilon)),
+            rope=self._rope(native),
+            tied=self._truth("tie_word_embeddings", starcoder2),
             window=self._window(),
-            attention_bias=self._family == "qwen2",
+            biases=self._biases(),
         )
+
+    def _truth(self, key: str, default: bool) -> bool:
+        value = self._config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise SourceError(f"config.json: {key} is {str(value)[:40]!r}, not true or false")
+        return value
+
+    def _biases(self) -> Biases:
+        if self._family == "starcoder2":
+            return "all" if self._truth("use_bias", True) else "none"
+        for key in ("attention_bias", "mlp_bias"):
+            if self._family == "llama" and self._truth(key, False):
+                raise SourceError(
+                    f"config.json: {key} is True; biases in a Llama's attention or MLP are not "
+                    "supported"
+                )
+        return "qkv" if self._family == "qwen2" else "none"
 
     def _window(self) -> int | None:
         window = self._config.get("sliding_window")
