@@ -16,9 +16,10 @@ from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
 from support.gguf_models import gguf_name, save_gguf
 from support.text_models import CONFIGS, save_directory, spec_dict, tiny_model, tokenizer
+from tokenizers import processors
 
 from interlock.bundle import load
-from interlock.engines.chat import Sampling
+from interlock.engines.chat import Message, Sampling
 from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, open_text_model
 from interlock.engines.generate.convert import fidelity
 from interlock.engines.generate.convert.checkpoint import Floats, Quantized
@@ -357,3 +358,44 @@ def test_a_shorter_context_is_kept(tmp_path: Path) -> None:
 
 def test_the_tokenizer_of_the_tests_is_what_the_files_hold() -> None:
     assert Tokenizer(tokenizer().to_str().encode()).size == tokenizer().get_vocab_size()
+
+
+@pytest.mark.parametrize(("said", "start"), [(None, 0), (True, 0), (False, None)])
+def test_text_begins_as_the_publishers_own_tokenizer_lets_it(
+    tmp_path: Path, said: bool | None, start: int | None
+) -> None:
+    """Llama 3 says so in tokenizer.json alone, where others have a switch beside it."""
+    source = save_directory(tmp_path / "source")
+    made = tokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    made.save(str(source / "tokenizer.json"))
+    options = json.loads((source / "tokenizer_config.json").read_text())
+    if said is not None:
+        options["add_bos_token"] = said
+    (source / "tokenizer_config.json").write_text(json.dumps(options))
+    assert open_checkpoint(source).vocabulary.start_token == start
+
+
+def test_without_a_switch_or_a_rule_text_begins_with_its_own_words(tmp_path: Path) -> None:
+    assert open_checkpoint(save_directory(tmp_path / "source")).vocabulary.start_token is None
+
+
+def test_a_template_gets_the_names_of_all_special_tokens(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source")
+    options = json.loads((source / "tokenizer_config.json").read_text())
+    options["pad_token"] = {"content": "<|endoftext|>"}
+    options["chat_template"] = "{{ pad_token }}{{ messages[0]['content'] }}"
+    (source / "tokenizer_config.json").write_text(json.dumps(options))
+    convert(source, tmp_path / "bundle", accept_fidelity=True)
+    model = open_text_model(load(tmp_path / "bundle"))
+    assert model.chat_prompt([Message("user", "the")])[0] == 0
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "config.json"])
+def test_a_text_file_that_is_no_text_is_a_bundle_error(tmp_path: Path, name: str) -> None:
+    source = save_directory(tmp_path / "source")
+    (source / name).write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(BundleFormatError, match=name):
+        convert(source, tmp_path / "bundle")

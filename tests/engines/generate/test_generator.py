@@ -197,6 +197,8 @@ def test_a_request_takes_a_prompt_or_messages() -> None:
         GenerateRequest()
     with pytest.raises(InputError, match="empty"):
         GenerateRequest(prompt_tokens=())
+    with pytest.raises(InputError, match="key"):
+        GenerateRequest(text="the", key="\ud800")
 
 
 def test_a_cancelled_request_ends_and_the_others_go_on() -> None:

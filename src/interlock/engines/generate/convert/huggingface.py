@@ -40,6 +40,16 @@ _STARCODER2 = {
 }
 _ENCODER_DECODERS = frozenset({"t5", "codet5", "mt5", "umt5", "bart", "mbart", "pegasus", "plbart"})
 _JSON_LIMIT = 64 << 20
+# Under which a chat template knows them.
+_SPECIALS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class HuggingFaceCheckpoint:
@@ -277,29 +287,44 @@ def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
         generation = _read_json(directory / "generation_config.json")
     template = options.get("chat_template")
     if (directory / "chat_template.jinja").is_file():
-        template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise SourceError("chat_template.jinja is not UTF-8") from None
     if isinstance(template, list):
         entries = [entry for entry in template if isinstance(entry, dict)]
         named = {str(entry.get("name")): entry.get("template") for entry in entries}
         template = named.get("default")
     data = path.read_bytes()
     specials = {
-        name: text
-        for name in ("bos_token", "eos_token")
-        if (text := _token_text(options.get(name))) is not None
+        name: text for name in _SPECIALS if (text := _token_text(options.get(name))) is not None
     }
     ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     ends |= _id_of(data, specials.get("eos_token"))
     if not ends:
         raise SourceError("neither config.json nor the tokenizer names an end token")
-    start = _ids(config.get("bos_token_id")) if options.get("add_bos_token") else set()
+    start = _ids(config.get("bos_token_id"))
+    adds_start = options.get("add_bos_token")
+    if adds_start is None:
+        adds_start = _first_of(data) in start
     return Vocabulary(
         tokenizer=data,
         end_tokens=tuple(sorted(ends)),
-        start_token=min(start) if start else None,
+        start_token=min(start) if start and adds_start else None,
         specials=specials,
         chat_template=template if isinstance(template, str) else None,
     )
+
+
+def _first_of(tokenizer: bytes) -> int | None:
+    """The first token that the file's own rules make of a text; None where they make nothing."""
+    import tokenizers
+
+    try:
+        found = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a").ids
+    except Exception as error:  # noqa: BLE001 - the package raises bare Exception
+        raise SourceError(f"tokenizer.json is malformed ({type(error).__name__})") from None
+    return found[0] if found else None
 
 
 def _ids(value: Any) -> set[int]:
