@@ -178,3 +178,50 @@ def test_a_deployment_with_a_candidate_and_files_beside_its_model_is_looked_at(
         assert found["the server starts"]["result"] == "pass"
         assert found["every model is ready"]["result"] == "pass"
         assert found["d: its files"]["detail"].startswith("next " if flag else "bundle ")
+
+
+def test_a_directory_may_hold_files_that_are_no_configuration(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "labels.json").write_text("[1, 2]")
+    _, found = examined(deployment, capsys)
+    assert found["every model is ready"]["result"] == "pass"
+    # It may be the one that is served, so it is not passed over.
+    (deployment / "broken.toml").write_text("[production")
+    assert run(["doctor", "--deployment", str(deployment)]) == 2
+    told = capsys.readouterr().err
+    assert "broken.toml: " in told
+    assert "hint: name the configuration" in told
+
+
+def test_a_link_that_leads_nowhere_is_a_finding(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "bundle" / "notes").symlink_to(deployment / "gone")
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert "notes cannot be read" in found["strict: permissions"]["detail"]
+
+
+def test_a_directory_in_place_of_a_model_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net" / "model.onnx").mkdir(parents=True)
+    (tmp_path / "m.onnx").mkdir()
+    named = "[production]\n"
+    for name, path in (("net", "net"), ("file", "m.onnx"), ("kind", "m.onnx")):
+        named += f'[production.models.{name}]\npath = "{path}"\n'
+    (tmp_path / "serve.toml").write_text(named + 'kind = "onnx"\n')
+    code, found = examined(tmp_path, capsys)
+    assert code == 1
+    for item in ("net: loads and passes its self-test", "file: its files"):
+        assert found[item]["result"] == "fail"
+    assert found["kind: loads and passes its self-test"]["result"] == "fail"
+
+
+def test_an_environment_is_no_part_of_a_model(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(deployment / "bundle")
+    assert run(["doctor", "--deployment", bundle, "--environment", "staging"]) == 2
+    assert "no configuration file" in capsys.readouterr().err

@@ -80,10 +80,14 @@ class Effective:
 
 
 def is_config(path: Path) -> bool:
-    """Whether the file is a configuration of a server: it has one of its sections."""
+    """Whether the file is a configuration of a server: it has one of its sections.
+
+    Raises ConfigError for a file that cannot be read or parsed, and so may be one.
+    """
     if path.suffix not in (".toml", ".json") or not path.is_file():
         return False
-    return bool(set(_read(path)) & {COMMON, *ENVIRONMENTS})
+    found = _parse(path)
+    return isinstance(found, dict) and bool(set(found) & {COMMON, *ENVIRONMENTS})
 
 
 def load_config(
@@ -132,18 +136,22 @@ def load_config(
 
 
 def _read(path: Path) -> dict[str, Any]:
+    found = _parse(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: a configuration holds one table")
+    return found
+
+
+def _parse(path: Path) -> Any:
     try:
         raw = path.read_bytes()
-        found = tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
+        return tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: a configuration holds one table")
-    return found
 
 
 def _section(

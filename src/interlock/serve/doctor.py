@@ -34,7 +34,7 @@ def find_deployment(
     Raises ConfigError where there is none, or more than one.
     """
     if place.is_dir():
-        configs = sorted(path for path in place.iterdir() if is_config(path))
+        configs = _configs(place)
         if len(configs) > 1:
             names = ", ".join(path.name for path in configs)
             raise ConfigError(f"{place} holds several configurations: {names}", hint="name one")
@@ -50,7 +50,19 @@ def find_deployment(
         raise ConfigError(
             f"{place} holds no configuration of a server and is no model: {error.message}"
         ) from None
-    return load_config(None, environ=environ, models={"model": str(place.resolve())})
+    models = {"model": str(place.resolve())}
+    return load_config(None, environ=environ, environment=environment, models=models)
+
+
+def _configs(place: Path) -> list[Path]:
+    try:
+        return sorted(path for path in place.iterdir() if is_config(path))
+    except ConfigError as error:
+        # It may be the one that is served, so it is not passed over.
+        error.hint = "name the configuration instead of its directory, or mend the file"
+        raise
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be read: {error.strerror}") from None
 
 
 def examine(
@@ -146,10 +158,9 @@ def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]
     if not root.exists():
         return
     unreadable = [path for path in paths if not os.access(path, os.R_OK)]
-    writable = [path for path in paths if path.stat().st_mode & stat.S_IWOTH]
     if unreadable:
         yield Finding("environment", item, "fail", f"{unreadable[0]} cannot be read")
-    elif writable:
+    elif writable := [path for path in paths if path.stat().st_mode & stat.S_IWOTH]:
         yield Finding("environment", item, "fail", f"every user may change {writable[0]}")
     else:
         detail = f"{len(paths)} files and directories, read by us, not for every user to change"
