@@ -37,7 +37,13 @@ from interlock.serve.oip_response import (
     server_metadata,
 )
 from interlock.serve.openai_app import TextEndpoints
-from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
+from interlock.serve.replies import (
+    SlowClientError,
+    TooLargeError,
+    check_plain,
+    error_reply,
+    json_reply,
+)
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
@@ -56,12 +62,6 @@ class UnknownPathError(RequestRejectedError):
     """No such path."""
 
     code = "unknown_path"
-
-
-class UnsupportedError(RequestRejectedError):
-    """The request uses a feature of HTTP that the server does not take."""
-
-    code = "unsupported"
 
 
 class Endpoints:
@@ -294,8 +294,7 @@ class Endpoints:
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise UnsupportedError("compressed bodies are not accepted")
+        check_plain(request)
         limit = int(self._settings.body_mb * (1 << 20))
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
