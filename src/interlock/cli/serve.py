@@ -59,7 +59,7 @@ def _effective(
 
     arguments = {k: v for k, v in {"host": host, "port": port}.items() if v is not None}
     options: dict[str, Any] = {"environ": os.environ, "arguments": arguments}
-    configs = [source for source in sources if is_config(Path(source))]
+    configs = [source for source in sources if is_config(Path(source), named=True)]
     if configs and len(sources) > 1:
         raise ConfigError(
             f"{configs[0]} is a configuration, and further models are named beside it",

@@ -17,7 +17,8 @@
 
 A value is taken from the command line, else from `INTERLOCK_SERVE_<KEY>`, else from the section,
 else from `common`, else it is the default. A model's key is `INTERLOCK_SERVE_MODELS_<MODEL>_<KEY>`,
-its name in capitals with `_` for anything that is no letter or digit.
+its name in capitals with `_` for anything that is no letter or digit. `null` takes the value of a
+setting back that may have none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -79,15 +80,20 @@ class Effective:
         return found
 
 
-def is_config(path: Path) -> bool:
+def is_config(path: Path, *, named: bool = False) -> bool:
     """Whether the file is a configuration of a server: it has one of its sections.
+
+    named  the file is named as what is to be served; without a section it is one all the same,
+           with a mistake, unless it has what every route file has
 
     Raises ConfigError for a file that cannot be read or parsed, and so may be one.
     """
     if path.suffix not in (".toml", ".json") or not path.is_file():
         return False
     found = _parse(path)
-    return isinstance(found, dict) and bool(set(found) & {COMMON, *ENVIRONMENTS})
+    if not isinstance(found, dict):
+        return False
+    return bool(set(found) & {COMMON, *ENVIRONMENTS}) or (named and "schema" not in found)
 
 
 def load_config(
@@ -216,8 +222,10 @@ def _from_environment(
             )
         model, name = found
         kind = (_FIELDS if model is None else _MODEL_FIELDS)[name]
+        # Otherwise the word would be a text.
+        given = None if text == "null" and type(None) in get_args(kind) else text
         try:
-            value = msgspec.convert(text, kind, strict=False)
+            value = msgspec.convert(given, kind, strict=False)
         except msgspec.ValidationError:
             raise ConfigError(f"{variable}: the value does not fit {_named(kind)}") from None
         place = values if model is None else values["models"][model]
@@ -227,13 +235,13 @@ def _from_environment(
 
 def _settings(values: dict[str, Any], sources: Mapping[str, str], base: Path) -> Settings:
     for name in _PATHS:
-        if isinstance(values.get(name), str):
+        if isinstance(values.get(name), str) and values[name]:
             values[name] = str(base / values[name])
-    if isinstance(values.get("log"), str) and values["log"] not in ("stderr", "none"):
+    if isinstance(values.get("log"), str) and values["log"] not in ("stderr", "none", ""):
         values["log"] = str(base / values["log"])
     models: dict[str, ModelSettings] = {}
     for name, own in values.get("models", {}).items():
-        if isinstance(own.get("require_signature"), str):
+        if isinstance(own.get("require_signature"), str) and own["require_signature"]:
             own["require_signature"] = str(base / own["require_signature"])
         models[name] = _convert(own, ModelSettings, sources, f"models.{name}.")
     settings: Settings = _convert({**values, "models": models}, Settings, sources, "")
@@ -260,7 +268,8 @@ def _convert(values: Mapping[str, Any], kind: Any, sources: Mapping[str, str], p
     except ConfigError as error:
         key = prefix + error.message.split(" ", maxsplit=1)[0]
         place = sources.get(key)
-        raise ConfigError(f"{f'{place}: ' if place else ''}{prefix}{error.message}") from None
+        told = f"{f'{place}: ' if place else ''}{prefix}{error.message}"
+        raise ConfigError(told, hint=error.hint) from None
 
 
 def _known(found: Mapping[str, Any], known: Collection[str], where: str) -> None:
