@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -18,6 +19,7 @@ from support.detectors import write_bundle
 
 from interlock.cli.app import run
 from interlock.serve import doctor_isolated
+from interlock.serve.rollout.store import Placement, RolloutStore, Source
 
 SOUND = '[production]\nrate = 50.0\n[production.models.strict]\npath = "bundle"\n'
 
@@ -225,3 +227,22 @@ def test_an_environment_is_no_part_of_a_model(
     bundle = str(deployment / "bundle")
     assert run(["doctor", "--deployment", bundle, "--environment", "staging"]) == 2
     assert "no configuration file" in capsys.readouterr().err
+
+
+def test_what_was_promoted_is_what_is_examined(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "next.onnx").write_bytes(models.affine())
+    (deployment / "serve.toml").write_text(SOUND.replace("rate = 50.0", 'state = "state"'))
+    store = RolloutStore(deployment / "state")
+    digest = "sha256:" + hashlib.sha256(models.affine()).hexdigest()
+    store.save("strict", Placement(configured=("bundle", None), stable=Source("next.onnx", digest)))
+    _, found = examined(deployment, capsys)
+    assert found["strict: its files"]["detail"] == "next.onnx is a onnx; recorded in the state"
+    assert found["strict: loads and passes its self-test"]["detail"] == digest
+    assert found["strict: integrity"]["result"] == "pass"
+    (deployment / "next.onnx").write_bytes(models.shifted(1))
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert "expected" in found["strict: loads and passes its self-test"]["detail"]
+    store.close()

@@ -19,6 +19,7 @@ from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
 from interlock.serve.open_files import check_limit, needed
 from interlock.serve.opening import DETECTOR, REGISTERED, STORED, kind_of
+from interlock.serve.rollout.store import placed, recorded
 from interlock.serve.settings import ModelSettings, Settings
 
 DISK_MB, MEMORY_MB = 500, 512
@@ -73,7 +74,7 @@ def examine(
 ) -> Iterator[Finding]:
     """All findings, as they come. `tick` is told a model's name and the calls made so far."""
     base = effective.base
-    served = {name: own.served for name, own in effective.settings.models.items()}
+    served, because = _served(effective.settings)
     settings = msgspec.structs.replace(effective.settings, models=served)
     yield from _environment(settings, base)
     yield from _exposure(settings)
@@ -87,13 +88,22 @@ def examine(
         yield from _permissions(name, own, base)
         broken = False
         for finding in doctor_model.examine(
-            name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one
-        ):
+            name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one,
+            because=because[name],
+        ):  # fmt: skip
             broken = broken or (finding.group == "function" and finding.result == "fail")
             yield finding
         if not broken:
             yield doctor_model.without_network(name, own, base, settings.start_seconds)
     yield from doctor_server.examine(settings, base)
+
+
+def _served(settings: Settings) -> tuple[dict[str, ModelSettings], dict[str, str]]:
+    """What a server would serve under each name, and why where that is not as configured."""
+    found = {} if settings.state is None else recorded(Path(settings.state))
+    now = {name: placed(own, found.get(name)) for name, own in settings.models.items()}
+    why = {name: "" if told == "configured" else told for name, (_, told) in now.items()}
+    return {name: own for name, (own, _) in now.items()}, why
 
 
 def _environment(settings: Settings, base: Path) -> Iterator[Finding]:

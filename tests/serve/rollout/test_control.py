@@ -214,6 +214,28 @@ def test_a_decision_that_cannot_be_recorded_is_not_taken_until_it_can(
     assert found.hosted.health().status == "healthy"
 
 
+def test_an_order_that_could_be_recorded_ends_the_fault(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rollout ends with it, no further look would."""
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(300, errors=3)
+    store = found.store
+    assert store is not None
+
+    def full(model: str, placement: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_put", full)
+        found.rollout.tick()
+        assert found.hosted.fault
+    found.rollout.roll_back()
+    found.rollout.tick()
+    assert found.hosted.fault == ""
+
+
 def test_a_candidate_that_no_longer_loads_costs_the_rollout_only(world: Make) -> None:
     found = world()
     found.rollout.start("new", mode="canary")
