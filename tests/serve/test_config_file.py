@@ -89,6 +89,12 @@ def test_every_value_can_be_set_by_a_variable(path: Path) -> None:
     assert told["token"] == ("(set)", "INTERLOCK_SERVE_TOKEN")
 
 
+def test_the_key_of_a_collector_is_not_shown(path: Path) -> None:
+    environ = {"INTERLOCK_SERVE_OTLP_ENDPOINT": "https://me:secret@collector:4318/x"}
+    shown = {key: value for key, value, _ in load(path, environ, environment="staging").rows()}
+    assert shown["otlp_endpoint"] == "https://(set)@collector:4318/x"
+
+
 def test_every_setting_has_a_variable(path: Path) -> None:
     """A known one may be refused for its value, never as unknown."""
     refused = []

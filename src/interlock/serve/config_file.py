@@ -64,7 +64,7 @@ class Effective:
     sources: Mapping[str, str]
 
     def rows(self) -> list[tuple[str, Any, str]]:
-        """Key, value and source of every setting; a token is not shown."""
+        """Key, value and source of every setting; tokens and keys are not shown."""
         found: list[tuple[str, Any, str]] = []
         for name in _FIELDS:
             if name == "models":
@@ -72,6 +72,8 @@ class Effective:
             value = getattr(self.settings, name)
             if name in ("token", "admin_token") and value is not None:
                 value = "(set)"
+            if name == "otlp_endpoint" and value is not None:
+                value = re.sub(r"//[^/]*@", "//(set)@", value)
             found.append((name, value, self.sources.get(name, DEFAULT)))
         for model, own in self.settings.models.items():
             for name in _MODEL_FIELDS:
