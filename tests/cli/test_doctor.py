@@ -229,6 +229,20 @@ def test_an_environment_is_no_part_of_a_model(
     assert "no configuration file" in capsys.readouterr().err
 
 
+def test_a_token_in_a_configuration_that_every_user_can_read_fails(
+    deployment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = deployment / "serve.toml"
+    config.write_text(SOUND.replace("rate", 'token = "a-token-of-the-tests"\nrate'))
+    monkeypatch.setenv("INTERLOCK_SERVE_ADMIN_TOKEN", "an-admin-token-of-the-tests")
+    for mode, result in ((0o644, "fail"), (0o640, "pass")):
+        config.chmod(mode)
+        _, found = examined(deployment, capsys)
+        assert found["the token in the configuration"]["result"] == result
+        assert "the admin_token in the configuration" not in found
+        assert "a-token-of-the-tests" not in json.dumps(found)
+
+
 def test_what_was_promoted_is_what_is_examined(
     deployment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,12 +56,20 @@ class Effective:
     environment  the section that was taken; None without a file
     base         where relative paths start: the file's directory, or the working directory
     sources      key -> where its value came from; a key that is not in it has its default
+    file         that was read; None without one
     """
 
     settings: Settings
     environment: str | None
     base: Path
     sources: Mapping[str, str]
+    file: Path | None = None
+
+    def file_of(self, key: str) -> Path | None:
+        """The file that a value stands in; None where it came from elsewhere."""
+        if self.file is None or not self.sources.get(key, "").startswith(f"{self.file.name} ["):
+            return None
+        return self.file
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """Key, value and source of every setting; tokens and keys are not shown."""
@@ -140,7 +148,7 @@ def load_config(
     for name, value in arguments.items():
         values[name] = value
         sources[name] = ARGUMENT
-    return Effective(_settings(values, sources, base), section, base, sources)
+    return Effective(_settings(values, sources, base), section, base, sources, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

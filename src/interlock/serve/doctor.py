@@ -78,6 +78,7 @@ def examine(
     settings = msgspec.structs.replace(effective.settings, models=served)
     yield from _environment(settings, base)
     yield from _exposure(settings)
+    yield from _written_tokens(effective)
     for name, own in settings.models.items():
         made = [0]
 
@@ -175,6 +176,18 @@ def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]
     else:
         detail = f"{len(paths)} files and directories, read by us, not for every user to change"
         yield Finding("environment", item, "pass", detail)
+
+
+def _written_tokens(effective: Effective) -> Iterator[Finding]:
+    """Whether others can read a token that stands in the configuration itself."""
+    for name in ("token", "admin_token"):
+        place = effective.file_of(name)
+        if place is None:
+            continue
+        is_open = place.stat().st_mode & 0o007
+        detail = f"every user can read {place.name}" if is_open else "not for every user"
+        item = f"the {name} in the configuration"
+        yield Finding("security", item, passed(not is_open), detail)
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:
