@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
@@ -357,6 +357,9 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
     wrong = RequestRejectedError("the path does not take this method")
     reply = error_reply(wrong, path=request.scope["path"])
     reply.status_code = 405
+    # Routes of one path may be several, and each knows its own methods.
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    reply.headers["allow"] = ", ".join(sorted({m for route in found for m in route.methods}))
     return reply
 
 
