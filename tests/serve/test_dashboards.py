@@ -64,6 +64,18 @@ def test_a_first_rollback_is_an_increase(server: Running) -> None:
         assert series in server.metrics()
 
 
+def test_a_model_that_fails_on_whatever_it_is_asked_raises_an_alert(server: Running) -> None:
+    """It answers 422, which is no error of the server, and is an error all the same."""
+    name = "interlock_answers_total"
+    asked = expressions()["InterlockFailedAnswers"]
+    assert f'{name}{{status="failed"}}' in asked
+    assert "> 0.05 *" in asked
+    index = {"name": "i", "shape": [1], "datatype": "INT64", "data": [77]}
+    reply = server.client.post("/v2/models/gather/infer", json={"inputs": [index]})
+    assert reply.status_code == 422
+    assert re.search(rf'^{name}{{model="gather",status="failed"}} [1-9]', server.metrics(), re.M)
+
+
 def test_the_dashboard_is_what_its_script_writes() -> None:
     written: Any = json.loads((FILES / "grafana.json").read_text())
     assert written == json.loads(json.dumps(grafana_dashboard.dashboard()))
