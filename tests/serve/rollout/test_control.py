@@ -328,6 +328,13 @@ def test_a_digest_in_the_configuration_holds_for_a_reload_too(world: Make) -> No
     assert found.stable == "sha256:old"
 
 
+def test_a_reload_elsewhere_under_the_feature_flag_is_refused_for_the_flag(world: Make) -> None:
+    found = world(candidate="new", use_candidate=False)
+    with pytest.raises(ConflictError, match="use_candidate is set"):
+        found.rollout.reload("new")
+    assert found.rollout.reload()["changed"] is False
+
+
 def test_one_process_of_several_that_grows_is_enough_to_roll_back(
     world: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

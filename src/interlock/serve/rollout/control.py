@@ -145,8 +145,11 @@ class ModelRollout:
                 raise ConflictError("a rollout is under way", hint="end it first")
             source = path or traffic.stable.settings.path
             elsewhere = source != self._loader.home
-            if elsewhere and not self._record.kept:
-                raise ConfigError("another path would be forgotten over a restart; set `state`")
+            if elsewhere:
+                self._record.check_flag()
+                if not self._record.kept:
+                    told = "another path would be forgotten over a restart; set `state`"
+                    raise ConfigError(told)
             opened = self._loader.open(source, digest, home=not elsewhere)
             with self._loader.kept_only_if(opened) as version:
                 check_interface(version.served, traffic.stable.served)
