@@ -122,6 +122,30 @@ def test_the_systems_own_error_is_one_message(
     }
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "memory_limit"),
+        (RuntimeError("can't start new thread"), "engine_unavailable"),
+    ],
+)
+def test_a_machine_without_memory_or_threads_is_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: str,
+) -> None:
+    behave(monkeypatch, error)
+    assert app.run(["try", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_a_defect_of_ours_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, RuntimeError("a defect"))
+    with pytest.raises(RuntimeError, match="a defect"):
+        app.run(["try"])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
 import shutil
@@ -18,6 +19,7 @@ from support.detectors import write_bundle
 
 from interlock.cli.app import run
 from interlock.serve import doctor_isolated
+from interlock.serve.rollout.store import Placement, RolloutStore, Source
 
 SOUND = '[production]\nrate = 50.0\n[production.models.strict]\npath = "bundle"\n'
 
@@ -178,3 +180,83 @@ def test_a_deployment_with_a_candidate_and_files_beside_its_model_is_looked_at(
         assert found["the server starts"]["result"] == "pass"
         assert found["every model is ready"]["result"] == "pass"
         assert found["d: its files"]["detail"].startswith("next " if flag else "bundle ")
+
+
+def test_a_directory_may_hold_files_that_are_no_configuration(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "labels.json").write_text("[1, 2]")
+    _, found = examined(deployment, capsys)
+    assert found["every model is ready"]["result"] == "pass"
+    # It may be the one that is served, so it is not passed over.
+    (deployment / "broken.toml").write_text("[production")
+    assert run(["doctor", "--deployment", str(deployment)]) == 2
+    told = capsys.readouterr().err
+    assert "broken.toml: " in told
+    assert "hint: name the configuration" in told
+
+
+def test_a_link_that_leads_nowhere_is_a_finding(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "bundle" / "notes").symlink_to(deployment / "gone")
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert "notes cannot be read" in found["strict: permissions"]["detail"]
+
+
+def test_a_directory_in_place_of_a_model_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net" / "model.onnx").mkdir(parents=True)
+    (tmp_path / "m.onnx").mkdir()
+    named = "[production]\n"
+    for name, path in (("net", "net"), ("file", "m.onnx"), ("kind", "m.onnx")):
+        named += f'[production.models.{name}]\npath = "{path}"\n'
+    (tmp_path / "serve.toml").write_text(named + 'kind = "onnx"\n')
+    code, found = examined(tmp_path, capsys)
+    assert code == 1
+    for item in ("net: loads and passes its self-test", "file: its files"):
+        assert found[item]["result"] == "fail"
+    assert found["kind: loads and passes its self-test"]["result"] == "fail"
+
+
+def test_an_environment_is_no_part_of_a_model(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(deployment / "bundle")
+    assert run(["doctor", "--deployment", bundle, "--environment", "staging"]) == 2
+    assert "no configuration file" in capsys.readouterr().err
+
+
+def test_a_token_in_a_configuration_that_every_user_can_read_fails(
+    deployment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = deployment / "serve.toml"
+    config.write_text(SOUND.replace("rate", 'token = "a-token-of-the-tests"\nrate'))
+    monkeypatch.setenv("INTERLOCK_SERVE_ADMIN_TOKEN", "an-admin-token-of-the-tests")
+    for mode, result in ((0o644, "fail"), (0o640, "pass")):
+        config.chmod(mode)
+        _, found = examined(deployment, capsys)
+        assert found["the token in the configuration"]["result"] == result
+        assert "the admin_token in the configuration" not in found
+        assert "a-token-of-the-tests" not in json.dumps(found)
+
+
+def test_what_was_promoted_is_what_is_examined(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (deployment / "next.onnx").write_bytes(models.affine())
+    (deployment / "serve.toml").write_text(SOUND.replace("rate = 50.0", 'state = "state"'))
+    store = RolloutStore(deployment / "state")
+    digest = "sha256:" + hashlib.sha256(models.affine()).hexdigest()
+    store.save("strict", Placement(configured=("bundle", None), stable=Source("next.onnx", digest)))
+    _, found = examined(deployment, capsys)
+    assert found["strict: its files"]["detail"] == "next.onnx is a onnx; recorded in the state"
+    assert found["strict: loads and passes its self-test"]["detail"] == digest
+    assert found["strict: integrity"]["result"] == "pass"
+    (deployment / "next.onnx").write_bytes(models.shifted(1))
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert "expected" in found["strict: loads and passes its self-test"]["detail"]
+    store.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("rollout")
     versions(place)
     (place / "r.onnx").write_bytes(models.shifted(0))
-    named = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
+    named: dict[str, dict[str, Any]] = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
+    named["small"] = {"path": "v0.onnx", "rollback_errors": 0.004}
     with serving(place, named, environ=ENVIRON, state="state") as running:
         yield running
 
@@ -31,6 +35,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def environment(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERLOCK_URL", server.url)
     monkeypatch.setenv("INTERLOCK_ADMIN_TOKEN", ADMIN)
+
+
+@contextmanager
+def answering(reply: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """The address of something that answers every connection alike, and what it was sent."""
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    asked.append(connection.recv(65_536))
+                    connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -50,7 +77,7 @@ def test_from_start_to_end(server: Running, capsys: pytest.CaptureFixture[str]) 
     assert told(capsys, "rollback", "m")["stable"]["path"] == "v0.onnx"
     assert run(["rollout", "status", "m"]) == 0
     assert "reverted: asked for" in capsys.readouterr().out
-    assert len(told(capsys, "status")["models"]) == 2
+    assert len(told(capsys, "status")["models"]) == 3
 
 
 def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +96,11 @@ def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "--url", "ftp://x"], 2, "must start with http"),
         (["status", "--url", "http://203.0.113.7:8000"], 2, "would let others read the token"),
         (["status", "--url", "http://127.0.0.1:1"], 1, "cannot be asked"),
+        (["status", "--url", "http://[::1"], 2, "must start with http"),
+        (["status", "--url", "http://127.0.0.1:port"], 2, "must start with http"),
+        (["status", "--url", "https://me:secret@localhost:1"], 2, "names a user"),
+        (["status", "--timeout", "-1"], 2, "--timeout"),
+        (["status", "--timeout", "nan"], 2, "--timeout"),
         (["status", "--token-file", "nowhere"], 2, "--token-file nowhere"),
     ],
 )
@@ -93,6 +125,40 @@ def test_the_token_comes_from_the_environment_or_a_file_and_must_be_right(
     monkeypatch.delenv("INTERLOCK_ADMIN_TOKEN")
     assert run(["rollout", "status"]) == 2
     assert "set INTERLOCK_ADMIN_TOKEN" in capsys.readouterr().err
+
+
+def test_the_token_goes_to_the_server_alone(
+    server: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a proxy of the environment nor a place that is redirected to gets to see it."""
+    with answering(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n") as (proxy, asked):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert run(["rollout", "status"]) == 0
+        moved = b"HTTP/1.1 302 Found\r\nlocation: " + proxy.encode() + b"/\r\n\r\n"
+        with answering(moved) as (url, _):
+            assert run(["rollout", "status", "--url", url]) == 1
+        assert "answered 302" in capsys.readouterr().err
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    "told", [b"what?\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"]
+)
+def test_what_answers_no_http_is_no_server(told: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(told) as (url, _):
+        assert run(["rollout", "status", "--url", url]) == 1
+    assert "cannot be asked" in capsys.readouterr().err
+
+
+def test_limits_are_shown_as_they_are(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "start", "small", "v1.onnx", "--mode", "canary")
+    assert run(["rollout", "status", "small"]) == 0
+    (errors,) = [line for line in capsys.readouterr().out.splitlines() if " errors " in line]
+    assert errors.split()[-1] == "0.4%"
+    told(capsys, "rollback", "small")
 
 
 def test_a_server_without_an_admin_api_and_over_tls(

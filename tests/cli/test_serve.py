@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import models
+from support.keys import self_signed
 from support.serving import serving
 
 from interlock.cli.app import run
@@ -124,6 +125,27 @@ def test_check_refuses_what_would_not_start(
     assert shown.out == ""
 
 
+def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL would ask on the terminal, and a server has nobody to answer."""
+    self_signed(config.parent / "cert.pem", config.parent / "key.pem", passphrase=b"open")
+    monkeypatch.setenv("INTERLOCK_SERVE_TLS_CERT", "cert.pem")
+    monkeypatch.setenv("INTERLOCK_SERVE_TLS_KEY", "key.pem")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "tls_key is encrypted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[prodction]\nport = 1\n", ""])
+def test_a_file_without_a_section_is_no_model(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "serve.toml").write_text(content)
+    assert run(["serve", str(tmp_path / "serve.toml")]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean 'production'?" in told or "has no section 'production'" in told
+
+
 @pytest.mark.parametrize("setting", ["policy", "calibration"])
 def test_check_looks_for_the_files_of_a_detector(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
@@ -191,6 +213,9 @@ def test_a_port_in_use_and_bad_certificates_are_told(
         port = str(taken.getsockname()[1])
         assert run(["serve", str(config), "--port", port]) == 2
     assert "cannot listen on 127.0.0.1" in capsys.readouterr().err
+    monkeypatch.setenv("INTERLOCK_SERVE_ANONYMOUS", "true")
+    assert run(["serve", str(config), "--host", "a..b"]) == 2
+    assert "cannot listen on a..b" in capsys.readouterr().err
 
 
 def test_it_ends_with_0_on_sigterm_and_sigint_where_all_models_were_ready(tmp_path: Path) -> None:

@@ -71,9 +71,15 @@ def test_for_a_person_it_prints_the_summary_and_the_contracts(
         (["{tree}", "--chunks", "words"], "'words' is not one of"),
         (["{tree}", "--chunk-lines", "0"], "--chunk-lines"),
         (["{tree}", "--instances", "0"], "--instances"),
+        (["{tree}", "--instances", "100000000"], "--instances"),
+        (["{tree}", "--isolate", "--memory-limit", "99999999999G"], "--memory-limit is '9999"),
+        (["{tree}", "-o", "{tree}"], "--output is the tree itself"),
+        (["{tree}", "-o", "{tree}", "--dry-run"], "--output is the tree itself"),
+        ([""], "PATH is empty"),
         (["{tree}", "--memory-limit", "1GB"], "--memory-limit is for processes"),
         (["{tree}", "--isolate", "--memory-limit", "much"], "--memory-limit is 'much'"),
         (["https://localhost/a"], "only file://"),
+        (["{tree}", "--model-for", "c=x", "--model-for", "C=y"], "--model-for names 'C' twice"),
         (["{tree}", "--model-for", "klingon=mine"], "no language 'klingon'"),
         (["{tree}", "--model-for", "klingon=mine", "--dry-run"], "no language 'klingon'"),
         (["{tree}", "--model", "./absent"], "no model at './absent'"),
@@ -89,10 +95,17 @@ def test_a_users_mistake_is_said_and_exits_with_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     given = [argument.format(tree=tree) for argument in arguments]
-    code = run(["summarize", "--model", "none", *given, "-o", str(tmp_path / "out")])
+    code = run(["summarize", "--model", "none", "-o", str(tmp_path / "out"), *given])
     assert code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert not (tree / "journal.sqlite").exists()
+
+
+def test_a_single_files_summary_may_lie_beside_it(tree: Path) -> None:
+    source = tree / "README.md"
+    assert run(["summarize", str(source), "--model", "none", "-o", str(source.parent)]) == 0
+    assert (tree / "summary.json").exists()
 
 
 def test_a_dry_run_without_the_model_says_how_it_counts(

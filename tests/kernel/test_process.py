@@ -436,6 +436,17 @@ def test_kill_from_another_thread_ends_the_call(worker: WorkerProcess) -> None:
     assert worker.call(["echo", 1]) == 1
 
 
+def test_a_connection_closed_by_another_thread_ends_the_call(worker: WorkerProcess) -> None:
+    """As at the interpreter's end, such as Ctrl-C while a server loads: no foreign exception."""
+    worker.start()
+    assert worker._finalizer is not None
+    timer = threading.Timer(0.2, worker._finalizer)
+    timer.start()
+    with pytest.raises(EngineCrashError):
+        worker.call(["hang"])
+    timer.join()
+
+
 def test_calls_of_many_threads_get_their_own_answers(worker: WorkerProcess) -> None:
     wrong: list[int] = []
 

@@ -202,6 +202,15 @@ def test_unknown_paths_models_and_methods(server: Running) -> None:
     assert server.client.post("/health").status_code == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v2", "GET, HEAD"), ("/v2/models/affine/infer", "POST"), ("/v1/scan", "POST")],
+)
+def test_a_wrong_method_is_told_the_right_ones(server: Running, path: str, allowed: str) -> None:
+    reply = server.client.delete(path)
+    assert (reply.status_code, reply.headers["allow"]) == (405, allowed)
+
+
 def test_an_unknown_output_is_named(server: Running) -> None:
     reply = server.infer("affine", [[1, 2, 3]], body={"outputs": [{"name": "nope"}]})
     assert reply.status_code == 400
@@ -217,6 +226,8 @@ def test_a_compressed_body_is_not_unpacked(server: Running) -> None:
 def test_the_description_names_every_endpoint_and_the_page_loads_nothing(server: Running) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert "/v2/models/{model}/infer" in paths
+    (named,) = paths["/v1/scan"]["post"]["parameters"]
+    assert (named["name"], named["in"]) == ("model", "query")
     page = server.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "http" not in page.text

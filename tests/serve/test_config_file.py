@@ -89,6 +89,12 @@ def test_every_value_can_be_set_by_a_variable(path: Path) -> None:
     assert told["token"] == ("(set)", "INTERLOCK_SERVE_TOKEN")
 
 
+def test_the_key_of_a_collector_is_not_shown(path: Path) -> None:
+    environ = {"INTERLOCK_SERVE_OTLP_ENDPOINT": "https://me:secret@collector:4318/x"}
+    shown = {key: value for key, value, _ in load(path, environ, environment="staging").rows()}
+    assert shown["otlp_endpoint"] == "https://(set)@collector:4318/x"
+
+
 def test_every_setting_has_a_variable(path: Path) -> None:
     """A known one may be refused for its value, never as unknown."""
     refused = []
@@ -100,6 +106,25 @@ def test_every_setting_has_a_variable(path: Path) -> None:
             refused.append(error.message)
     assert len(refused) > 20
     assert [message for message in refused if "is no setting" in message] == []
+
+
+def test_a_variable_can_take_a_value_back(path: Path) -> None:
+    found = load(path, {"INTERLOCK_SERVE_TOKENS_FILE": "null"}, environment="production")
+    assert found.settings.tokens_file is None
+    assert ("tokens_file", None, "INTERLOCK_SERVE_TOKENS_FILE") in found.rows()
+    with pytest.raises(ConfigError, match="the value does not fit"):
+        load(path, {"INTERLOCK_SERVE_PORT": "null"}, environment="production")
+
+
+@pytest.mark.parametrize(
+    "key", ["STATE", "TOKENS_FILE", "LOG", "HOST", "TOKEN", "MODELS_ARM_POLICY", "MODELS_ARM_PATH"]
+)
+def test_an_empty_variable_is_no_value(path: Path, key: str) -> None:
+    """An empty path would be the configuration's own directory."""
+    with pytest.raises(ConfigError) as refused:
+        load(path, {f"INTERLOCK_SERVE_{key}": ""}, environment="production")
+    assert refused.value.message.startswith(f"INTERLOCK_SERVE_{key}: ")
+    assert refused.value.message.endswith(f"{key.rpartition('ARM_')[2].lower()} is empty")
 
 
 def test_paths_start_at_the_file(path: Path) -> None:
@@ -160,6 +185,15 @@ def test_a_wrong_file_is_refused_with_its_place(
         load(path)
     assert told in refused.value.message
     assert "short" not in refused.value.message
+
+
+def test_a_hint_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "serve.json"
+    model = {"path": "a.onnx", "candidate": "b.onnx"}
+    path.write_text(json.dumps({"production": {"models": {"a": model}}}))
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert refused.value.hint.startswith("set state to a directory")
 
 
 def test_a_configuration_is_told_from_a_route_file(path: Path, tmp_path: Path) -> None:

@@ -55,6 +55,27 @@ def test_labels_that_are_asked_for_exist(server: Running) -> None:
                     assert any(f'{label}="' in sample for sample in samples), (metric, label)
 
 
+def test_a_first_rollback_is_an_increase(server: Running) -> None:
+    """Prometheus sees none in a series that begins with 1, so they begin with 0."""
+    name = "interlock_rollout_decisions_total"
+    assert f'increase({name}{{decision="rolled_back"}}' in expressions()["InterlockRolledBack"]
+    for trigger in ("errors", "p99", "memory", "refused", "false_positives", "operator"):
+        series = f'{name}{{decision="rolled_back",model="affine",trigger="{trigger}"}} 0.0'
+        assert series in server.metrics()
+
+
+def test_a_model_that_fails_on_whatever_it_is_asked_raises_an_alert(server: Running) -> None:
+    """It answers 422, which is no error of the server, and is an error all the same."""
+    name = "interlock_answers_total"
+    asked = expressions()["InterlockFailedAnswers"]
+    assert f'{name}{{status="failed"}}' in asked
+    assert "> 0.05 *" in asked
+    index = {"name": "i", "shape": [1], "datatype": "INT64", "data": [77]}
+    reply = server.client.post("/v2/models/gather/infer", json={"inputs": [index]})
+    assert reply.status_code == 422
+    assert re.search(rf'^{name}{{model="gather",status="failed"}} [1-9]', server.metrics(), re.M)
+
+
 def test_the_dashboard_is_what_its_script_writes() -> None:
     written: Any = json.loads((FILES / "grafana.json").read_text())
     assert written == json.loads(json.dumps(grafana_dashboard.dashboard()))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from serve.rollout.test_traffic import version
 from serve.test_lane import Doubling
 
+from interlock.serve import hosting
 from interlock.serve.hosting import Hosting
 from interlock.serve.metrics import Metrics
 from interlock.serve.rollout.traffic import Traffic
@@ -28,10 +30,9 @@ class Counted(Doubling):
 
 def test_counters_do_not_fall_when_a_version_is_replaced(tmp_path: Path) -> None:
     metrics = Metrics()
-    hosting = Hosting(
-        Settings(models={"m": ModelSettings(path="x")}), tmp_path, metrics, lambda *_, **__: None
-    )
-    hosted = hosting.models["m"]
+    models = {"m": ModelSettings(path="x")}
+    found = Hosting(Settings(models=models), tmp_path, metrics, lambda *_, **__: None)
+    hosted = found.models["m"]
     old, new = version(Counted(100.0, 7)), version(Counted(1.0, 1))
 
     def counted() -> tuple[str, ...]:
@@ -52,3 +53,20 @@ def test_counters_do_not_fall_when_a_version_is_replaced(tmp_path: Path) -> None
         time.sleep(0.01)
     assert counted() == ("101.0", "8.0")
     new.retire(0)
+
+
+def test_what_the_models_processes_read_from_disks_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detector's, a route's and a verified model's files are read by these alone."""
+    for process, read in (("self", 10), ("1", 500)):
+        (tmp_path / process).mkdir()
+        (tmp_path / process / "io").write_text(f"rchar: 99\nread_bytes: {read}\n")
+    monkeypatch.setattr(hosting, "_PROC", tmp_path)
+    metrics = Metrics()
+    models = {"m": ModelSettings(path="x")}
+    found = Hosting(Settings(models=models), tmp_path, metrics, lambda *_, **__: None)
+    loaded = version(Counted(1.0, 0))
+    found.start(lambda hosted: Traffic(loaded))
+    assert 'interlock_model_load_read_bytes{model="m"} 500.0' in metrics.text().decode()
+    loaded.retire(0)

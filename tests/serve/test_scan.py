@@ -17,7 +17,7 @@ from support import models
 from support.counts import count
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 from support.processes import children
-from support.rollouts import until
+from support.rollouts import ENVIRON, admin, until
 from support.serving import Running, serving
 
 from interlock.serve.hosting import Hosting
@@ -116,6 +116,13 @@ def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
             assert scanning.client.post("/v1/feedback", json=label).status_code == 200
 
 
+def test_a_compressed_stream_is_refused(scanning: Running) -> None:
+    reply = scanning.client.post(
+        "/v1/scan?model=small", content=b"\x1f\x8b", headers=STREAM | {"content-encoding": "gzip"}
+    )
+    assert (reply.status_code, reply.json()["code"]) == (422, "unsupported")
+
+
 def test_answers_of_a_stream_come_before_its_end(scanning: Running) -> None:
     with socket.create_connection(("127.0.0.1", scanning.port), timeout=60) as connection:
         connection.sendall(
@@ -200,6 +207,14 @@ def test_a_server_with_nothing_named_serves_the_shipped_detector_or_is_red(tmp_p
             assert ready == 503
             assert reply.status_code == 503
             assert server.get("/health").json()["status"] == "unhealthy"
+
+
+def test_a_detector_whose_files_come_later_is_asked_after_a_reload(tmp_path: Path) -> None:
+    with serving(tmp_path, {"late": {"path": "late"}}, environ=ENVIRON) as server:
+        assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 404
+        write_bundle(tmp_path / "late")
+        assert admin(server, "models/late/reload", {}).status_code == 200
+        assert scanned(server, text=HARMLESS[0])["model"] == "late"
 
 
 def test_a_changed_bundle_of_a_detector_is_not_served(tmp_path: Path) -> None:

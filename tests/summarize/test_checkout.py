@@ -59,6 +59,11 @@ def test_a_url_that_leads_elsewhere_is_not_fetched() -> None:
         pass
 
 
+def test_a_file_url_of_another_machine_is_not_fetched() -> None:
+    with pytest.raises(InputError, match="on 'elsewhere'"), open_tree("file://elsewhere/a.git"):
+        pass
+
+
 def test_an_empty_bare_repository_is_an_input_error(tmp_path: Path) -> None:
     git("init", "-q", "--bare", str(tmp_path / "empty.git"))
     with (
@@ -86,6 +91,53 @@ def test_a_repository_runs_no_program_of_its_own(tmp_path: Path) -> None:
         paths = [file.path for file in read_tree(opened).files]
     assert paths == [file.path for file in read_tree(tree).files]
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("form", ["tree/.git", "tree/.git/"])
+def test_a_work_trees_own_repository_is_read_at_its_head(tmp_path: Path, form: str) -> None:
+    tree = small_tree(tmp_path / "tree")
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    (tree / "later.py").write_text("later = 1\n")
+    with open_tree(str(tmp_path / form)) as opened:
+        assert opened.name == "tree"
+        paths = [file.path for file in read_tree(opened).files]
+    assert "later.py" not in paths
+    assert "README.md" in paths
+
+
+def test_a_bare_repository_may_be_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = small_tree(tmp_path / "tree")
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    git("clone", "-q", "--bare", str(tree), str(tmp_path / "words.git"))
+    monkeypatch.chdir(tmp_path / "words.git")
+    with open_tree(".") as opened:
+        assert opened.name == "words"
+        assert read_tree(opened).files
+
+
+def test_nothing_that_an_archive_would_leave_out_or_rewrite_is_lost(tmp_path: Path) -> None:
+    """`export-ignore` and `export-subst` are for releases; a summary is of the source."""
+    tree = small_tree(tmp_path / "tree")
+    (tree / ".gitattributes").write_text("README.md export-ignore\nstamp.py export-subst\n")
+    (tree / "stamp.py").write_text('COMMIT = "$Format:%H$"\n')
+    git("init", "-q", str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    git("clone", "-q", "--bare", str(tree), str(tmp_path / "words.git"))
+    with open_tree(str(tmp_path / "words.git")) as opened:
+        found = [(file.path, file.digest) for file in read_tree(opened).files]
+    assert found == [(file.path, file.digest) for file in read_tree(tree).files]
+
+
+def test_no_path_is_not_the_working_directory() -> None:
+    with pytest.raises(InputError, match="PATH is empty"), open_tree(""):
+        pass
 
 
 def test_packed_references_are_found(tmp_path: Path) -> None:

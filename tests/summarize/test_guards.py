@@ -91,6 +91,10 @@ def test_an_extractive_summary_has_no_word_of_its_own() -> None:
 
     assert refused("Counts words. Defines def count_words.") == []
     assert refused("Counts pixels. Defines def count_words.") == ["a word is not in the source"]
+    assert refused("Counts words. Defines def count_wo…") == []
+    assert refused("Counts words. Defines def count_pi…") == ["a word is not in the source"]
+    assert refused("Counts words. Defines def count_\nwords.") == []
+    assert refused("Counts words. Defines def count_\npixels.") == ["a word is not in the source"]
 
 
 def test_confidence_is_the_geometric_mean_of_its_three_parts() -> None:

@@ -19,6 +19,13 @@ def taken(root: Path) -> set[str]:
     return {path for path in files if not path.endswith(".gitignore")}
 
 
+def run_git(root: Path, *arguments: str) -> None:
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+    identity = ["-c", "user.name=a", "-c", "user.email=a@localhost"]
+    command = ["git", "-C", str(root), *identity, *arguments]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+
+
 def listed_by_git(root: Path) -> set[str]:
     """What Git would track."""
     environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -72,6 +79,49 @@ def test_patterns_above_the_root_hold_as_far_as_the_repository_reaches(tmp_path:
 def test_a_line_that_is_no_pattern_is_passed_over(tmp_path: Path) -> None:
     write_tree(tmp_path, {".gitignore": "!\nb.py\n", "a.py": "x = 1\n", "b.py": "x = 1\n"})
     assert taken(tmp_path) == {"a.py"}
+
+
+def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_pattern(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a.py": "x = 1\n", "b.py": "x = 1\n", "c.py": "x = 1\n"})
+    (tmp_path / ".gitignore").write_bytes(b"\xef\xbb\xbfa.py\r\nb.py\r\n")
+    assert taken(tmp_path) == listed_by_git(tmp_path) == {"c.py"}
+
+
+def test_patterns_behind_a_link_do_not_hold(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"patterns": "a.py\n", "a.py": "x = 1\n"})
+    (tmp_path / ".gitignore").symlink_to("patterns")
+    assert taken(tmp_path) == listed_by_git(tmp_path) == {"a.py", "patterns"}
+
+
+def test_a_repository_inside_another_has_patterns_of_its_own(tmp_path: Path) -> None:
+    """As a submodule has, whose `.git` is a file that says where its repository is."""
+    write_tree(
+        tmp_path,
+        {
+            ".gitignore": "*.py\n",
+            "a.py": "x = 1\n",
+            "sub/.gitignore": "*.rs\n",
+            "sub/b.py": "x = 1\n",
+            "sub/b.rs": "fn b() {}\n",
+        },
+    )
+    run_git(tmp_path / "sub", "init", "-q", "--separate-git-dir", str(tmp_path / ".git-of-sub"))
+    assert (tmp_path / "sub" / ".git").is_file()
+    assert listed_by_git(tmp_path / "sub") == {"b.py"}
+    assert {path for path in taken(tmp_path) if path.startswith("sub/")} == {"sub/b.py"}
+
+
+def test_a_second_work_tree_shares_what_the_repository_excludes(tmp_path: Path) -> None:
+    write_tree(tmp_path / "one", {"a.py": "x = 1\n", "b.py": "x = 1\n"})
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_git(one, "init", "-q")
+    run_git(one, "add", ".")
+    run_git(one, "commit", "-qm", "one")
+    run_git(one, "worktree", "add", "-q", str(two))
+    (one / ".git" / "info").mkdir(exist_ok=True)
+    (one / ".git" / "info" / "exclude").write_text("*.txt\n")
+    (two / "notes.txt").write_text("words of a note\n")
+    assert taken(two) == listed_by_git(two) == {"a.py", "b.py"}
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "c.py"])

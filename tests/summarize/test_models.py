@@ -7,7 +7,7 @@ from support.source_trees import small_tree
 from support.summary_models import NamingModel
 
 from interlock.errors import ConfigError
-from interlock.summarize import Models, Options, summarize
+from interlock.summarize import Models, Options, estimate, summarize
 from interlock.summarize.asked import ANSWER_TOKENS
 from interlock.summarize.budget import PROMPT_TOKENS
 
@@ -50,6 +50,35 @@ def test_without_a_default_other_languages_are_extractive(tmp_path: Path) -> Non
         for node in done.finished.plan.level("chunk")
     }
     assert origins == {"Rust": "model", "Python": "extractive", "Markdown": "extractive"}
+
+
+def test_what_no_model_is_asked_for_costs_no_tokens(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    own = Models(None, {"rust": NamingModel()})
+    some = estimate(tree, tmp_path / "out", OPTIONS, model=own)
+    every = estimate(tree, tmp_path / "out", OPTIONS, model=NamingModel())
+    alone = estimate(tree / "net" / "acceptor.rs", tmp_path / "out", OPTIONS, model=NamingModel())
+    assert some.tokens == alone.tokens < every.tokens
+    assert 0 < some.seconds < every.seconds
+
+
+def test_a_model_that_was_opened_twice_is_closed_twice() -> None:
+    """Two names may lead to the same bundle, and each was opened."""
+    closed: list[NamingModel] = []
+
+    class Counted(NamingModel):
+        def close(self) -> None:
+            closed.append(self)
+
+    one, two = Counted(), Counted()
+    Models(one, {"rust": two, "python": two}).close()
+    assert closed == [one, two]
+
+
+@pytest.mark.parametrize("language", ["dockerfile", "starlark", "text"])
+def test_every_language_that_a_file_can_be_in_can_have_a_model(language: str) -> None:
+    own = NamingModel()
+    assert Models(None, {language: own}).of(language.title()) is own
 
 
 def test_an_unknown_language_is_refused() -> None:

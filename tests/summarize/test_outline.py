@@ -119,6 +119,26 @@ def test_code_that_does_not_parse_still_gives_what_can_be_told(tmp_path: Path) -
     assert ("def", "good", 0) in names(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("a.py", "".join(f"{' ' * n}if x:\n" for n in range(800)) + f"{' ' * 800}pass\n"),
+        ("a.rs", f"{'m!{' * 1000}{'}' * 1000}\n"),
+        ("a.rs", f"{'mod a {' * 1000}{'}' * 1000}\n"),
+        ("a.c", "#if 1\n" * 1000 + "int a(void);\n" + "#endif\n" * 1000),
+        ("a.c", 'extern "C" {' * 1000 + "int a(void);" + "}" * 1000 + "\n"),
+        ("a.js", "{\n" * 1000 + "}\n" * 1000),
+    ],
+)
+def test_nesting_deeper_than_the_interpreter_calls_is_not_entered(
+    tmp_path: Path, name: str, code: str
+) -> None:
+    before = {"py": "def before(): pass\n", "rs": "fn before() {}\n", "c": "int before(void);\n"}
+    first = before.get(name[2:], "function before() {}\n")
+    found = outlined(tmp_path, name, first + code)
+    assert found.symbols[0].name == "before"
+
+
 def test_a_language_without_a_grammar_has_no_outline(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.rb": "def a\nend\n"})
     [file] = read_tree(tmp_path).files

@@ -1,7 +1,9 @@
 """The files of a finished run: JSON, Markdown, an HTML page and the repository map."""
 
 import hashlib
+import inspect
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,18 @@ def test_a_files_name_adds_no_line_to_the_markdown(tmp_path: Path) -> None:
     done = summarize(tree, tmp_path / "out", Options(), model=None)
     lines = done.files.markdown.read_text().splitlines()
     assert not [line for line in lines if line.startswith(("# Heading", "- x"))]
+
+
+def test_a_tree_deeper_than_the_interpreter_calls_has_its_files(tmp_path: Path) -> None:
+    tree = write_tree(tmp_path / "tree", {f"{'d/' * 400}a.py": "def one():\n    pass\n"})
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 250)
+    try:
+        done = summarize(tree, tmp_path / "out", Options(), model=None)
+    finally:
+        sys.setrecursionlimit(before)
+    assert f"{'  ' * 400}- **a.py**" in done.files.markdown.read_text()
+    assert done.files.html.read_text().count("<details") == 400
 
 
 def test_a_folder_counts_all_that_it_holds(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.source_trees import MODULE
 from support.summary_models import NamingModel
 
@@ -95,6 +97,42 @@ def test_without_a_model_the_only_step_is_extractive() -> None:
     assert [step.name for step in outcome.steps] == ["extractive"]
     assert summary is not None
     assert summary.origin == "extractive"
+
+
+@pytest.mark.parametrize("width", [0, 20, 120])
+@pytest.mark.parametrize(
+    "item",
+    [
+        Asked("chunk", doc="Text engine."),
+        Asked("file", name="a.py", doc="Configuration."),
+        Asked("chunk", doc="---", opening="# --- Settings ---\n"),
+        Asked("chunk", defined=tuple(("class", f"ALongNameOfAReader{n}Factory") for n in range(9))),
+        Asked("chunk", doc="计数" * 200, defined=(("def", "count"),)),
+        Asked("chunk", opening=f"{'x' * 300} word\n"),
+    ],
+)
+def test_the_sources_own_words_are_never_refused(item: Asked, width: int) -> None:
+    """However few they are, and where they are cut to fit."""
+    outcome, summary = summarised(None, msgspec.structs.replace(item, width=width))
+    assert outcome.status is Status.ACCEPTED, outcome.reasons
+    assert summary is not None
+    assert len(summary.text) <= item.most
+    assert not width or max(map(len, summary.text.split("\n"))) <= width
+
+
+@given(
+    st.text(max_size=300),
+    st.lists(st.text("abc_", min_size=1, max_size=90), max_size=12),
+    st.text(max_size=400).map(str.rstrip),
+    st.sampled_from([0, 20, 33, 120]),
+)
+def test_any_words_of_a_source_stand(doc: str, names: list[str], opening: str, width: int) -> None:
+    doc = " ".join(doc.split())
+    defined = tuple(("def", name) for name in names)
+    outcome, _ = summarised(
+        None, Asked("chunk", doc=doc, defined=defined, opening=opening, width=width)
+    )
+    assert outcome.status is Status.ACCEPTED or not (names or opening or any(map(str.isalnum, doc)))
 
 
 def test_the_only_parts_summary_stands_for_the_whole_with_its_author() -> None:

@@ -81,6 +81,12 @@ def test_our_own_output_is_left_out(tmp_path: Path) -> None:
     assert reasons(tmp_path, chosen) == {"summary": "output of this command"}
 
 
+def test_the_file_that_leads_to_a_submodules_repository_is_no_source(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"a.py": CODE, "sub/.git": "gitdir: ../.git/modules/sub\n"})
+    assert [file.path for file in read_tree(tmp_path).files] == ["a.py"]
+    assert reasons(tmp_path) == {}
+
+
 def test_a_file_alone_is_a_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.py": CODE, "b.py": CODE})
     tree = read_tree(tmp_path / "a.py")
@@ -121,6 +127,14 @@ def test_a_name_that_is_no_text_is_written_with_escapes(tmp_path: Path) -> None:
     assert [file.path for file in read_tree(tmp_path).files] == ["caf\\xe9.py"]
 
 
+def test_the_root_has_a_name_that_can_be_written(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / os.fsdecode(b"caf\xe9"), {"a.py": CODE})
+    assert read_tree(root).name == "caf\\xe9"
+    alone = root / os.fsdecode(b"\xe9.py")
+    alone.write_text(CODE)
+    assert [file.path for file in read_tree(alone).files] == ["\\xe9.py"]
+
+
 def test_a_file_above_the_limit_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,9 +151,15 @@ def test_a_deep_tree_is_walked(tmp_path: Path) -> None:
 
 
 def test_the_language_of_a_script_is_in_its_first_line(tmp_path: Path) -> None:
-    write_tree(tmp_path, {"tool": "#!/usr/bin/env python3\nprint(1)\n", "other": "#!/bin/sh\nls\n"})
+    lines = {
+        "tool": "#!/usr/bin/env python3",
+        "other": "#!/bin/sh",
+        "careful": "#!/usr/bin/env -S PYTHONUTF8=1 python3 -u",
+        "odd": "#!/usr/bin/env",
+    }
+    write_tree(tmp_path, {name: f"{line}\nrun(1)\n" for name, line in lines.items()})
     languages = {file.path: file.language.name for file in read_tree(tmp_path).files}
-    assert languages == {"tool": "Python", "other": "shell"}
+    assert languages == {"tool": "Python", "other": "shell", "careful": "Python", "odd": "text"}
 
 
 @pytest.mark.parametrize(

@@ -8,30 +8,35 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-from support.text_models import CONFIG, SPECIALS, TEMPLATE, tokenizer, weights
+from support.text_models import CONFIGS, SPECIALS, TEMPLATE, tokenizer, weights
 
 _NAMES = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
 }
 
 
 def gguf_name(name: str) -> str:
     """The GGUF name of one of Hugging Face's."""
-    if name in _NAMES:
-        return _NAMES[name]
-    _, _, layer, rest = name.split(".", 3)
-    return f"blk.{layer}.{_NAMES[rest]}"
+    stem, end = name.rsplit(".", 1)
+    if stem in _NAMES:
+        return f"{_NAMES[stem]}.{end}"
+    _, _, layer, rest = stem.split(".", 3)
+    return f"blk.{layer}.{_NAMES[rest]}.{end}"
 
 
 def interleaved(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
@@ -40,11 +45,23 @@ def interleaved(matrix: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.f
     return matrix.reshape(heads, 2, -1, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def save_gguf(path: Path, kind: str = "F32", *, without: tuple[str, ...] = (), **keys: Any) -> Path:
-    """A tiny Llama with its matrices stored as `kind`, and with the metadata `without` left out."""
+def save_gguf(
+    path: Path,
+    kind: str = "F32",
+    *,
+    family: str = "llama",
+    without: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
+    **keys: Any,
+) -> Path:
+    """A tiny model with its matrices stored as `kind`.
+
+    without   tensors, by Hugging Face's names, or "tokenizer", that are left out
+    more      vectors of zeros that are added, by the file's names
+    """
     made = tokenizer()
-    config = {**CONFIG, "vocab_size": made.get_vocab_size()}
-    writer = gguf.GGUFWriter(path, keys.get("arch", "llama"))
+    config = {**CONFIGS[family], "vocab_size": made.get_vocab_size()}
+    writer = gguf.GGUFWriter(path, keys.get("arch", family))
     writer.add_name("Tiny")
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -55,7 +72,12 @@ def save_gguf(path: Path, kind: str = "F32", *, without: tuple[str, ...] = (), *
     writer.add_key_length(config["head_dim"])
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if family == "starcoder2":
+        writer.add_layer_norm_eps(config["norm_epsilon"])
+    else:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if "sliding_window" in config:
+        writer.add_sliding_window(config["sliding_window"])
     vocabulary = made.get_vocab()
     names = sorted(vocabulary, key=lambda name: vocabulary[name])
     import json
@@ -63,7 +85,7 @@ def save_gguf(path: Path, kind: str = "F32", *, without: tuple[str, ...] = (), *
     merges = json.loads(made.to_str())["model"]["merges"]
     if "tokenizer" not in without:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
+        writer.add_tokenizer_pre(keys.get("pre", "gpt-2"))
         writer.add_token_list(names)
         writer.add_token_types([3 if name in SPECIALS else 1 for name in names])
         writer.add_token_merges([f"{left} {right}" for left, right in merges])
@@ -73,15 +95,18 @@ def save_gguf(path: Path, kind: str = "F32", *, without: tuple[str, ...] = (), *
     for name, array in weights(config).items():
         if name in without:
             continue
-        if ".q_proj." in name:
+        if family == "llama" and ".q_proj." in name:
             array = interleaved(array, config["num_attention_heads"])
-        if ".k_proj." in name:
+        if family == "llama" and ".k_proj." in name:
             array = interleaved(array, config["num_key_value_heads"])
-        if kind == "F32" or array.ndim == 1:
+        # Blocks are of 32 numbers.
+        if kind == "F32" or array.ndim == 1 or array.shape[1] % 32:
             writer.add_tensor(gguf_name(name), array)
             continue
         stored = gguf.GGMLQuantizationType[kind]
         writer.add_tensor(gguf_name(name), gguf.quants.quantize(array, stored), raw_dtype=stored)
+    for name in more:
+        writer.add_tensor(name, np.zeros(config["hidden_size"], np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -32,7 +32,7 @@ def write_key_pair(
     return private, public
 
 
-def self_signed(certificate: Path, key: Path) -> None:
+def self_signed(certificate: Path, key: Path, passphrase: bytes | None = None) -> None:
     """Write a certificate for localhost, signed by itself, and its key."""
     secret = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -53,6 +53,8 @@ def self_signed(certificate: Path, key: Path) -> None:
         secret.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
+            serialization.NoEncryption()
+            if passphrase is None
+            else serialization.BestAvailableEncryption(passphrase),
         )
     )

@@ -261,14 +261,17 @@ def centred() -> bytes:
     )
 
 
-def shifted(by: float) -> bytes:
-    """y = 2 x + `by` for x (N, 3): one version of many that a client can tell apart."""
+def shifted(by: float, rows: str = "N") -> bytes:
+    """y = 2 x + `by` for x (N, 3): one version of many that a client can tell apart.
+
+    rows  what y calls its first dimension
+    """
     return build(
         [
             helper.make_node("Mul", ["x", "two"], ["doubled"]),
             helper.make_node("Add", ["doubled", "by"], ["y"]),
         ],
         [tensor("x", FLOAT, ["N", 3])],
-        [tensor("y", FLOAT, ["N", 3])],
+        [tensor("y", FLOAT, [rows, 3])],
         [constant("two", 2, np.float32), constant("by", by, np.float32)],
     )

@@ -45,6 +45,30 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "bos_token_id": 0,
 }
+STARCODER2: dict[str, Any] = {
+    "model_type": "starcoder2",
+    "hidden_size": 64,
+    # Neither a multiple of a block's 32 nor of the 8 numbers in a vector register.
+    "intermediate_size": 100,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "norm_epsilon": 1e-5,
+    "rope_theta": 10000.0,
+    "use_bias": True,
+    "hidden_act": "gelu_pytorch_tanh",
+    "norm_type": "layer_norm",
+    "mlp_type": "default",
+    "eos_token_id": 2,
+    "bos_token_id": 0,
+}
+CONFIGS = {
+    "llama": CONFIG,
+    "phi3": {**CONFIG, "model_type": "phi3", "sliding_window": 64},
+    "starcoder2": STARCODER2,
+}
 
 
 def tokenizer() -> Tokenizer:
@@ -60,7 +84,9 @@ def tokenizer() -> Tokenizer:
 
 
 def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
-    """Random tensors under the names of Hugging Face's Llamas."""
+    """Random tensors under Hugging Face's names, of the family in `config`."""
+    if config["model_type"] == "starcoder2":
+        return starcoder2_weights(config, seed)
     rng = np.random.default_rng(seed)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     size = config["head_dim"]
@@ -91,13 +117,56 @@ def weights(config: Mapping[str, Any], seed: int = 0) -> dict[str, npt.NDArray[n
             f"{at}.mlp.up_proj.weight": matrix(inner, hidden),
             f"{at}.mlp.down_proj.weight": matrix(hidden, inner),
         }
+        if config["model_type"] == "phi3":
+            for whole, parts in (
+                ("self_attn.qkv_proj", ("q_proj", "k_proj", "v_proj")),
+                ("mlp.gate_up_proj", ("gate_proj", "up_proj")),
+            ):
+                room = whole.split(".")[0]
+                rows = [found.pop(f"{at}.{room}.{part}.weight") for part in parts]
+                found[f"{at}.{whole}.weight"] = np.concatenate(rows)
     return found
 
 
-def save_directory(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
-    """A Hugging Face directory of a tiny Llama; `changes` go into its config.json."""
+def starcoder2_weights(
+    config: Mapping[str, Any], seed: int = 0
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Random tensors of a StarCoder2 whose embeddings are tied."""
+    rng = np.random.default_rng(seed)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    size = config["head_dim"]
+    wide, narrow = config["num_attention_heads"] * size, config["num_key_value_heads"] * size
+    embedding = rng.standard_normal((config["vocab_size"], hidden))
+    found = {"model.embed_tokens.weight": np.asarray(embedding, np.float32)}
+    norms = ["model.norm"]
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        norms += [f"{at}.input_layernorm", f"{at}.post_attention_layernorm"]
+        for part, rows, columns in (
+            ("self_attn.q_proj", wide, hidden),
+            ("self_attn.k_proj", narrow, hidden),
+            ("self_attn.v_proj", narrow, hidden),
+            ("self_attn.o_proj", hidden, wide),
+            ("mlp.c_fc", inner, hidden),
+            ("mlp.c_proj", hidden, inner),
+        ):
+            matrix = rng.standard_normal((rows, columns)) * 1.5 / np.sqrt(columns)
+            found[f"{at}.{part}.weight"] = np.asarray(matrix, np.float32)
+            if config["use_bias"]:
+                bias = rng.standard_normal(rows) * 0.3
+                found[f"{at}.{part}.bias"] = np.asarray(bias, np.float32)
+    for norm in norms:
+        found[f"{norm}.weight"] = np.asarray(rng.uniform(0.5, 1.5, hidden), np.float32)
+        found[f"{norm}.bias"] = np.asarray(rng.standard_normal(hidden) * 0.3, np.float32)
+    return found
+
+
+def save_directory(
+    directory: Path, *, family: str = "llama", seed: int = 0, **changes: Any
+) -> Path:
+    """A Hugging Face directory of a tiny model; `changes` go into its config.json."""
     made = tokenizer()
-    config = {**CONFIG, "vocab_size": made.get_vocab_size(), **changes}
+    config = {**CONFIGS[family], "vocab_size": made.get_vocab_size(), **changes}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config))
     made.save(str(directory / "tokenizer.json"))
@@ -111,10 +180,10 @@ def save_directory(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
 
 
 @functools.cache
-def tiny_bundle(kind: Weights = "int8", seed: int = 0) -> Bundle:
-    """A tiny Llama as a bundle in memory."""
+def tiny_bundle(kind: Weights = "int8", seed: int = 0, family: str = "llama") -> Bundle:
+    """A tiny model as a bundle in memory."""
     with tempfile.TemporaryDirectory() as folder:
-        source = save_directory(Path(folder) / "source", seed=seed)
+        source = save_directory(Path(folder) / "source", family=family, seed=seed)
         return convert(
             source, Path(folder) / "bundle", name="tiny", weights=kind, accept_fidelity=True
         )
@@ -139,9 +208,9 @@ def spoiled_directory(directory: Path, kind: str, token: int) -> Path:
 
 
 @functools.cache
-def tiny_model(kind: Weights = "int8", seed: int = 0) -> TextModel:
-    """A tiny Llama, ready to run."""
-    return open_text_model(tiny_bundle(kind, seed))
+def tiny_model(kind: Weights = "int8", seed: int = 0, family: str = "llama") -> TextModel:
+    """A tiny model, ready to run."""
+    return open_text_model(tiny_bundle(kind, seed, family))
 
 
 def spoiled(kind: str, token: int) -> TextModel:

@@ -14,7 +14,14 @@ from typing import NoReturn
 import click
 
 from interlock.cli.output import print_json, wants_json
-from interlock.errors import InterlockError, InterruptedRunError, StorageError, UsageError
+from interlock.errors import (
+    EngineUnavailableError,
+    InterlockError,
+    InterruptedRunError,
+    MemoryLimitError,
+    StorageError,
+    UsageError,
+)
 
 # verb -> (module, what it does); the module holds a click command named `command`.
 VERBS: dict[str, tuple[str, str]] = {
@@ -109,6 +116,11 @@ def _call(arguments: list[str]) -> int:
         return 1
     except OSError as error:
         return _fail(arguments, StorageError(_system_message(error), hint=""))
+    except (MemoryError, RuntimeError) as error:
+        lacking = _lacking(error)
+        if lacking is None:
+            raise
+        return _fail(arguments, lacking)
     return result if isinstance(result, int) else 0
 
 
@@ -127,6 +139,20 @@ def _fail(arguments: list[str], error: InterlockError) -> int:
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
     return code
+
+
+def _lacking(error: Exception) -> InterlockError | None:
+    """What the machine had no more of, where that is what `error` says."""
+    if isinstance(error, MemoryError):
+        return MemoryLimitError(
+            "there is no memory left", hint="see `ulimit -v`, or take fewer workers"
+        )
+    # Python says it by these words alone.
+    if str(error) == "can't start new thread":
+        return EngineUnavailableError(
+            "the system starts no further thread", hint="see `ulimit -u`, or take fewer threads"
+        )
+    return None
 
 
 def _system_message(error: OSError) -> str:

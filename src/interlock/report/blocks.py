@@ -109,20 +109,26 @@ class Branch:
 
 def tree(branches: Iterable[Branch]) -> Markup:
     """Entries that open and close without a script; those at the top are open."""
-    inner = Markup("").join(_branch(branch, depth=0) for branch in branches)
-    return Markup('<div class="tree">{}</div>').format(inner)
-
-
-def _branch(branch: Branch, depth: int) -> Markup:
-    head = Markup("<code>{}</code> <span>{}</span> <small>{}</small>").format(
-        branch.title, branch.text, branch.note
-    )
-    if not branch.children:
-        return Markup('<div class="leaf {}">{}</div>').format(branch.tone, head)
-    inner = Markup("").join(_branch(child, depth + 1) for child in branch.children)
-    return Markup('<details class="{}"{}><summary>{}</summary>{}</details>').format(
-        branch.tone, Markup(" open") if depth == 0 else "", head, inner
-    )
+    pieces: list[Markup] = []
+    # No recursion: a tree of files may be deeper than the interpreter calls.
+    ahead: list[tuple[Branch | None, int]] = [(each, 0) for each in reversed(list(branches))]
+    while ahead:
+        branch, depth = ahead.pop()
+        if branch is None:
+            pieces.append(Markup("</details>"))
+            continue
+        head = Markup("<code>{}</code> <span>{}</span> <small>{}</small>").format(
+            branch.title, branch.text, branch.note
+        )
+        if not branch.children:
+            pieces.append(Markup('<div class="leaf {}">{}</div>').format(branch.tone, head))
+            continue
+        shown = Markup(" open") if depth == 0 else ""
+        opened = Markup('<details class="{}"{}><summary>{}</summary>')
+        pieces.append(opened.format(branch.tone, shown, head))
+        ahead.append((None, depth))
+        ahead += [(child, depth + 1) for child in reversed(branch.children)]
+    return Markup('<div class="tree">{}</div>').format(Markup("").join(pieces))
 
 
 def _cell(cell: object) -> Markup:

@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from interlock.kernel.errors import ConfigError, InputError
+from interlock.kernel.errors import ConfigError, InputError, InterlockError
 from interlock.serve.hosting import Hosting
 from interlock.serve.opening import REGISTERED
 from interlock.serve.replies import json_reply
@@ -110,16 +110,24 @@ class Admin:
         return json_reply(await _in_thread(model.reload, asked.path, asked.digest))
 
     async def feedback(self, request: Request) -> Response:
-        """One label, or several under `labels`; all of them are checked for form first."""
+        """One label, or several under `labels`; all of them are checked for form first.
+
+        An error names the label that it is of. Those before it are counted, and those behind not.
+        """
         body = await self._read_body(request)
         several = read_json(body, _OBJECT).keys() == {"labels"}
         labels = read_json(body, _LABELS).labels if several else [read_json(body, _LABEL)]
         if len(labels) > MOST_LABELS:
             raise InputError(f"{len(labels)} labels are posted; up to {MOST_LABELS} are taken")
-        found = [
-            self._rollouts.label(label.request_id, label.row, label.label == "positive")
-            for label in labels
-        ]
+        found = []
+        for number, label in enumerate(labels):
+            try:
+                told = self._rollouts.label(label.request_id, label.row, label.label == "positive")
+            except InterlockError as error:
+                if several:
+                    error.message = f"labels[{number}]: {error.message}"
+                raise
+            found.append(told)
         return json_reply({"labels": found} if several else found[0])
 
     def _find(self, request: Request) -> ModelRollout:

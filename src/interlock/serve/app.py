@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
@@ -37,7 +37,13 @@ from interlock.serve.oip_response import (
     server_metadata,
 )
 from interlock.serve.openai_app import TextEndpoints
-from interlock.serve.replies import SlowClientError, TooLargeError, error_reply, json_reply
+from interlock.serve.replies import (
+    SlowClientError,
+    TooLargeError,
+    check_plain,
+    error_reply,
+    json_reply,
+)
 from interlock.serve.rollout.rollouts import Rollouts
 from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
@@ -56,12 +62,6 @@ class UnknownPathError(RequestRejectedError):
     """No such path."""
 
     code = "unknown_path"
-
-
-class UnsupportedError(RequestRejectedError):
-    """The request uses a feature of HTTP that the server does not take."""
-
-    code = "unsupported"
 
 
 class Endpoints:
@@ -294,8 +294,7 @@ class Endpoints:
 
     async def _body(self, request: Request) -> bytes:
         """The body, within its limits of size and time."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise UnsupportedError("compressed bodies are not accepted")
+        check_plain(request)
         limit = int(self._settings.body_mb * (1 << 20))
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
@@ -358,6 +357,9 @@ async def _wrong_method(request: Request, error: Exception) -> Response:
     wrong = RequestRejectedError("the path does not take this method")
     reply = error_reply(wrong, path=request.scope["path"])
     reply.status_code = 405
+    # Routes of one path may be several, and each knows its own methods.
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    reply.headers["allow"] = ", ".join(sorted({m for route in found for m in route.methods}))
     return reply
 
 

@@ -17,7 +17,8 @@
 
 A value is taken from the command line, else from `INTERLOCK_SERVE_<KEY>`, else from the section,
 else from `common`, else it is the default. A model's key is `INTERLOCK_SERVE_MODELS_<MODEL>_<KEY>`,
-its name in capitals with `_` for anything that is no letter or digit.
+its name in capitals with `_` for anything that is no letter or digit. `null` takes the value of a
+setting back that may have none.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -55,15 +56,23 @@ class Effective:
     environment  the section that was taken; None without a file
     base         where relative paths start: the file's directory, or the working directory
     sources      key -> where its value came from; a key that is not in it has its default
+    file         that was read; None without one
     """
 
     settings: Settings
     environment: str | None
     base: Path
     sources: Mapping[str, str]
+    file: Path | None = None
+
+    def file_of(self, key: str) -> Path | None:
+        """The file that a value stands in; None where it came from elsewhere."""
+        if self.file is None or not self.sources.get(key, "").startswith(f"{self.file.name} ["):
+            return None
+        return self.file
 
     def rows(self) -> list[tuple[str, Any, str]]:
-        """Key, value and source of every setting; a token is not shown."""
+        """Key, value and source of every setting; tokens and keys are not shown."""
         found: list[tuple[str, Any, str]] = []
         for name in _FIELDS:
             if name == "models":
@@ -71,6 +80,8 @@ class Effective:
             value = getattr(self.settings, name)
             if name in ("token", "admin_token") and value is not None:
                 value = "(set)"
+            if name == "otlp_endpoint" and value is not None:
+                value = re.sub(r"//[^/]*@", "//(set)@", value)
             found.append((name, value, self.sources.get(name, DEFAULT)))
         for model, own in self.settings.models.items():
             for name in _MODEL_FIELDS:
@@ -79,11 +90,20 @@ class Effective:
         return found
 
 
-def is_config(path: Path) -> bool:
-    """Whether the file is a configuration of a server: it has one of its sections."""
+def is_config(path: Path, *, named: bool = False) -> bool:
+    """Whether the file is a configuration of a server: it has one of its sections.
+
+    named  the file is named as what is to be served; without a section it is one all the same,
+           with a mistake, unless it has what every route file has
+
+    Raises ConfigError for a file that cannot be read or parsed, and so may be one.
+    """
     if path.suffix not in (".toml", ".json") or not path.is_file():
         return False
-    return bool(set(_read(path)) & {COMMON, *ENVIRONMENTS})
+    found = _parse(path)
+    if not isinstance(found, dict):
+        return False
+    return bool(set(found) & {COMMON, *ENVIRONMENTS}) or (named and "schema" not in found)
 
 
 def load_config(
@@ -128,22 +148,26 @@ def load_config(
     for name, value in arguments.items():
         values[name] = value
         sources[name] = ARGUMENT
-    return Effective(_settings(values, sources, base), section, base, sources)
+    return Effective(_settings(values, sources, base), section, base, sources, path)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    found = _parse(path)
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: a configuration holds one table")
+    return found
+
+
+def _parse(path: Path) -> Any:
     try:
         raw = path.read_bytes()
-        found = tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
+        return tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: a configuration holds one table")
-    return found
 
 
 def _section(
@@ -208,8 +232,10 @@ def _from_environment(
             )
         model, name = found
         kind = (_FIELDS if model is None else _MODEL_FIELDS)[name]
+        # Otherwise the word would be a text.
+        given = None if text == "null" and type(None) in get_args(kind) else text
         try:
-            value = msgspec.convert(text, kind, strict=False)
+            value = msgspec.convert(given, kind, strict=False)
         except msgspec.ValidationError:
             raise ConfigError(f"{variable}: the value does not fit {_named(kind)}") from None
         place = values if model is None else values["models"][model]
@@ -219,13 +245,13 @@ def _from_environment(
 
 def _settings(values: dict[str, Any], sources: Mapping[str, str], base: Path) -> Settings:
     for name in _PATHS:
-        if isinstance(values.get(name), str):
+        if isinstance(values.get(name), str) and values[name]:
             values[name] = str(base / values[name])
-    if isinstance(values.get("log"), str) and values["log"] not in ("stderr", "none"):
+    if isinstance(values.get("log"), str) and values["log"] not in ("stderr", "none", ""):
         values["log"] = str(base / values["log"])
     models: dict[str, ModelSettings] = {}
     for name, own in values.get("models", {}).items():
-        if isinstance(own.get("require_signature"), str):
+        if isinstance(own.get("require_signature"), str) and own["require_signature"]:
             own["require_signature"] = str(base / own["require_signature"])
         models[name] = _convert(own, ModelSettings, sources, f"models.{name}.")
     settings: Settings = _convert({**values, "models": models}, Settings, sources, "")
@@ -252,7 +278,8 @@ def _convert(values: Mapping[str, Any], kind: Any, sources: Mapping[str, str], p
     except ConfigError as error:
         key = prefix + error.message.split(" ", maxsplit=1)[0]
         place = sources.get(key)
-        raise ConfigError(f"{f'{place}: ' if place else ''}{prefix}{error.message}") from None
+        told = f"{f'{place}: ' if place else ''}{prefix}{error.message}"
+        raise ConfigError(told, hint=error.hint) from None
 
 
 def _known(found: Mapping[str, Any], known: Collection[str], where: str) -> None:

@@ -19,6 +19,7 @@ from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
 from interlock.serve.open_files import check_limit, needed
 from interlock.serve.opening import DETECTOR, REGISTERED, STORED, kind_of
+from interlock.serve.rollout.store import placed, recorded
 from interlock.serve.settings import ModelSettings, Settings
 
 DISK_MB, MEMORY_MB = 500, 512
@@ -34,7 +35,7 @@ def find_deployment(
     Raises ConfigError where there is none, or more than one.
     """
     if place.is_dir():
-        configs = sorted(path for path in place.iterdir() if is_config(path))
+        configs = _configs(place)
         if len(configs) > 1:
             names = ", ".join(path.name for path in configs)
             raise ConfigError(f"{place} holds several configurations: {names}", hint="name one")
@@ -50,7 +51,19 @@ def find_deployment(
         raise ConfigError(
             f"{place} holds no configuration of a server and is no model: {error.message}"
         ) from None
-    return load_config(None, environ=environ, models={"model": str(place.resolve())})
+    models = {"model": str(place.resolve())}
+    return load_config(None, environ=environ, environment=environment, models=models)
+
+
+def _configs(place: Path) -> list[Path]:
+    try:
+        return sorted(path for path in place.iterdir() if is_config(path))
+    except ConfigError as error:
+        # It may be the one that is served, so it is not passed over.
+        error.hint = "name the configuration instead of its directory, or mend the file"
+        raise
+    except OSError as error:
+        raise ConfigError(f"{place} cannot be read: {error.strerror}") from None
 
 
 def examine(
@@ -61,10 +74,11 @@ def examine(
 ) -> Iterator[Finding]:
     """All findings, as they come. `tick` is told a model's name and the calls made so far."""
     base = effective.base
-    served = {name: own.served for name, own in effective.settings.models.items()}
+    served, because = _served(effective.settings)
     settings = msgspec.structs.replace(effective.settings, models=served)
     yield from _environment(settings, base)
     yield from _exposure(settings)
+    yield from _written_tokens(effective)
     for name, own in settings.models.items():
         made = [0]
 
@@ -75,13 +89,22 @@ def examine(
         yield from _permissions(name, own, base)
         broken = False
         for finding in doctor_model.examine(
-            name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one
-        ):
+            name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one,
+            because=because[name],
+        ):  # fmt: skip
             broken = broken or (finding.group == "function" and finding.result == "fail")
             yield finding
         if not broken:
             yield doctor_model.without_network(name, own, base, settings.start_seconds)
     yield from doctor_server.examine(settings, base)
+
+
+def _served(settings: Settings) -> tuple[dict[str, ModelSettings], dict[str, str]]:
+    """What a server would serve under each name, and why where that is not as configured."""
+    found = {} if settings.state is None else recorded(Path(settings.state))
+    now = {name: placed(own, found.get(name)) for name, own in settings.models.items()}
+    why = {name: "" if told == "configured" else told for name, (_, told) in now.items()}
+    return {name: own for name, (own, _) in now.items()}, why
 
 
 def _environment(settings: Settings, base: Path) -> Iterator[Finding]:
@@ -146,14 +169,25 @@ def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]
     if not root.exists():
         return
     unreadable = [path for path in paths if not os.access(path, os.R_OK)]
-    writable = [path for path in paths if path.stat().st_mode & stat.S_IWOTH]
     if unreadable:
         yield Finding("environment", item, "fail", f"{unreadable[0]} cannot be read")
-    elif writable:
+    elif writable := [path for path in paths if path.stat().st_mode & stat.S_IWOTH]:
         yield Finding("environment", item, "fail", f"every user may change {writable[0]}")
     else:
         detail = f"{len(paths)} files and directories, read by us, not for every user to change"
         yield Finding("environment", item, "pass", detail)
+
+
+def _written_tokens(effective: Effective) -> Iterator[Finding]:
+    """Whether others can read a token that stands in the configuration itself."""
+    for name in ("token", "admin_token"):
+        place = effective.file_of(name)
+        if place is None:
+            continue
+        is_open = place.stat().st_mode & 0o007
+        detail = f"every user can read {place.name}" if is_open else "not for every user"
+        item = f"the {name} in the configuration"
+        yield Finding("security", item, passed(not is_open), detail)
 
 
 def _exposure(settings: Settings) -> Iterator[Finding]:

@@ -40,8 +40,11 @@ def examine(
     calls: int,
     start_seconds: float,
     tick: Callable[[], None],
+    because: str = "",
 ) -> Iterator[Finding]:
     """The findings on one model, as they come; `tick` is called once an inference.
+
+    because  why another version than the configured one is served
 
     One process runs it, so that latencies are of inferences and not of waiting.
     """
@@ -51,7 +54,8 @@ def examine(
     except InterlockError as error:
         yield Finding("environment", f"{name}: its files", "fail", error.message)
         return
-    yield Finding("environment", f"{name}: its files", "pass", f"{own.path} is a {kind}")
+    told = f"{own.path} is a {kind}" + (f"; {because}" if because else "")
+    yield Finding("environment", f"{name}: its files", "pass", told)
     began = time.perf_counter()
     served: Served | None = None
     try:

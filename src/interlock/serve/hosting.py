@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from interlock.kernel.errors import EngineUnavailableError, InterlockError, RequestRejectedError
 from interlock.serve.health import Health
@@ -16,6 +17,8 @@ from interlock.serve.served import Served
 from interlock.serve.server_log import Log
 from interlock.serve.settings import ModelSettings, Settings
 from interlock.serve.version import Version, open_version
+
+_PROC = Path("/proc")
 
 
 class UnknownModelError(RequestRejectedError):
@@ -211,7 +214,8 @@ class Hosting:
             return
         stable = traffic.stable
         self._metrics.load_seconds.labels(hosted.name).set(stable.seconds)
-        self._metrics.load_bytes.labels(hosted.name).set(_disk_reads() - read)
+        found = _disk_reads() - read + sum(map(_disk_reads, stable.served.workers().pids))
+        self._metrics.load_bytes.labels(hosted.name).set(found)
         hosted.traffic = traffic
         self._log("model_ready", model=hosted.name, digest=stable.digest, seconds=stable.seconds)
 
@@ -233,10 +237,10 @@ class Hosting:
             )
 
 
-def _disk_reads() -> int:
-    """Bytes that this process made the system fetch from disks; 0 where it does not tell."""
+def _disk_reads(process: int | Literal["self"] = "self") -> int:
+    """Bytes that a process made the system fetch from disks; 0 where that is not told."""
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
+        lines = (_PROC / str(process) / "io").read_text().splitlines()
     except OSError:
         return 0
     fields: Mapping[str, str] = dict(line.split(": ", 1) for line in lines if ": " in line)

@@ -100,7 +100,7 @@ class Metrics:
         )  # fmt: skip
         self.load_bytes = Gauge(
             "interlock_model_load_read_bytes",
-            "Bytes that this process had to fetch from disks while a model was opened.",
+            "Bytes that the server and the model's processes had to fetch from disks to load it.",
             ["model"], registry=registry,
         )  # fmt: skip
         self.confidence = Histogram(

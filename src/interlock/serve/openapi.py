@@ -165,6 +165,8 @@ def document(
         "required": True,
         "content": {"application/json": {"schema": _ref("ScanRequest")}},
     }
+    # A stream of lines can name its model here alone; a body may do so too.
+    scan["parameters"] = [{"name": "model", "in": "query", "schema": _one_of(named["model"])}]
     paths["/v1/scan"] = {"post": scan}
     for prefix, names in (
         ("/v2/models/{model}", ("model",)),

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from interlock.kernel.errors import (
@@ -15,6 +16,7 @@ from interlock.kernel.errors import (
     InputError,
     InterlockError,
     RateLimitError,
+    RequestRejectedError,
     StorageError,
     TransientError,
 )
@@ -34,6 +36,18 @@ class SlowClientError(InputError):
     """The request did not arrive in time."""
 
     code = "slow_client"
+
+
+class UnsupportedError(RequestRejectedError):
+    """The request uses a feature of HTTP that the server does not take."""
+
+    code = "unsupported"
+
+
+def check_plain(request: Request) -> None:
+    """Raise UnsupportedError for a body that is compressed, which may unpack to anything."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedError("compressed bodies are not accepted")
 
 
 def status_of(error: InterlockError) -> int:

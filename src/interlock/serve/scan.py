@@ -22,7 +22,7 @@ from interlock.kernel.errors import (
     InterlockError,
 )
 from interlock.kernel.outcome import Status, encode_json
-from interlock.serve.detector_served import PLACE, TEXT
+from interlock.serve.detector_served import PLACE, TEXT, DetectorServed
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
@@ -31,6 +31,7 @@ from interlock.serve.opening import kind_of
 from interlock.serve.replies import (
     SlowClientError,
     TooLargeError,
+    check_plain,
     described,
     error_reply,
     json_reply,
@@ -81,7 +82,7 @@ class Scans:
         self._settings = settings
         self._metrics = metrics
         # By what they are and not by what runs, since one that failed to load is a detector, too.
-        self._detectors = {
+        self._known = {
             name for name, hosted in hosting.models.items() if _is_detector(hosted, base)
         }
         self._read_body = read_body
@@ -92,6 +93,7 @@ class Scans:
         state = request.scope["state"]
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == STREAM:
+            check_plain(request)
             hosted = self._find(request.query_params.get("model"))
             state["model"] = hosted.name
             self._require(hosted)
@@ -138,16 +140,21 @@ class Scans:
     def _find(self, name: str | None) -> Hosted:
         if name is not None:
             hosted = self._hosting.find(name)
-            if name not in self._detectors:
+            if name not in self._detectors():
                 raise UnknownModelError(f"model '{hosted.name}' is no detector")
             return hosted
-        found = [self._hosting.models[name] for name in sorted(self._detectors)]
+        found = [self._hosting.models[name] for name in sorted(self._detectors())]
         if not found:
             raise UnknownModelError("this server has no detector")
         if len(found) > 1:
             names = ", ".join(hosted.name for hosted in found)
             raise InputError(f"this server has several detectors: {names}", hint="name a model")
         return found[0]
+
+    def _detectors(self) -> set[str]:
+        """Also those whose files came after the start."""
+        models = self._hosting.models.items()
+        return self._known | {n for n, h in models if isinstance(h.served, DetectorServed)}
 
     def _require(self, hosted: Hosted) -> None:
         if not hosted.ready:

@@ -58,7 +58,7 @@ def check(settings: Settings) -> tuple[Tokens, Tokens]:
     if settings.tls_cert is not None:
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
+            context.load_cert_chain(settings.tls_cert, settings.tls_key, _no_passphrase)
         except OSError as error:  # SSLError is one
             why = getattr(error, "reason", None) or error.strerror
             raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
@@ -67,6 +67,14 @@ def check(settings: Settings) -> tuple[Tokens, Tokens]:
 
         endpoint_of(settings)
     return tokens, admin
+
+
+def _no_passphrase() -> str:
+    """Called where OpenSSL would ask for one on the terminal."""
+    raise ConfigError(
+        "tls_key is encrypted, and a server has nobody to ask for the passphrase",
+        hint="give it a key without one, in a file that only its owner can read",
+    )
 
 
 def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -> bool:
@@ -199,10 +207,9 @@ def _listen(settings: Settings) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
-        ) from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
     return listening
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from interlock.kernel.errors import ConfigError
-from interlock.serve.rollout.settings import RolloutSettings
+from interlock.serve.rollout.settings import RolloutSettings, not_empty
 from interlock.serve.rollout.settings import within as _within
 
 ModelKind = Literal["auto", "bundle", "detector", "onnx", "route", "text", "verified"]
@@ -96,8 +96,6 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
         super().__post_init__()
-        if not self.path:
-            raise ConfigError("path is empty")
         _within("workers", self.workers, 1, 256)
         _within("threads", self.threads, 1, 256)
         if self.memory_mb != 0:
@@ -191,6 +189,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range, or values that exclude one another."""
+        not_empty(self)
         _within("port", self.port, 0, 65_535)
         _within("body_mb", self.body_mb, 0.001, 1024)
         _within("header_kb", self.header_kb, 1, 1024)

@@ -90,6 +90,12 @@ def check_interface(new: Served, old: Served) -> None:
                 f"the new version's {what} differ from the old one's",
                 hint="serve it as a model of its own",
             )
+    if new.by_rows != old.by_rows:
+        which = "new" if new.by_rows else "old"
+        raise ConfigError(
+            f"the {which} version answers by rows, and the other does not",
+            hint="their tensors must start with the same named dimension, or with none",
+        )
 
 
 def _form(spec: TensorSpec) -> tuple[str, str, list[int]]:

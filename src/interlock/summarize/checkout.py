@@ -26,7 +26,8 @@ def open_tree(place: str) -> Iterator[Path]:
     `place` is a path, or a `file://` URL of a repository on this machine. A bare repository is
     unpacked at its HEAD, by `git archive`, into a temporary directory. Its own configuration has
     no part in that, nor has the user's: both could name programs that Git runs. Raises InputError
-    for a URL that leads elsewhere, and where Git is missing or cannot read the repository.
+    for an empty path or a URL that leads elsewhere, and where Git is missing or cannot read the
+    repository.
     """
     path = local_path(place)
     if not _is_bare(path):
@@ -34,21 +35,28 @@ def open_tree(place: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
         # The name is shown, and decides nothing else.
-        tree = Path(scratch) / path.name.removesuffix(".git")
+        tree = Path(scratch) / _name(path)
         _unpack(path, tree)
         yield tree
 
 
 def local_path(place: str) -> Path:
-    """The path that `place` names, as a path or `file://` URL; InputError for other URLs."""
+    """The path that `place` names, as a path or `file://` URL.
+
+    Raises InputError for other URLs, and for an empty one, which would be the working directory.
+    """
+    if not place:
+        raise InputError("PATH is empty", hint="for the working directory, write .")
     parts = urlsplit(place)
     if "://" not in place:
         return Path(place)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+    hint = "clone the repository, and give the path of the clone"
+    if parts.scheme != "file":
         raise InputError(
-            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read",
-            hint="clone the repository, and give the path of the clone",
+            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read", hint=hint
         )
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(f"PATH is on {parts.netloc!r}; only this machine is read", hint=hint)
     return Path(unquote(parts.path))
 
 
@@ -61,6 +69,13 @@ def _is_bare(path: Path) -> bool:
         return False
 
 
+def _name(repository: Path) -> str:
+    """What a repository is called: `words` for `words.git`, and for the `.git` in `words`."""
+    whole = repository.resolve()
+    name = whole.parent.name if whole.name == ".git" else whole.name.removesuffix(".git")
+    return name or "repository"
+
+
 def _unpack(repository: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
         # An empty repository of our own over the other one's objects and references.
@@ -68,6 +83,9 @@ def _unpack(repository: Path, target: Path) -> None:
         _git(repository, ["init", "--quiet", "--bare", str(own)])
         for name in ("HEAD", "packed-refs", "refs"):
             _take_over(repository / name, own / name)
+        # What a release leaves out or stamps is source all the same.
+        (own / "info").mkdir(exist_ok=True)
+        (own / "info" / "attributes").write_text("* -export-ignore -export-subst\n")
         objects = {"GIT_OBJECT_DIRECTORY": str((repository / "objects").resolve())}
         tar = _git(repository, ["--git-dir", str(own), "archive", "--format=tar", "HEAD"], objects)
     target.mkdir()

@@ -19,7 +19,7 @@ def document(finished: Finished, contracts: Contracts) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "tool": f"interlock {interlock.__version__}",
-        "root": plan.tree.root.name,
+        "root": plan.tree.name,
         "run": finished.run_id,
         "settings": {
             "chunks": plan.options.chunks,
@@ -117,4 +117,4 @@ def repository_map(finished: Finished) -> dict[str, Any]:
         for node in (*plan.level("folder"), *plan.level("repository"))
         for summary in (summary_of(finished.outcomes[node.key]),)
     ]
-    return {"schema": SCHEMA, "root": plan.tree.root.name, "folders": folders, "files": entries}
+    return {"schema": SCHEMA, "root": plan.tree.name, "folders": folders, "files": entries}

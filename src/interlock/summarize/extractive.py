@@ -28,7 +28,7 @@ def describe(
     further  how many more it defines than `defined` lists
     """
     parts = []
-    if doc:
+    if any(map(str.isalnum, doc)):
         sentence = first_sentence(doc)
         parts.append(sentence if sentence[-1] in ".!?…" else f"{sentence}.")
     pairs = list(defined)

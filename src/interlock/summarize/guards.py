@@ -30,13 +30,19 @@ _WORD = re.compile(r"\w+")
 _CODE_MARKS = re.compile(r"[(){}\[\];=<>&|]|::|->")
 
 
+@dataclass(frozen=True)
 class NotEmpty:
-    """Refuses a summary without words."""
+    """Refuses a summary of fewer than `least` words."""
+
+    least: int = 3
+    """Of a model, three are the least that say something; a source may say it in one."""
 
     def check(self, item: Any, answer: Any) -> Verdict:
-        """Three words are the least that say something."""
-        if len(_WORD.findall(answer.text)) < 3:
-            return _refused("empty: fewer than three words")
+        """Words are counted, marks are not."""
+        if len(_WORD.findall(answer.text)) < self.least:
+            return _refused(
+                "empty: no words" if self.least == 1 else "empty: fewer than three words"
+            )
         return Verdict()
 
 
@@ -149,17 +155,20 @@ class FromSource:
     """Refuses an extractive summary with a word that is not the source's own."""
 
     def check(self, item: Asked, answer: Any) -> Verdict:
-        """All but the few words that join what was taken."""
+        """All but numbers, and the few words that join what was taken."""
         taken = " ".join(
             (item.doc, item.opening, *(f"{kind} {name}" for kind, name in item.defined))
         )
         words = set(_WORD.findall(f"{taken} {item.ground} {_JOINING}"))
-        extra = [word for word in _WORD.findall(answer.text) if word not in words]
-        # A cut word ends with …, and so does the summary then.
-        if answer.text.endswith("…") and extra:
-            extra.pop()
-        if [word for word in extra if not word.isdigit()]:
-            return _refused("a word is not in the source")
+        for found in _WORD.finditer(answer.text):
+            word = found[0]
+            if word in words or word.isdigit():
+                continue
+            # Where the text was cut or wrapped, a piece of a word may stand.
+            borders = answer.text[: found.start()][-1:], answer.text[found.end() :][:1]
+            whole = not {"\n", "…"}.intersection(borders)
+            if whole or not any(word in each for each in words):
+                return _refused("a word is not in the source")
         return Verdict(evidence=(Evidence(EvidenceKind.CHECKED, "extractive"),))
 
 
@@ -172,7 +181,7 @@ MODEL_GUARDS = (
     Grounded(),
     SawEverything(),
 )
-EXTRACTIVE_GUARDS = (NotEmpty(), WithinLength(), FromSource())
+EXTRACTIVE_GUARDS = (NotEmpty(least=1), WithinLength(), FromSource())
 
 
 def grounding_of(item: Asked, text: str) -> Grounding:

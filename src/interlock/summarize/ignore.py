@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,15 @@ class Ignore:
     rules: tuple[tuple[str, Any], ...] = ()
 
     def below(self, directory: Path, path: str) -> Ignore:
-        """The patterns that hold in `directory`, whose path below the outermost one is `path`."""
+        """The patterns that hold in `directory`, whose path below the outermost one is `path`.
+
+        Those of a repository do not reach into another one inside of it, such as a submodule.
+        """
+        rules = self.rules
+        if path and _has_repository(directory):
+            rules = _excluded(directory, path)
         rule = _read(directory / ".gitignore")
-        return self if rule is None else Ignore((*self.rules, (path, rule)))
+        return Ignore(rules if rule is None else (*rules, (path, rule)))
 
     def ignores(self, path: str, *, is_directory: bool) -> bool:
         """Whether `path`, below the outermost directory, is left out."""
@@ -44,8 +52,7 @@ def for_tree(root: Path) -> tuple[Ignore, str]:
     """
     _pathspec()
     top = next((path for path in (root, *root.parents) if _has_repository(path)), root)
-    exclude = _read(top / ".git" / "info" / "exclude")
-    found = Ignore() if exclude is None else Ignore((("", exclude),))
+    found = Ignore(_excluded(top, ""))
     inner = root.relative_to(top).as_posix()
     inner = "" if inner == "." else inner
     parts = inner.split("/") if inner else []
@@ -61,6 +68,26 @@ def _has_repository(path: Path) -> bool:
         return (path / ".git").exists()
     except OSError:
         return False
+
+
+def _excluded(top: Path, path: str) -> tuple[tuple[str, Any], ...]:
+    """The rule of a repository's own `info/exclude`; none where there is no such file."""
+    git = top / ".git"
+    try:
+        if git.is_file():
+            # A submodule's, or that of a further work tree: it says where the repository is.
+            git = top / _line(git).removeprefix("gitdir: ")
+            if (git / "commondir").is_file():
+                git /= _line(git / "commondir")
+    except (OSError, ValueError):
+        return ()
+    rule = _read(git / "info" / "exclude")
+    return () if rule is None else ((path, rule),)
+
+
+def _line(path: Path) -> str:
+    with path.open("rb") as file:
+        return os.fsdecode(file.read(4096).strip())
 
 
 def globs(patterns: tuple[str, ...]) -> Any:
@@ -90,10 +117,11 @@ def _verdict(patterns: Any, path: str, is_directory: bool) -> bool | None:
 
 def _read(path: Path) -> Any | None:
     try:
-        if not path.is_file():
+        # Git follows no link here either.
+        if path.is_symlink() or not path.is_file():
             return None
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
+        text = path.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
+    except (OSError, ValueError):
         return None
     lines = (_DIRECTORIES_BELOW.sub("/**/*/", line) for line in text.split("\n"))
     return _pathspec().from_lines(line for line in lines if _valid(line))

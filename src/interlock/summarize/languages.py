@@ -241,7 +241,7 @@ _BY_INTERPRETER = {
     "lua": _BY_SUFFIX[".lua"],
 }
 
-NAMES = frozenset(language.name for language in _BY_SUFFIX.values())
+NAMES = frozenset(language.name for language in (*_BY_SUFFIX.values(), *_BY_NAME.values(), PLAIN))
 """Every language's name, so that a summary that names another one can be told."""
 
 
@@ -267,7 +267,9 @@ def language_of(path: str, lines: Sequence[str] = ()) -> Language:
     if lines and lines[0].startswith("#!"):
         words = lines[0][2:].split()
         program = PurePosixPath(words[0]).name if words else ""
-        if program == "env" and len(words) > 1:
-            program = words[1]
+        if program == "env":
+            # Behind its options and the variables that it sets.
+            named = (word for word in words[1:] if not word.startswith("-") and "=" not in word)
+            program = PurePosixPath(next(named, "")).name
         return _BY_INTERPRETER.get(program.rstrip("0123456789."), PLAIN)
     return PLAIN

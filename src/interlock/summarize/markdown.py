@@ -15,7 +15,7 @@ def render(finished: Finished, contracts: Contracts) -> str:
     plan = finished.plan
     [top] = plan.level("repository")
     lines = [
-        f"# {_text(plan.tree.root.name)}",
+        f"# {_text(plan.tree.name)}",
         "",
         _said(finished, top),
         "",
@@ -30,7 +30,7 @@ def render(finished: Finished, contracts: Contracts) -> str:
         "",
         "## Tree",
         "",
-        *_tree(finished, top, 0),
+        *_tree(finished, top),
         "",
         "## Contracts",
         "",
@@ -47,14 +47,16 @@ def render(finished: Finished, contracts: Contracts) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tree(finished: Finished, node: Node, depth: int) -> Iterator[str]:
-    for key in node.parts:
+def _tree(finished: Finished, top: Node) -> Iterator[str]:
+    # No recursion: a tree may be deeper than the interpreter calls.
+    ahead = [(key, 0) for key in reversed(top.parts)]
+    while ahead:
+        key, depth = ahead.pop()
         part = finished.plan.nodes[key]
-        indent = "  " * depth
-        yield f"{indent}- {_name(part)} {_said(finished, part)}"
+        yield f"{'  ' * depth}- {_name(part)} {_said(finished, part)}"
         # A file's only chunk says the same as the file.
         if len(part.parts) != 1 or part.level != "file":
-            yield from _tree(finished, part, depth + 1)
+            ahead += [(inner, depth + 1) for inner in reversed(part.parts)]
 
 
 def _name(node: Node) -> str:

@@ -47,8 +47,11 @@ class Models:
         return max(model.count(text) for model in self)
 
     def close(self) -> None:
-        """Close every one of them."""
-        for model in self:
+        """Close every one of them; one bundle may have been opened under two names."""
+        opened = [
+            model for model in (self.default, *self.by_language.values()) if model is not None
+        ]
+        for model in {id(model): model for model in opened}.values():
             model.close()
 
     @property

@@ -9,6 +9,8 @@ from interlock.summarize.chunks import LINES, MODES, Mode
 from interlock.summarize.tree import Selection
 from interlock.summarize.views import VIEWS, View
 
+MOST_INSTANCES = 1024
+
 SEED_WIDTH = 120
 """Most characters a line of a summary in the concatenated mode."""
 
@@ -56,6 +58,8 @@ class Options:
         ):
             if number is not None and number < least:
                 raise ConfigError(f"{name} is {number}; it must be {least} or more")
+        if self.instances > MOST_INSTANCES:
+            raise ConfigError(f"instances is {self.instances}; it must be {MOST_INSTANCES} or less")
         if self.seconds is not None and not self.seconds > 0:
             raise ConfigError(f"seconds is {self.seconds}; it must be above 0")
 

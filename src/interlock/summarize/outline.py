@@ -19,6 +19,7 @@ Node = Any
 _LONGEST_SIGNATURE = 300
 _LONGEST_DOC = 400
 _DEEPEST = 12
+_MOST_NESTED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,14 @@ class _Parse:
         between = sitter.Range(first.end_point, last.start_point, first.end_byte, last.start_byte)
         return sitter.Parser(language, included_ranges=[between]).parse(self._data).root_node
 
-    def symbols(self, parent: Node, depth: int = 0) -> Iterator[Symbol]:
-        """Definitions below `parent`, but not those inside of functions."""
-        if depth > _DEEPEST:
+    def symbols(self, parent: Node, depth: int = 0, level: int = 0) -> Iterator[Symbol]:
+        """Definitions below `parent`, but not those inside of functions.
+
+        `depth` counts the definitions around it, `level` all that is nested.
+        """
+        if depth > _DEEPEST or level > _MOST_NESTED:
             return
+        level += 1
         grammar = self._grammar
         for node in parent.named_children:
             kind = grammar.definitions.get(node.type)
@@ -104,16 +109,18 @@ class _Parse:
                 if symbol is not None:
                     yield symbol
                 if node.type in grammar.containers:
-                    yield from self.symbols(node.child_by_field_name("body") or node, depth + 1)
+                    yield from self.symbols(
+                        node.child_by_field_name("body") or node, depth + 1, level
+                    )
                 elif node.type in ("variable_declarator", "type_spec"):
                     continue
             elif node.type in grammar.containers or node.type in grammar.wrappers:
-                yield from self.symbols(node.child_by_field_name("body") or node, depth)
+                yield from self.symbols(node.child_by_field_name("body") or node, depth, level)
             elif node.type in ("block", "declaration_list", "else_clause", "statement_block"):
-                yield from self.symbols(node, depth)
+                yield from self.symbols(node, depth, level)
             elif grammar is RUST and (block := _macro_block(node)) is not None:
                 # Items that stand in a macro's braces, such as those of conditional compilation.
-                yield from self.symbols(self.inner(block), depth)
+                yield from self.symbols(self.inner(block), depth, level)
 
     def comments(self, root: Node) -> tuple[tuple[int, int], ...]:
         """Byte ranges of all comments."""

@@ -23,7 +23,7 @@ def build(finished: Finished, contracts: Contracts) -> Page:
     [top] = plan.level("repository")
     summary = summary_of(finished.outcomes[top.key])
     return Page(
-        title=plan.tree.root.name,
+        title=plan.tree.name,
         lead=_lead(summary),
         opening=[_tiles(finished, contracts), _shares(finished)],
         sections=[
@@ -91,15 +91,20 @@ def _standing(finished: Finished, node: Node) -> tuple[str, Tone]:
 
 
 def _tree(finished: Finished, top: Node) -> Section:
+    # No recursion, as a tree may be deeper than the interpreter calls: parts come first.
+    branches: dict[str, Branch] = {}
+    for key, node in finished.plan.nodes.items():
+        parts = node.parts if node.level != "file" or len(node.parts) > 1 else ()
+        branches[key] = _branch(finished, node, tuple(branches[part] for part in parts))
     return Section(
         "Tree",
         "Folders, files and chunks. Open one to see its parts; the colour says who wrote the "
         "summary: the model, or, in blue, the source itself.",
-        [blocks.tree(_branch(finished, finished.plan.nodes[part]) for part in top.parts)],
+        [blocks.tree(branches[part] for part in top.parts)],
     )
 
 
-def _branch(finished: Finished, node: Node) -> Branch:
+def _branch(finished: Finished, node: Node, children: tuple[Branch, ...]) -> Branch:
     outcome = finished.outcomes[node.key]
     summary = summary_of(outcome)
     standing, tone = _standing(finished, node)
@@ -107,13 +112,12 @@ def _branch(finished: Finished, node: Node) -> Branch:
     note = standing
     if summary is not None and summary.confidence is not None:
         note += f", confidence {summary.confidence:.2f}"
-    parts = node.parts if node.level != "file" or len(node.parts) > 1 else ()
     return Branch(
         title=name + ("/" if node.level == "folder" else ""),
         text=" ".join(summary.text.split()) if summary else "; ".join(outcome.reasons),
         note=note,
         tone=tone,
-        children=tuple(_branch(finished, finished.plan.nodes[part]) for part in parts),
+        children=children,
     )
 
 

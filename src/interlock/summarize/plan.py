@@ -240,7 +240,7 @@ class _Maker:
             names = list(dict.fromkeys(_child(path, file.file.path) for file in files))
             defined = tuple((extractive.HELD, name) for name in names)
             opening = ""
-        name = (path or self._tree.root.name).rpartition("/")[2]
+        name = (path or self._tree.name).rpartition("/")[2]
         asked = Asked(
             level=level,
             name=name,

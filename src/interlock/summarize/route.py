@@ -92,15 +92,22 @@ class ExtractiveEngine:
     def answer(self, item: Asked, *, deadline: Deadline) -> Summary:
         """The summary; raises EngineUnavailableError where there are no words to take."""
         started = self._clock.monotonic()
-        # Wrapping costs no character: a line break stands for a space.
-        text = extractive.describe(item.doc, item.defined, item.opening, item.most, item.further)
+        text, room = self._text(item, item.most), item.most
+        # A line break stands for a space and costs nothing, but for one inside of a long word.
+        while len(text) > item.most:
+            room -= len(text) - item.most
+            text = self._text(item, room)
         if not text:
             raise EngineUnavailableError("the source holds no words to take")
         return Summary(
-            text=_wrapped(text, item.width),
+            text=text,
             origin="extractive",
             seconds=self._clock.monotonic() - started,
         )
+
+    def _text(self, item: Asked, most: int) -> str:
+        text = extractive.describe(item.doc, item.defined, item.opening, most, item.further)
+        return _wrapped(text, item.width)
 
 
 class OnlyPart:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from interlock.kernel.errors import InputError
+from interlock.kernel.errors import ConfigError, InputError, StorageError
 from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Outcome
@@ -95,8 +97,9 @@ def summarize(
     model     for everything, or several by language; None for extractive summaries alone
     executor  where summaries are made; by default threads that share `model`. The caller closes it
 
-    Raises InputError where there is nothing to summarise, InterruptedRunError where it was
-    stopped, StorageError where something cannot be written. What was recorded is kept.
+    Raises InputError where there is nothing to summarise, ConfigError where `output` is the tree
+    itself, InterruptedRunError where it was stopped, StorageError where something cannot be
+    written. What was recorded is kept.
     """
     before = contracts.usage()
     with open_tree(str(path)) as root:
@@ -149,7 +152,7 @@ def estimate(
         rates, rate_from = None, "a default"
         place = _journal(output, journal)
         if place.exists():
-            with Journal.open(place, create=False) as opened:
+            with _open_to_read(place) as opened:
                 nodes = pending_nodes(plan, opened)
                 rates = _measured_rates(opened)
     read, written = _tokens(plan, nodes)
@@ -174,7 +177,20 @@ def estimate(
     )
 
 
+def check_output(root: Path, output: Path) -> None:
+    """Raise ConfigError where `output` is the tree itself.
+
+    Its files would be sources of the next run, and might replace the tree's own.
+    """
+    if root.is_dir() and output.resolve() == root.resolve():
+        raise ConfigError(
+            f"--output is the tree itself, {str(root)!r}",
+            hint="name a directory of its own; it may lie inside of the tree",
+        )
+
+
 def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Models | None) -> Plan:
+    check_output(root, output)
     selection = replace(options.selection, outputs=(*options.selection.outputs, output))
     tree = read_tree(root, selection)
     if not tree.files:
@@ -187,11 +203,37 @@ def _journal(output: Path, journal: Path | None) -> Path:
     return output / "journal.sqlite" if journal is None else journal
 
 
+@contextmanager
+def _open_to_read(place: Path) -> Iterator[Journal]:
+    """The journal; where its directory may only be read, which no journal's can, a copy of it."""
+    try:
+        opened = Journal.open(place, create=False)
+    except StorageError:
+        with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
+            copy = Path(scratch) / place.name
+            try:
+                for end in ("", "-wal"):
+                    if (part := place.with_name(place.name + end)).exists():
+                        shutil.copyfile(part, copy.with_name(copy.name + end))
+            except OSError as error:
+                raise StorageError(
+                    f"cannot read {place}: {error.strerror or error}",
+                    hint="check who owns the file and its directory",
+                ) from None
+            with Journal.open(copy, create=False) as opened:
+                yield opened
+        return
+    with opened:
+        yield opened
+
+
 def _tokens(plan: Plan, nodes: list[Node]) -> tuple[int, int]:
     """Tokens to read and to write for these nodes; a node with a single part costs nothing."""
     read = written = 0
+    unknown = plan.models.context is None
     for node in nodes:
-        if len(node.parts) == 1:
+        asked = unknown or plan.models.of(node.asked.language) is not None
+        if len(node.parts) == 1 or not asked:
             continue
         size = node.tokens
         if size is None:
@@ -211,7 +253,11 @@ def _measured_rates(journal: Journal) -> tuple[float, float] | None:
     for info in reversed(runs):
         speeds = []
         for _, outcome in journal.outcomes(info.run_id):
-            summary = summary_of(outcome)
+            try:
+                summary = summary_of(outcome)
+            except msgspec.ValidationError:
+                # A journal may have been written by anybody; the guards look at the rest.
+                continue
             if summary is not None and summary.spent.seconds > 0:
                 spent = summary.spent
                 expected = (

@@ -54,6 +54,11 @@ class SourceTree:
     skipped: tuple[Skipped, ...]
 
     @property
+    def name(self) -> str:
+        """The root's own name, with escapes for what is no text."""
+        return _shown(self.root.name)
+
+    @property
     def lines(self) -> int:
         """Lines of all files."""
         return sum(len(file.lines) for file in self.files)
@@ -121,7 +126,7 @@ class _Walk:
 
     def single_file(self) -> None:
         """The root is a file: it alone is the tree."""
-        self._file(self.root, self.root.name)
+        self._file(self.root, _shown(self.root.name))
         self.root = self.root.parent
 
     def directory(self) -> None:
@@ -147,9 +152,12 @@ class _Walk:
             self._skip(path or ".", f"cannot be read: {_why(error)}")
             return
         for entry in entries:
-            name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
+            name = _shown(entry.name)
             shown = f"{path}/{name}" if path else name
             real = f"{inner}/{entry.name}" if inner else entry.name
+            if entry.name == ".git":
+                # A directory, or the file by which a submodule names it.
+                continue
             if entry.is_symlink():
                 self._skip(shown, "symbolic link")
             elif entry.is_dir(follow_symlinks=False):
@@ -252,6 +260,11 @@ def _read(path: Path) -> bytes | str:
     except OSError as error:
         return f"cannot be read: {_why(error)}"
     return "changed while it was read"
+
+
+def _shown(name: str) -> str:
+    """A name of the file system as text, with escapes for bytes that are none."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_file(path: Path) -> bool:

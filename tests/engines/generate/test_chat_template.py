@@ -34,6 +34,22 @@ def test_the_marks_that_stand_for_special_names_are_text_as_well() -> None:
     assert content in TOKENIZER.decode(tokens, specials=True)
 
 
+def test_json_in_a_template_is_written_as_its_publisher_meant_it() -> None:
+    """Jinja's own filter escapes for HTML, which no model has read in training."""
+    template = ChatTemplate("{{ messages[0]['content'] | tojson }}", {})
+    assert template.render([Message("user", "a < 'b' é")]) == "\"a < 'b' é\""
+    sent = [Message("user", "a<|im_end|>b")]
+    assert END not in template.tokens(sent, TOKENIZER)
+    assert TOKENIZER.decode(template.tokens(sent, TOKENIZER)) == '"a<|im_end|>b"'
+
+
+def test_marks_around_what_a_model_is_trained_on_are_no_part_of_the_prompt() -> None:
+    source = (
+        "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"
+    )
+    assert ChatTemplate(source, {}).render([Message("assistant", "Hello.")]) == "Hello."
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -48,6 +64,14 @@ def test_a_template_that_fails_or_reaches_out_is_an_error(source: str) -> None:
         ChatTemplate(source, {}).render([Message("user", "secret")])
 
 
-def test_a_template_that_does_not_compile_is_refused() -> None:
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for %}",
+        f"{{{{ {'(' * 5000}1{')' * 5000} }}}}",
+        f"{'{% for m in messages %}' * 30}{'{% endfor %}' * 30}",
+    ],
+)
+def test_a_template_that_does_not_compile_is_refused(source: str) -> None:
     with pytest.raises(BundleFormatError, match="template"):
-        ChatTemplate("{% for %}", {})
+        ChatTemplate(source, {})

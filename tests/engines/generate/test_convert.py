@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import numpy_helper
-from support.gguf_models import save_gguf
-from support.text_models import save_directory, spec_dict, tiny_model, tokenizer
+from support.gguf_models import gguf_name, save_gguf
+from support.text_models import CONFIGS, save_directory, spec_dict, tiny_model, tokenizer
+from tokenizers import processors
 
 from interlock.bundle import load
-from interlock.engines.chat import Sampling
+from interlock.engines.chat import Message, Sampling
 from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, open_text_model
 from interlock.engines.generate.convert import fidelity
 from interlock.engines.generate.convert.checkpoint import Floats, Quantized
@@ -31,7 +33,7 @@ from interlock.engines.generate.convert.linear import (
     weights_of,
 )
 from interlock.engines.generate.convert.publish import convert, open_checkpoint
-from interlock.engines.generate.spec import Fidelity
+from interlock.engines.generate.spec import Fidelity, Weights
 from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.errors import BundleContractError, BundleFormatError, ConfigError
 
@@ -79,9 +81,10 @@ def test_the_first_of_two_levels_lies_in_the_low_half() -> None:
     assert pack_nibbles(levels)[0, 0, :2].tolist() == [0x10, 0x32]
 
 
-def test_a_gguf_file_holds_the_same_model_as_the_directory(tmp_path: Path) -> None:
-    directory = open_checkpoint(save_directory(tmp_path / "tiny"))
-    file = open_checkpoint(save_gguf(tmp_path / "tiny.gguf"))
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_gguf_file_holds_the_same_model_as_the_directory(family: str, tmp_path: Path) -> None:
+    directory = open_checkpoint(save_directory(tmp_path / "tiny", family=family))
+    file = open_checkpoint(save_gguf(tmp_path / "tiny.gguf", family=family))
     # The file keeps epsilon in float32, as the graph does.
     epsilon = directory.architecture.norm_epsilon
     assert file.architecture.norm_epsilon == pytest.approx(epsilon, rel=1e-6)
@@ -96,6 +99,13 @@ def test_a_gguf_file_holds_the_same_model_as_the_directory(tmp_path: Path) -> No
     mine, theirs = (Tokenizer(each.vocabulary.tokenizer) for each in (file, directory))
     assert mine.encode(text) == theirs.encode(text)
     assert mine.encode_markup(text) == theirs.encode_markup(text)
+
+
+def test_the_tokenizer_of_a_starcoder_cuts_numbers_into_digits(tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "tiny.gguf", family="starcoder2", pre="starcoder")
+    made = tokenizers.Tokenizer.from_str(open_checkpoint(path).vocabulary.tokenizer.decode())
+    pieces = made.pre_tokenizer.pre_tokenize_str("sum(a) is 42")
+    assert [text for text, _ in pieces] == ["sum", "(", "a", ")", "Ġis", "Ġ", "4", "2"]
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
@@ -131,11 +141,15 @@ def matrix_of(graph: onnx.GraphProto, stored: dict[str, Floats], name: str) -> F
     return weights_of(packed)
 
 
-def test_a_converted_file_answers_like_the_model_it_was_made_from(tmp_path: Path) -> None:
-    bundle = convert(save_gguf(tmp_path / "tiny.gguf"), tmp_path / "bundle", weights="fp32")
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_converted_file_answers_like_the_model_it_was_made_from(
+    family: str, tmp_path: Path
+) -> None:
+    source = save_gguf(tmp_path / "tiny.gguf", family=family)
+    bundle = convert(source, tmp_path / "bundle", weights="fp32")
     request = GenerateRequest(prompt_tokens=(30, 31, 32), sampling=Sampling(max_tokens=16))
     answers = []
-    for model in (open_text_model(bundle), tiny_model("fp32")):
+    for model in (open_text_model(bundle), tiny_model("fp32", family=family)):
         with Generator(model) as generator:
             [found] = generator.generate([request])
         assert isinstance(found, GenerateResult), found
@@ -198,7 +212,9 @@ def test_the_end_of_a_turn_ends_an_answer_though_the_file_names_another(tmp_path
         ({"num_hidden_layers": 0}, "num_hidden_layers"),
         ({"num_hidden_layers": None}, "has no num_hidden_layers"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers"),
-        ({"attention_bias": True}, "biases"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is '1'"),
         ({"intermediate_size": 128}, "shape"),
         ({"num_hidden_layers": 3}, "model.layers.2"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
@@ -208,15 +224,70 @@ def test_the_end_of_a_turn_ends_an_answer_though_the_file_names_another(tmp_path
 def test_what_cannot_be_converted_is_refused_by_name(
     changes: dict[str, object], named: str, tmp_path: Path
 ) -> None:
-    source = save_directory(tmp_path / "source")
+    refused(save_directory(tmp_path / "source"), changes, named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not gelu_pytorch_tanh"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu', not gelu_pytorch_tanh"),
+        ({"norm_type": "rms_norm"}, "norm_type is 'rms_norm', not layer_norm"),
+        ({"mlp_type": "gated"}, "mlp_type is 'gated', not default"),
+        ({"use_bias": "yes"}, "use_bias is 'yes', not true or false"),
+        ({"norm_epsilon": 0}, "norm_epsilon is '0'"),
+        ({"sliding_window": 0}, "sliding_window is '0'"),
+        ({"partial_rotary_factor": 0.5}, "a part of each head"),
+        ({"tie_word_embeddings": False}, "lm_head.weight"),
+        ({"intermediate_size": 128}, "mlp.c_fc.weight has shape (100, 64), not (128, 64)"),
+    ],
+)
+def test_a_starcoder_of_another_build_is_refused_by_name(
+    changes: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    refused(save_directory(tmp_path / "source", family="starcoder2"), changes, named)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.norm.bias", "model.layers.1.self_attn.o_proj.bias", "model.layers.0.mlp.c_fc.bias"],
+)
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_a_bias_that_is_missing_is_named(name: str, weights: Weights, tmp_path: Path) -> None:
+    file = GgufCheckpoint(save_gguf(tmp_path / "a.gguf", family="starcoder2", without=(name,)))
+    with pytest.raises(BundleFormatError, match=gguf_name(name)):
+        build_graph(file, weights)
+
+
+def test_a_starcoder_without_biases_keeps_those_of_its_norms(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source", family="starcoder2", use_bias=False)
+    graph = build_graph(open_checkpoint(source), "fp32").proto.graph
+    biases = {tensor.name for tensor in graph.initializer if tensor.name.endswith(".bias")}
+    assert len(biases) == 5
+    assert all("norm" in name for name in biases)
+
+
+@pytest.mark.parametrize(("family", "part"), [("llama", "attn_output"), ("phi3", "attn_qkv")])
+def test_biases_that_the_graph_does_not_have_are_refused_in_a_gguf_file(
+    family: str, part: str, tmp_path: Path
+) -> None:
+    """Such a model would answer as if it had none."""
+    path = save_gguf(tmp_path / "tiny.gguf", family=family, more=(f"blk.0.{part}.bias",))
+    with pytest.raises(BundleFormatError, match=f"blk.0.{part}.bias"):
+        GgufCheckpoint(path)
+
+
+def refused(source: Path, changes: dict[str, object], named: str) -> None:
+    """Whether `source` with other values in its config.json is refused, with `named` in words."""
+    bundle = source.parent / "bundle"
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises(BundleFormatError) as caught:
-        convert(source, tmp_path / "bundle")
+        convert(source, bundle)
     assert named in f"{caught.value.message} {caught.value.hint}"
     # That is a way out for a bundle, which this is not.
     assert "bundle pack" not in caught.value.hint
-    assert not (tmp_path / "bundle").exists()
+    assert not bundle.exists()
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
@@ -287,3 +358,44 @@ def test_a_shorter_context_is_kept(tmp_path: Path) -> None:
 
 def test_the_tokenizer_of_the_tests_is_what_the_files_hold() -> None:
     assert Tokenizer(tokenizer().to_str().encode()).size == tokenizer().get_vocab_size()
+
+
+@pytest.mark.parametrize(("said", "start"), [(None, 0), (True, 0), (False, None)])
+def test_text_begins_as_the_publishers_own_tokenizer_lets_it(
+    tmp_path: Path, said: bool | None, start: int | None
+) -> None:
+    """Llama 3 says so in tokenizer.json alone, where others have a switch beside it."""
+    source = save_directory(tmp_path / "source")
+    made = tokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    made.save(str(source / "tokenizer.json"))
+    options = json.loads((source / "tokenizer_config.json").read_text())
+    if said is not None:
+        options["add_bos_token"] = said
+    (source / "tokenizer_config.json").write_text(json.dumps(options))
+    assert open_checkpoint(source).vocabulary.start_token == start
+
+
+def test_without_a_switch_or_a_rule_text_begins_with_its_own_words(tmp_path: Path) -> None:
+    assert open_checkpoint(save_directory(tmp_path / "source")).vocabulary.start_token is None
+
+
+def test_a_template_gets_the_names_of_all_special_tokens(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source")
+    options = json.loads((source / "tokenizer_config.json").read_text())
+    options["pad_token"] = {"content": "<|endoftext|>"}
+    options["chat_template"] = "{{ pad_token }}{{ messages[0]['content'] }}"
+    (source / "tokenizer_config.json").write_text(json.dumps(options))
+    convert(source, tmp_path / "bundle", accept_fidelity=True)
+    model = open_text_model(load(tmp_path / "bundle"))
+    assert model.chat_prompt([Message("user", "the")])[0] == 0
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "config.json"])
+def test_a_text_file_that_is_no_text_is_a_bundle_error(tmp_path: Path, name: str) -> None:
+    source = save_directory(tmp_path / "source")
+    (source / name).write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(BundleFormatError, match=name):
+        convert(source, tmp_path / "bundle")

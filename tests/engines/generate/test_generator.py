@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.counts import count
-from support.text_models import tiny_model
+from support.text_models import CONFIGS, tiny_model
 
 from interlock.engines.chat import Message, Sampling, StopReason
 from interlock.engines.generate import (
@@ -69,10 +69,11 @@ REQUESTS = st.builds(
 @settings(max_examples=count(15, 200), deadline=None)
 @given(st.lists(REQUESTS, min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 3))
 @pytest.mark.parametrize("kind", ["int8", "fp32"])
+@pytest.mark.parametrize("family", CONFIGS)
 def test_answers_do_not_depend_on_what_runs_beside_them(
-    kind: Weights, requests: list[GenerateRequest], slots: int, workers: int
+    family: str, kind: Weights, requests: list[GenerateRequest], slots: int, workers: int
 ) -> None:
-    model = tiny_model(kind)
+    model = tiny_model(kind, family=family)
     with Generator(model, slots=1) as generator:
         alone = [essence(generator.generate([each])[0]) for each in requests]
     with Generator(model, slots=slots, workers=workers) as generator:
@@ -196,15 +197,25 @@ def test_a_request_takes_a_prompt_or_messages() -> None:
         GenerateRequest()
     with pytest.raises(InputError, match="empty"):
         GenerateRequest(prompt_tokens=())
+    with pytest.raises(InputError, match="key"):
+        GenerateRequest(text="the", key="\ud800")
 
 
 def test_a_cancelled_request_ends_and_the_others_go_on() -> None:
     started = threading.Event()
+    proceed = threading.Event()
+
+    def hold(piece: str) -> None:
+        # A fast machine would write the text to its end before this one is cancelled.
+        started.set()
+        proceed.wait()
+
     with Generator(tiny_model(), slots=2) as generator:
-        handle = generator.submit(request(max_tokens=400), on_text=lambda piece: started.set())
+        handle = generator.submit(request(max_tokens=400), on_text=hold)
         other = generator.submit(request(max_tokens=40))
         started.wait()
         handle.cancel()
+        proceed.set()
         with pytest.raises(CancelledRequestError):
             handle.result()
         alone = answered(generator.generate([request(max_tokens=40)])[0])

@@ -69,6 +69,21 @@ def test_a_directory_gives_its_whole_name(
     assert called(capsys, "add", str(source))[1]["name"] == "tiny2.5-coder"
 
 
+def test_the_shortest_context_is_sound(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = save_directory(tmp_path / "source")
+    assert called(capsys, "add", str(source), "--name", "short", "--context", "16")[0] == 0
+    assert called(capsys, "check", "short")[0] == 0
+
+
+def test_a_source_whose_name_is_none_for_a_model_says_how_to_give_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_directory(tmp_path / "My Model (final)")
+    code, document = called(capsys, "add", str(source))
+    assert code == 2
+    assert "--name" in document["error"]["hint"]
+
+
 def test_a_person_reads_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_gguf(tmp_path / "Tiny.gguf", "Q8_0")
     assert run(["models", "add", str(path), "--weights", "exact"]) == 0
@@ -169,6 +184,51 @@ def test_a_broken_model_is_listed_with_its_error(store: Path) -> None:
     (store / "broken").mkdir(parents=True)
     [model] = list_models()
     assert model.error
+
+
+def test_a_directory_that_may_not_be_read_is_listed_with_its_error(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store / "locked").mkdir(parents=True)
+    whole = Path.iterdir
+
+    def guarded(path: Path) -> Any:
+        # The tests may run as a user whom no permission stops.
+        if path.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(Path, "iterdir", guarded)
+    [model] = list_models()
+    assert model.error == "Permission denied"
+
+
+def test_only_a_model_is_removed(store: Path) -> None:
+    """The store may have been set to a directory that holds other things as well."""
+    (store / "papers").mkdir(parents=True)
+    (store / "papers" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not a bundle; it is left alone"):
+        remove("papers")
+    assert (store / "papers" / "thesis.tex").exists()
+
+
+def test_what_is_left_of_a_broken_model_is_removed(store: Path) -> None:
+    (store / "broken").mkdir(parents=True)
+    for name in ("manifest.json", "tokenizer.json", "weights.bin", "model.onnx"):
+        (store / "broken" / name).write_bytes(b"cut short")
+    remove("broken")
+    assert list(store.iterdir()) == []
+
+
+def test_of_a_linked_model_the_link_is_removed(tmp_path: Path, store: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "model.onnx").write_bytes(b"graph")
+    store.mkdir()
+    (store / "linked").symlink_to(elsewhere)
+    remove("linked")
+    assert list(store.iterdir()) == []
+    assert (elsewhere / "model.onnx").exists()
 
 
 def test_the_store_is_in_the_users_cache_unless_told_otherwise(

@@ -98,6 +98,20 @@ def test_messages_and_plain_texts_cross(process: StreamProcess) -> None:
     assert [each.end() and each.text for each in told] == expected(requests)
 
 
+def test_text_with_a_lone_surrogate_is_read_as_in_this_process(process: StreamProcess) -> None:
+    """It has no UTF-8 to cross in, and must not cost the others their process."""
+    sampling = Sampling(max_tokens=5, stop=("\ud800",))
+    requests = [
+        request(1),
+        GenerateRequest(text="the \ud800 thing", sampling=sampling),
+        GenerateRequest(messages=(Message("user", "\udfff"),), sampling=sampling),
+    ]
+    replaced = process.replaced
+    told = [Told(process, each) for each in requests]
+    assert [each.end() and each.text for each in told] == expected(requests)
+    assert process.replaced == replaced
+
+
 def test_a_prompt_that_does_not_fit_is_the_callers_mistake(process: StreamProcess) -> None:
     found = Told(process, GenerateRequest(prompt_tokens=(5,) * 600)).end()
     assert isinstance(found, InputError)

@@ -214,6 +214,28 @@ def test_a_decision_that_cannot_be_recorded_is_not_taken_until_it_can(
     assert found.hosted.health().status == "healthy"
 
 
+def test_an_order_that_could_be_recorded_ends_the_fault(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the rollout ends with it, no further look would."""
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(300, errors=3)
+    store = found.store
+    assert store is not None
+
+    def full(model: str, placement: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_put", full)
+        found.rollout.tick()
+        assert found.hosted.fault
+    found.rollout.roll_back()
+    found.rollout.tick()
+    assert found.hosted.fault == ""
+
+
 def test_a_candidate_that_no_longer_loads_costs_the_rollout_only(world: Make) -> None:
     found = world()
     found.rollout.start("new", mode="canary")
@@ -304,6 +326,13 @@ def test_a_digest_in_the_configuration_holds_for_a_reload_too(world: Make) -> No
         with pytest.raises(BundleIntegrityError):
             found.rollout.reload(digest=digest)
     assert found.stable == "sha256:old"
+
+
+def test_a_reload_elsewhere_under_the_feature_flag_is_refused_for_the_flag(world: Make) -> None:
+    found = world(candidate="new", use_candidate=False)
+    with pytest.raises(ConflictError, match="use_candidate is set"):
+        found.rollout.reload("new")
+    assert found.rollout.reload()["changed"] is False
 
 
 def test_one_process_of_several_that_grows_is_enough_to_roll_back(

@@ -36,6 +36,21 @@ def post(server: Running, request_id: str, label: str = "negative", **more: Any)
     return server.client.post("/v1/feedback", json=body)
 
 
+def test_of_several_labels_the_one_that_is_wrong_is_named(server: Running) -> None:
+    """Those before it are counted, and may be posted again."""
+    known = server.infer("m", [[1, 2, 3]]).headers["x-request-id"]
+    good = {"request_id": known, "label": "positive"}
+    for wrong, code, told in (
+        ({"request_id": "gone", "label": "positive"}, 404, "labels[1]: no answer"),
+        (good | {"row": 7}, 400, "labels[1]: row is 7"),
+        (good | {"label": "negative"}, 409, "labels[1]: row 0 has the other label"),
+    ):
+        reply = server.client.post("/v1/feedback", json={"labels": [good, wrong]})
+        assert reply.status_code == code
+        assert reply.json()["error"].startswith(told)
+    assert post(server, known, "positive").json()["counted"] is False
+
+
 def test_an_answer_is_labelled_by_the_id_in_its_header_and_parameters(server: Running) -> None:
     reply = server.infer("m", [[1, 2, 3], [0, 0, 0]])
     request_id = reply.headers["x-request-id"]

@@ -185,10 +185,12 @@ def test_a_candidate_that_must_not_be_served_leaves_the_old_version(
     (place / "stub.onnx").write_bytes(models.stub())
     (place / "other.onnx").write_bytes(models.labelled())
     (place / "same.onnx").write_bytes(models.shifted(0))
+    (place / "whole.onnx").write_bytes(models.shifted(1, rows="M"))
     for body, code, told in (
         ({"path": "stub.onnx"}, 422, "is a stub"),
         ({"path": "gone.onnx"}, 422, "there is no gone.onnx"),
         ({"path": "other.onnx"}, 422, "inputs differ"),
+        ({"path": "whole.onnx"}, 422, "answers by rows"),
         ({"path": "same.onnx"}, 422, "is served already"),
         ({"path": "v1.onnx", "digest": "sha256:" + "0" * 64}, 422, "the model's digest is"),
         ({"path": "../v1.onnx"}, 422, "leads out of"),

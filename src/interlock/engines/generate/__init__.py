@@ -1,4 +1,4 @@
-"""Text generation on ONNX Runtime: any Llama-like model, many requests at once.
+"""Text generation on ONNX Runtime: Llama-like models and StarCoder2, many requests at once.
 
 from interlock.engines.chat import Message
 from interlock.engines.generate import GenerateRequest, Generator, load_text_model

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 from interlock.engines.chat import Message
@@ -21,19 +23,13 @@ class ChatTemplate:
     """A compiled template. Raises BundleFormatError where jinja2 cannot compile it."""
 
     def __init__(self, source: str, specials: Mapping[str, str]) -> None:
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         if len(source) > LARGEST:
             raise BundleFormatError(f"the chat template has {len(source)} characters")
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
         self._specials = dict(specials)
+        environment = _environment()
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except Exception as error:  # noqa: BLE001 - the interpreter has limits of its own
             raise BundleFormatError(f"the chat template: {type(error).__name__}") from None
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -46,7 +42,7 @@ class ChatTemplate:
             {"role": message.role, "content": message.content} for message in messages
         ]
         try:
-            return self._template.render(
+            text: str = self._template.render(
                 messages=conversation, add_generation_prompt=True, **self._specials
             )
         except _RefusedError as error:
@@ -57,6 +53,7 @@ class ChatTemplate:
             raise InputError(
                 f"the model's chat template fails on these messages ({type(error).__name__})"
             ) from None
+        return text
 
     def tokens(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
         """The prompt's tokens. Names of special tokens inside the messages stay text."""
@@ -79,6 +76,47 @@ class ChatTemplate:
             tokens += tokenizer.encode(kept[int(found[1])])
             at = found.end()
         return tokens + tokenizer.encode_markup(text[at:])
+
+
+@cache
+def _environment() -> Any:
+    """What publishers write templates for: Hugging Face's environment, sandboxed."""
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """`{% generation %}` marks what a model is trained on, and stands for its content."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own protocol
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", Generation],
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.filters["tojson"] = _json
+    return environment
+
+
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 class _RefusedError(Exception):

@@ -105,7 +105,8 @@ class Generator:
         on a worker's thread.
 
         Raises InputError for a prompt that does not fit the model, MemoryLimitError for one whose
-        cache exceeds the limit, EngineUnavailableError after `close` and while the breaker is open.
+        cache exceeds the limit, EngineUnavailableError after `close`. While the breaker is open,
+        the request's result is that error.
         """
         prompt = self.model.prompt_of(request)
         handle = RequestHandle(request, prompt, self.model, self._clock, on_text, on_end)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ import msgspec
 
 from interlock.engines.chat import Message, Sampling
 from interlock.engines.generate.request import GenerateRequest, GenerateResult
+from interlock.engines.generate.tokenizer import unicode_text
 from interlock.engines.onnx import CPU
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
@@ -212,13 +214,19 @@ class ProcessGenerator:
 
 
 def sent(request: GenerateRequest) -> dict[str, Any]:
+    """The request as it crosses, which lone surrogates cannot: a tokenizer reads none either."""
+    messages = None
+    if request.messages is not None:
+        messages = [{"role": m.role, "content": unicode_text(m.content)} for m in request.messages]
+    # No text that is written holds one.
+    stop = tuple(text for text in request.sampling.stop if unicode_text(text) == text)
     return {
         "prompt_tokens": request.prompt_tokens,
-        "messages": msgspec.to_builtins(request.messages),
-        "sampling": msgspec.to_builtins(request.sampling),
+        "messages": messages,
+        "sampling": msgspec.to_builtins(replace(request.sampling, stop=stop)),
         "key": request.key,
         "prefix": request.prefix,
-        "text": request.text,
+        "text": None if request.text is None else unicode_text(request.text),
         "seconds": request.deadline.remaining(),
     }
 

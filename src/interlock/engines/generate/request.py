@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from interlock.engines.chat import Message, Sampling, StopReason, TokenLogprob, Usage
+from interlock.engines.generate.tokenizer import unicode_text
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import InputError
 
@@ -49,6 +50,8 @@ class GenerateRequest:
             # No vocabulary has such an id, and no message to a process can carry a larger one.
             if not 0 <= token < 1 << 31:
                 raise InputError(f"prompt_tokens holds {token}; ids are 0 to {(1 << 31) - 1}")
+        if unicode_text(self.key) != self.key:
+            raise InputError(f"key is {self.key!r}, which is not Unicode text")
         if self.prefix < 0:
             raise InputError(f"prefix is {self.prefix}; it must be 0 or more")
 

@@ -17,7 +17,7 @@ WEIGHTS = "weights.bin"
 FORMAT = 1
 
 Weights = Literal["int8", "fp32", "exact"]
-Family = Literal["llama", "mistral", "qwen2", "phi3"]
+Family = Literal["llama", "mistral", "qwen2", "phi3", "starcoder2"]
 
 
 class Fidelity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interlock.bundle import BundleLimits, Metadata
-from interlock.bundle.manifest import MANIFEST, METADATA, digest_of
+from interlock.bundle.manifest import MANIFEST, METADATA, MODEL, UNLISTED, digest_of
 from interlock.bundle.metadata import parse_metadata
 from interlock.bundle.publish import check_target
-from interlock.engines.generate.spec import EXTENSION
+from interlock.engines.generate.spec import CHAT_TEMPLATE, EXTENSION, TOKENIZER, WEIGHTS
 from interlock.kernel.errors import BundleError, ConfigError
 
 ENVIRONMENT = "INTERLOCK_MODELS"
@@ -22,6 +22,9 @@ ENVIRONMENT = "INTERLOCK_MODELS"
 TEXT_LIMITS = BundleLimits(
     max_file_bytes=64 << 30, max_total_bytes=64 << 30, probe_seconds=600.0, beside=True
 )
+
+# Of a model, whose manifest may be damaged.
+_FILES = UNLISTED | {METADATA, MODEL, TOKENIZER, CHAT_TEMPLATE, WEIGHTS}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -109,9 +112,9 @@ def list_models() -> list[StoredModel]:
     for path in sorted(directory.iterdir()):
         if not path.is_dir() or path.name.startswith("."):
             continue
-        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-        digest, metadata, error = None, None, None
+        size, digest, metadata, error = 0, None, None, None
         try:
+            size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
             digest = digest_of((path / MANIFEST).read_bytes())
             metadata = parse_metadata((path / METADATA).read_bytes())
             if EXTENSION not in metadata.extensions:
@@ -148,8 +151,16 @@ def _check_store(directory: Path) -> None:
 
 
 def remove(name: str) -> Path:
-    """Delete the model `name`; returns where it was. Raises ConfigError where there is none."""
+    """Delete the model `name`, or the link to it; returns where it was.
+
+    Raises ConfigError where there is none, and where the place holds what is no model's.
+    """
     path = stored(name)
+    if path.is_symlink():
+        path.unlink()
+        return path
+    if {entry.name for entry in path.iterdir()} - _FILES:
+        check_target(path)
     for left in path.parent.glob(".*.removed-*"):
         shutil.rmtree(left, ignore_errors=True)
     # Out of sight first: what is left after an interruption is no half model.

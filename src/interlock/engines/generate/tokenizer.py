@@ -47,15 +47,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; nothing is added, and no special token comes out of it."""
-        return list(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
+        return list(self._plain.encode(unicode_text(text), add_special_tokens=False).ids)
 
     def encode_markup(self, text: str) -> list[int]:
         """The ids of `text` in which the names of special tokens stand for them."""
-        return list(self._markup.encode(_unicode(text), add_special_tokens=False).ids)
+        return list(self._markup.encode(unicode_text(text), add_special_tokens=False).ids)
 
     def count(self, text: str) -> int:
         """How many tokens `encode` makes of `text`."""
-        return len(self._plain.encode(_unicode(text), add_special_tokens=False).ids)
+        return len(self._plain.encode(unicode_text(text), add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int], *, specials: bool = False) -> str:
         """The text of the ids, special tokens left out unless asked for."""
@@ -79,7 +79,7 @@ def _all_special(tokenizer: str) -> str:
     return json.dumps(document)
 
 
-def _unicode(text: str) -> str:
+def unicode_text(text: str) -> str:
     """`text` without lone surrogates, which have no UTF-8."""
     try:
         text.encode("utf-8")

@@ -18,10 +18,12 @@ def trial(model: TextModel) -> list[list[int]]:
     Raises BundleContractError where a text's tokens depend on what runs beside it, and the
     model's own errors.
     """
+    most = min(_TOKENS, model.context // 2)
     requests = [
         GenerateRequest(
-            prompt_tokens=tuple(model.plain_prompt(text)),
-            sampling=Sampling(max_tokens=min(_TOKENS, model.context // 2)),
+            # A short context holds the beginning of a text.
+            prompt_tokens=tuple(model.plain_prompt(text)[: model.context - most]),
+            sampling=Sampling(max_tokens=most),
         )
         for text in _TEXTS
     ]

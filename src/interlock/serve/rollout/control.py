@@ -25,7 +25,7 @@ from interlock.serve.rollout.record import OnDecision, Record
 from interlock.serve.rollout.settings import Mode
 from interlock.serve.rollout.status import status_of
 from interlock.serve.rollout.sticky import new_salt
-from interlock.serve.rollout.store import RolloutStore, Running, Source
+from interlock.serve.rollout.store import Decision, RolloutStore, Running, Source
 from interlock.serve.rollout.traffic import Traffic, Watch
 from interlock.serve.server_log import Log
 from interlock.serve.settings import ModelSettings
@@ -63,8 +63,13 @@ class ModelRollout:
         self._drain = drain_seconds + max(2 * own.call_seconds, own.text_seconds)
         self._log = log
         self._clock = clock or SystemClock()
+
+        def decided(made: Decision) -> None:
+            hosted.fault = ""  # it could be recorded
+            on_decision(made)
+
         self._record = Record(
-            hosted.name, self._own, store, clock=self._clock, log=log, on_decision=on_decision
+            hosted.name, self._own, store, clock=self._clock, log=log, on_decision=decided
         )
         self._changing = threading.Lock()
         self._observer = Observer(self._own, self._clock)
@@ -140,8 +145,11 @@ class ModelRollout:
                 raise ConflictError("a rollout is under way", hint="end it first")
             source = path or traffic.stable.settings.path
             elsewhere = source != self._loader.home
-            if elsewhere and not self._record.kept:
-                raise ConfigError("another path would be forgotten over a restart; set `state`")
+            if elsewhere:
+                self._record.check_flag()
+                if not self._record.kept:
+                    told = "another path would be forgotten over a restart; set `state`"
+                    raise ConfigError(told)
             opened = self._loader.open(source, digest, home=not elsewhere)
             with self._loader.kept_only_if(opened) as version:
                 check_interface(version.served, traffic.stable.served)

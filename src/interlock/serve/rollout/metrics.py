@@ -15,6 +15,7 @@ from interlock.serve.rollout.store import Decision
 if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
+_OPERATOR = "operator"
 _OUTCOMES = {
     (True, True): "true_positive",
     (True, False): "false_positive",
@@ -35,11 +36,16 @@ class RolloutMetrics:
             "interlock_feedback", "Labelled rows by version and what the label makes of them.",
             ["model", "version", "outcome"], registry=registry,
         )  # fmt: skip
+        models = list(models)
+        for model in models:
+            # A series that begins with its first rollback shows Prometheus no increase.
+            for trigger in (*TRIGGERS, _OPERATOR):
+                self._decisions.labels(model.name, "rolled_back", trigger)
         registry.register(_Running(models))
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""
-        trigger = decision.reason if decision.reason in TRIGGERS else "operator"
+        trigger = decision.reason if decision.reason in TRIGGERS else _OPERATOR
         self._decisions.labels(decision.model, decision.decision, trigger).inc()
 
     def labelled(self, model: str, candidate: bool, verdict: bool, truth: bool) -> None:

@@ -57,10 +57,14 @@ class Record:
         """The rollout under way."""
         return self.placement.running
 
-    def require(self) -> None:
-        """Raise ConflictError or ConfigError where no rollout can be recorded."""
+    def check_flag(self) -> None:
+        """Raise ConflictError where the feature flag decides, and nothing is recorded."""
         if self._own.use_candidate is not None:
             raise ConflictError("use_candidate is set, and decides which version is served")
+
+    def require(self) -> None:
+        """Raise ConflictError or ConfigError where no rollout can be recorded."""
+        self.check_flag()
         if self._store is None:
             raise ConfigError("rollouts need a directory for their state", hint="set `state`")
 

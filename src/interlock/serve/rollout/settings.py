@@ -61,6 +61,7 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value out of range."""
+        not_empty(self)
         within("percent", self.percent, 0.01, 99)
         within("shadow_pending", self.shadow_pending, 1, 1000)
         within("rollback_errors", self.rollback_errors, 0.001, 0.9)
@@ -72,10 +73,17 @@ class RolloutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         within("min_labels", self.min_labels, 0, 1e9)
         within("max_requests", self.max_requests, self.min_requests, 1e12)
         within("risk", self.risk, 1e-6, 0.2)
-        if self.candidate == "":
-            raise ConfigError("candidate is empty")
         if self.use_candidate and self.candidate is None:
             raise ConfigError("use_candidate is true, and no candidate is named")
+
+
+def not_empty(settings: msgspec.Struct) -> None:
+    """Raise ConfigError, naming the setting, for an empty text: none is not to give it."""
+    for name in settings.__struct_fields__:
+        if getattr(settings, name) == "":
+            raise ConfigError(
+                f"{name} is empty", hint="leave it out, or say null in a variable for none"
+            )
 
 
 def within(name: str, value: float, low: float, high: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -23,6 +23,9 @@ from interlock.kernel.journal_lock import FileHold
 from interlock.kernel.journal_store import transaction
 from interlock.serve.rollout.evidence import EvidenceState
 from interlock.serve.rollout.settings import Mode
+
+if TYPE_CHECKING:
+    from interlock.serve.settings import ModelSettings
 
 VERSION = 1
 FILE = "rollout.sqlite"
@@ -247,6 +250,20 @@ def recorded(directory: Path) -> dict[str, Placement]:
         return {model: msgspec.json.decode(told, type=Placement) for model, told in rows}
     except msgspec.DecodeError as error:
         raise JournalError(f"{path}: {error}") from None
+
+
+def placed(own: ModelSettings, found: Placement | None) -> tuple[ModelSettings, str]:
+    """The settings of the version that a server would serve, without a rollout, and why that one.
+
+    found  where the model stands by the state; None where there is none
+    """
+    if own.use_candidate is None and found is not None and found.stable is not None:
+        stable = found.stable
+        if found.configured == (own.path, own.expected_digest):
+            return msgspec.structs.replace(
+                own.served, path=stable.path, expected_digest=stable.digest, kind="auto"
+            ), "recorded in the state"
+    return own.served, "use_candidate" if own.use_candidate else "configured"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from interlock.kernel.errors import BundleFormatError
 
 Floats = npt.NDArray[np.float32]
 Blocks = npt.NDArray[np.uint8]
+Biases = Literal["none", "qkv", "all"]
 
 
 class SourceError(BundleFormatError):
@@ -49,7 +50,11 @@ class Rope:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the graph is built from. `context` is how far the rotary tables reach."""
+    """What the graph is built from.
+
+    context   how far the rotary tables reach
+    biases    which projections have them: Q, K and V, or those of the output and the MLP as well
+    """
 
     family: Family
     hidden: int
@@ -64,7 +69,7 @@ class Architecture:
     rope: Rope
     tied: bool
     window: int | None = None
-    attention_bias: bool = False
+    biases: Biases = "none"
 
     def __post_init__(self) -> None:
         """Raise SourceError for sizes that no such model has; a file can claim any."""
@@ -78,6 +83,16 @@ class Architecture:
             )
         if not 0 < self.norm_epsilon < 1:
             raise SourceError(f"the model's norm_epsilon is {self.norm_epsilon}")
+
+    @property
+    def layer_norm(self) -> bool:
+        """Norms that take the mean off and add a bias (LayerNorm), instead of RMSNorm."""
+        return self.family == "starcoder2"
+
+    @property
+    def gated(self) -> bool:
+        """An MLP of three matrices, down(silu(gate) * up), instead of c_proj(gelu(c_fc))."""
+        return self.family != "starcoder2"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from interlock.engines.generate.convert.checkpoint import (
     Architecture,
+    Biases,
     Floats,
     Quantized,
     Rope,
@@ -31,15 +32,17 @@ _FAMILIES: dict[str, tuple[Family, bool]] = {
     "llama": ("llama", True),
     "qwen2": ("qwen2", False),
     "phi3": ("phi3", False),
+    "starcoder2": ("starcoder2", False),
 }
 _TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
+    "model.norm.bias": "output_norm.bias",
     "lm_head.weight": "output.weight",
 }
 _LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -47,6 +50,8 @@ _LAYER = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
 }
 _HF_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+?)(\.weight|\.bias)$")
 _READ = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")
@@ -138,16 +143,16 @@ class GgufCheckpoint:
             match = _HF_LAYER.fullmatch(name)
             assert match is not None, f"not a name of Hugging Face's: {name}"
             layer, part, end = match.groups()
-            wanted = f"blk.{layer}.{_LAYER.get(part) or _LAYER[part + end].removesuffix(end)}{end}"
-        found = self._tensors.get(wanted)
-        if found is not None:
-            return found
-        fused = self._fused(name, wanted)
-        if fused is None:
+            wanted = f"blk.{layer}.{_LAYER[part]}{end}"
+        # The whole of a fused matrix has the name of one of its parts.
+        found = self._fused(wanted) if self._family == "phi3" else None
+        if found is None:
+            found = self._tensors.get(wanted)
+        if found is None:
             raise SourceError(f"the file holds no tensor {wanted!r}")
-        return fused
+        return found
 
-    def _fused(self, name: str, wanted: str) -> Any:
+    def _fused(self, wanted: str) -> Any:
         """Phi-3 keeps Q, K and V, and gate and up, in one matrix each."""
         layer = wanted.rsplit(".", 2)[0]
         shape = self.architecture
@@ -209,6 +214,7 @@ class GgufCheckpoint:
         window = self._fields.get(f"{self._arch}.attention.sliding_window")
         if "blk.0.ffn_gate_inp.weight" in self._tensors:
             raise SourceError("mixtures of experts are not supported")
+        epsilon = "layer_norm_epsilon" if self._family == "starcoder2" else "layer_norm_rms_epsilon"
         return Architecture(
             family=self._family,
             hidden=hidden,
@@ -219,12 +225,26 @@ class GgufCheckpoint:
             head_size=size,
             vocabulary=int(embedding.shape[1]),
             context=min(native, native if context is None else context),
-            norm_epsilon=float(self._number("attention.layer_norm_rms_epsilon")),
+            norm_epsilon=float(self._number(f"attention.{epsilon}")),
             rope=self._rope(native),
             tied="output.weight" not in self._tensors,
             window=int(window) if isinstance(window, int) and window > 0 else None,
-            attention_bias="blk.0.attn_q.bias" in self._tensors,
+            biases=self._biases(),
         )
+
+    def _biases(self) -> Biases:
+        parts = {"attn_qkv", *(part for part in _LAYER.values() if not part.endswith("_norm"))}
+        found = [part for part in sorted(parts) if f"blk.0.{part}.bias" in self._tensors]
+        if not found:
+            return "none"
+        if self._family == "starcoder2":
+            return "all"
+        for part in found:
+            if part not in ("attn_q", "attn_k", "attn_v"):
+                raise SourceError(
+                    f"the file holds blk.0.{part}.bias; such biases are not supported"
+                )
+        return "qkv"
 
     def _rope(self, native: int) -> Rope:
         theta = float(self._number("rope.freq_base", 10000.0))

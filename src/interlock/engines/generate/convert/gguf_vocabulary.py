@@ -35,6 +35,7 @@ _PRE: dict[str, list[dict[str, Any]]] = {
     "default": [_BYTES],
     "gpt-2": [_BYTES],
     "smollm": [_DIGITS, _BYTES],
+    "starcoder": [_DIGITS, _BYTES],
     "llama-bpe": _split(_LLAMA3),
     "qwen2": _split(_QWEN2),
 }

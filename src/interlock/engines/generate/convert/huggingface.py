@@ -14,6 +14,7 @@ import numpy as np
 
 from interlock.engines.generate.convert.checkpoint import (
     Architecture,
+    Biases,
     Floats,
     Quantized,
     Rope,
@@ -28,9 +29,27 @@ _FAMILIES: dict[str, Family] = {
     "mistral": "mistral",
     "qwen2": "qwen2",
     "phi3": "phi3",
+    "starcoder2": "starcoder2",
+}
+# What a StarCoder2 may say of itself, in the only words that are known. Its releases carry the last
+# two, which transformers does not read.
+_STARCODER2 = {
+    "hidden_act": ("gelu_pytorch_tanh",),
+    "norm_type": ("layer_norm",),
+    "mlp_type": ("default",),
 }
 _ENCODER_DECODERS = frozenset({"t5", "codet5", "mt5", "umt5", "bart", "mbart", "pegasus", "plbart"})
 _JSON_LIMIT = 64 << 20
+# Under which a chat template knows them.
+_SPECIALS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class HuggingFaceCheckpoint:
@@ -98,13 +117,13 @@ class HuggingFaceCheckpoint:
         heads = int(self._number("num_attention_heads"))
         hidden = int(self._number("hidden_size"))
         native = int(self._number("max_position_embeddings"))
-        activation = config.get("hidden_act", "silu")
-        if activation not in ("silu", "swish"):
-            raise SourceError(f"config.json: hidden_act is {str(activation)[:40]!r}, not silu")
-        rope = self._rope(native)
-        bias = bool(config.get("attention_bias", False))
-        if self._family == "llama" and (bias or config.get("mlp_bias")):
-            raise SourceError("config.json: biases in a Llama's attention or MLP are not supported")
+        starcoder2 = self._family == "starcoder2"
+        known = _STARCODER2 if starcoder2 else {"hidden_act": ("silu", "swish")}
+        for key, words in known.items():
+            found = config.get(key)
+            if found is not None and found not in words:
+                raise SourceError(f"config.json: {key} is {str(found)[:40]!r}, not {words[0]}")
+        epsilon = ("norm_epsilon", 1e-5) if starcoder2 else ("rms_norm_eps", 1e-6)
         return Architecture(
             family=self._family,
             hidden=hidden,
@@ -115,12 +134,31 @@ class HuggingFaceCheckpoint:
             head_size=int(self._number("head_dim", hidden // heads)),
             vocabulary=int(self._number("vocab_size")),
             context=min(native, native if context is None else context),
-            norm_epsilon=float(self._number("rms_norm_eps", 1e-6)),
-            rope=rope,
-            tied=bool(config.get("tie_word_embeddings", False)),
+            norm_epsilon=float(self._number(*epsilon)),
+            rope=self._rope(native),
+            tied=self._truth("tie_word_embeddings", starcoder2),
             window=self._window(),
-            attention_bias=self._family == "qwen2",
+            biases=self._biases(),
         )
+
+    def _truth(self, key: str, default: bool) -> bool:
+        value = self._config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise SourceError(f"config.json: {key} is {str(value)[:40]!r}, not true or false")
+        return value
+
+    def _biases(self) -> Biases:
+        if self._family == "starcoder2":
+            return "all" if self._truth("use_bias", True) else "none"
+        for key in ("attention_bias", "mlp_bias"):
+            if self._family == "llama" and self._truth(key, False):
+                raise SourceError(
+                    f"config.json: {key} is True; biases in a Llama's attention or MLP are not "
+                    "supported"
+                )
+        return "qkv" if self._family == "qwen2" else "none"
 
     def _window(self) -> int | None:
         window = self._config.get("sliding_window")
@@ -249,29 +287,44 @@ def _vocabulary_of(directory: Path, config: Mapping[str, Any]) -> Vocabulary:
         generation = _read_json(directory / "generation_config.json")
     template = options.get("chat_template")
     if (directory / "chat_template.jinja").is_file():
-        template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+        try:
+            template = (directory / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise SourceError("chat_template.jinja is not UTF-8") from None
     if isinstance(template, list):
         entries = [entry for entry in template if isinstance(entry, dict)]
         named = {str(entry.get("name")): entry.get("template") for entry in entries}
         template = named.get("default")
     data = path.read_bytes()
     specials = {
-        name: text
-        for name in ("bos_token", "eos_token")
-        if (text := _token_text(options.get(name))) is not None
+        name: text for name in _SPECIALS if (text := _token_text(options.get(name))) is not None
     }
     ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     ends |= _id_of(data, specials.get("eos_token"))
     if not ends:
         raise SourceError("neither config.json nor the tokenizer names an end token")
-    start = _ids(config.get("bos_token_id")) if options.get("add_bos_token") else set()
+    start = _ids(config.get("bos_token_id"))
+    adds_start = options.get("add_bos_token")
+    if adds_start is None:
+        adds_start = _first_of(data) in start
     return Vocabulary(
         tokenizer=data,
         end_tokens=tuple(sorted(ends)),
-        start_token=min(start) if start else None,
+        start_token=min(start) if start and adds_start else None,
         specials=specials,
         chat_template=template if isinstance(template, str) else None,
     )
+
+
+def _first_of(tokenizer: bytes) -> int | None:
+    """The first token that the file's own rules make of a text; None where they make nothing."""
+    import tokenizers
+
+    try:
+        found = tokenizers.Tokenizer.from_str(tokenizer.decode("utf-8")).encode("a").ids
+    except Exception as error:  # noqa: BLE001 - the package raises bare Exception
+        raise SourceError(f"tokenizer.json is malformed ({type(error).__name__})") from None
+    return found[0] if found else None
 
 
 def _ids(value: Any) -> set[int]:

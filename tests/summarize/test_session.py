@@ -1,0 +1,45 @@
+"""The estimate before a run takes a journal as it finds it."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.source_trees import small_tree
+from support.summary_models import NamingModel
+
+from interlock.errors import StorageError
+from interlock.kernel.journal import Journal
+from interlock.summarize import Options, estimate, summarize
+
+OPTIONS = Options(chunk_lines=40, view="full")
+
+
+def test_a_tampered_answer_says_nothing_of_the_speed(tmp_path: Path) -> None:
+    tree, output = small_tree(tmp_path / "tree"), tmp_path / "out"
+    summarize(tree, output, OPTIONS, model=NamingModel())
+    assert estimate(tree, output, OPTIONS, model=NamingModel()).rate_from == "the last run"
+    with sqlite3.connect(output / "journal.sqlite") as connection:
+        for item, outcome in connection.execute("SELECT item, outcome FROM outcomes").fetchall():
+            wrong = bytes(outcome).replace(b'"origin":"model"', b'"origin":"nobody"')
+            connection.execute("UPDATE outcomes SET outcome = ? WHERE item = ?", (wrong, item))
+    found = estimate(tree, output, OPTIONS, model=NamingModel())
+    assert (found.rate_from, found.reused) == ("a default", 0)
+
+
+def test_a_journal_that_may_only_be_read_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, output = small_tree(tmp_path / "tree"), tmp_path / "out"
+    done = summarize(tree, output, OPTIONS, model=NamingModel())
+    whole = Journal.open
+
+    def guarded(path: Path, **named: Any) -> Journal:
+        # The tests may run as a user whom no permission stops.
+        if path.parent == output:
+            raise StorageError(f"{path} cannot be written: unable to open database file")
+        return whole(path, **named)
+
+    monkeypatch.setattr(Journal, "open", guarded)
+    found = estimate(tree, output, OPTIONS, model=NamingModel())
+    assert found.reused == len(done.finished.outcomes)
