@@ -102,6 +102,19 @@ def test_a_users_mistake_is_said_and_exits_with_2(
     assert not (tree / "journal.sqlite").exists()
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], ["--model", "./absent"]])
+def test_a_users_page_in_the_output_is_told_before_a_model_is_looked_for(
+    tree: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tree / "docs", {"index.html": "<p>The user's own.</p>\n"})
+    command = ["summarize", str(tree), "-o", str(tree / "docs"), "--model", "none"]
+    assert run([*command, *more]) == 2
+    told = capsys.readouterr().err
+    assert str(tree / "docs" / "index.html") in told
+    assert "an empty directory" in told
+    assert (tree / "docs" / "index.html").read_text() == "<p>The user's own.</p>\n"
+
+
 def test_a_single_files_summary_may_lie_beside_it(tree: Path) -> None:
     source = tree / "README.md"
     assert run(["summarize", str(source), "--model", "none", "-o", str(source.parent)]) == 0
