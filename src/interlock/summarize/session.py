@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.kernel.errors import ConfigError, InputError, StorageError
+from interlock.kernel.errors import ConfigError, InputError, RunLockedError, StorageError
 from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Outcome
@@ -28,7 +29,7 @@ from interlock.summarize.mark import JOURNAL_NAME
 from interlock.summarize.models import Models
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Node, Plan, make_plan
-from interlock.summarize.run import RUN_NAME, Finished, pending_nodes, run, summary_of
+from interlock.summarize.run import RUN_NAME, Finished, newest, pending_nodes, run, summary_of
 from interlock.summarize.tree import read_tree
 from interlock.summarize.workers import open_executor
 
@@ -99,7 +100,7 @@ def summarize(
     executor  where summaries are made; by default threads that share `model`. The caller closes it
 
     Raises InputError where there is nothing to summarise, ConfigError where `output` is the tree
-    itself or holds a file that would be replaced and that no earlier run wrote
+    itself or holds a file that would be replaced and that no earlier run wrote, RunLockedError
     where another process is at work on the run, InterruptedRunError where it was stopped,
     StorageError where something cannot be written. What was recorded is kept.
     """
@@ -187,6 +188,23 @@ def check_output(root: Path, output: Path) -> None:
             hint="name a directory of its own; it may lie inside of the tree",
         )
     outputs.check(output)
+
+
+def check_journal(output: Path, journal: Path | None) -> None:
+    """Raise RunLockedError where another process is at work on the run to be gone on with.
+
+    Raises JournalVersionError, JournalError or StorageError where the file is no journal to use.
+    """
+    place = _journal(output, journal)
+    # Unlike `Path.exists`, it does not raise where it may not look.
+    if not os.path.lexists(place):
+        return
+    with Journal.open(place) as opened:
+        found = newest(opened)
+    if found is not None and found.state == "running":
+        raise RunLockedError(
+            f"run {found.run_id} in {place} is held by {found.holder or 'another process'}"
+        )
 
 
 def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Models | None) -> Plan:
