@@ -45,6 +45,7 @@ def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) 
     from interlock.report.page import write
 
     _make(output)
+    _check_own(output)
     with journalled.alone(output / "journal.sqlite"):
         found = _steps(output, requests, seed, prove, lambda line: click.echo(line, err=as_json))
         report = write(page.build(found), output / "report.html")
