@@ -117,6 +117,18 @@ def _summarised(output: Path, say: Callable[[str], None]) -> Any:
     return summaries.run_killed_and_resumed(output / "summary")
 
 
+def _check_own(output: Path) -> None:
+    """Raise InputError where a directory that is to be replaced is no earlier demonstration's."""
+    if (output / "journal.sqlite").exists():
+        return
+    for name in ("net", "proofs", "summary"):
+        if (output / name).exists():
+            raise InputError(
+                f"--output is {output}, where {name!r} is of no earlier demonstration",
+                hint="name an empty directory",
+            )
+
+
 def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
