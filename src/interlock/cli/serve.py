@@ -120,11 +120,11 @@ def _explain(effective: Effective, as_json: bool) -> int:
 
 
 def _check_files(name: str, effective: Effective) -> None:
-    """Raise ConfigError for files of a detector that its processes would stumble over."""
-    from interlock.serve.opening import check_judging, kind_of
+    """Raise ConfigError for settings that nothing reads, and files that are not there."""
+    from interlock.serve.opening import check_read
 
     own = effective.settings.models[name]
-    check_judging(name, own, kind_of(own, effective.base))
+    check_read(name, own, effective.base)
     if own.policy is not None:
         from interlock.detect.policy import load_policy
 
