@@ -453,7 +453,8 @@ class ModelRollout:
 
     def _not_recorded(self, error: JournalError) -> None:
         if not self._hosted.fault:
-            self._log("rollout_not_recorded", model=self._hosted.name, code=error.code)
+            name = self._hosted.name
+            self._log("rollout_not_recorded", model=name, code=error.code, message=error.message)
         taken_up = self._record.taken_up
         self._hosted.fault = (
             "the rollout's state cannot be recorded"
