@@ -63,6 +63,17 @@ def test_too_few_requests_are_refused_before_anything_is_written(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("name", ["net", "proofs", "summary"])
+def test_what_no_demo_wrote_is_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    assert run(["demo", "--requests", "1000", "--output", str(tmp_path)]) == 2
+    assert f"{name!r} is of no earlier demonstration" in capsys.readouterr().err
+    assert (tmp_path / name / "mine").exists()
+
+
 @pytest.mark.parametrize("place", ["file/below", "/proc/demo"])
 def test_an_output_that_cannot_be_made_is_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str

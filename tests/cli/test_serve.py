@@ -158,10 +158,33 @@ def test_check_looks_for_the_files_of_a_detector(
     assert "gone.toml" in told
 
 
-def test_a_policy_is_for_a_detector_only(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config.write_text(config.read_text() + "threshold = 0.5\n")
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("threshold = 0.5", "detector"),
+        ("anomaly = false", "detector"),
+        ("slots = 4", "text"),
+        ('mode = "ezkl_only"', "verified"),
+        ('require_signature = "key.pem"', "bundle, detector, text"),
+    ],
+)
+def test_a_setting_of_another_kind_of_model_is_refused(
+    config: Path, setting: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text() + f"{setting}\n")
     assert run(["serve", str(config), "--check"]) == 2
-    assert "models.a.threshold is 0.5; only a detector" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"models.a.{setting.split()[0]} is " in told
+    assert "served as onnx, which has no such setting" in told
+    assert f"it is one of {kind}" in told
+
+
+def test_a_default_and_what_is_so_anyway_are_no_settings_of_another_kind(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = 'slots = 8\nmode = "auto"\nenvironment = "staging"\nmerge = false\n'
+    config.write_text(config.read_text() + told)
+    assert run(["serve", str(config), "--check"]) == 0
 
 
 def test_check_tells_what_the_state_and_the_flag_would_serve(

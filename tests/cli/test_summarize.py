@@ -9,6 +9,7 @@ from support.source_trees import MODULE, small_tree, write_tree
 
 from interlock.cli.app import run
 from interlock.errors import InterruptedRunError
+from interlock.kernel.journal import Item, Journal
 
 
 @pytest.fixture
@@ -100,6 +101,36 @@ def test_a_users_mistake_is_said_and_exits_with_2(
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert not (tree / "journal.sqlite").exists()
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], ["--model", "./absent"]])
+def test_a_users_page_in_the_output_is_told_before_a_model_is_looked_for(
+    tree: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tree / "docs", {"index.html": "<p>The user's own.</p>\n"})
+    command = ["summarize", str(tree), "-o", str(tree / "docs"), "--model", "none"]
+    assert run([*command, *more]) == 2
+    told = capsys.readouterr().err
+    assert str(tree / "docs" / "index.html") in told
+    assert "an empty directory" in told
+    assert (tree / "docs" / "index.html").read_text() == "<p>The user's own.</p>\n"
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_run_under_way_is_told_before_a_model_is_looked_for(
+    tree: Path, tmp_path: Path, apart: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    place = tmp_path / "apart.sqlite" if apart else output / "journal.sqlite"
+    command = ["summarize", str(tree), "-o", str(output), "--model", "./absent", "--json"]
+    items = [Item("repository")]
+    with Journal.open(place) as journal, journal.create_run("summarize", config={}, items=items):
+        assert run([*command, *(["--journal", str(place)] if apart else [])]) != 0
+    error = printed(capsys)["error"]
+    assert error["code"] == "run_locked"
+    assert "is held by process" in error["message"]
+    assert run(command) == 2
+    assert printed(capsys)["error"]["message"].startswith("there is no model at")
 
 
 def test_a_single_files_summary_may_lie_beside_it(tree: Path) -> None:

@@ -273,10 +273,11 @@ def test_outputs_that_cannot_be_written_are_a_storage_error_and_the_journal_stay
 ) -> None:
     tree = small_tree(tmp_path / "tree")
     output = tmp_path / "out"
-    (output / "summary.json").mkdir(parents=True)
+    # What a writer that was killed may leave is a file; a folder cannot be replaced by one.
+    (output / ".summary.json.partial").mkdir(parents=True)
     with pytest.raises(StorageError, match=r"summary\.json"):
         summarised(tree, output)
-    (output / "summary.json").rmdir()
+    (output / ".summary.json.partial").rmdir()
     model = NamingModel()
     summarised(tree, output, model)
     assert model.asked == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx2
@@ -160,6 +161,25 @@ def test_a_verified_model_says_what_was_proved(server: Running) -> None:
     evidence = json.loads(reply.json()["parameters"]["evidence"])
     assert evidence["kind"] == "attested"  # ONNX answered; nothing of it is proved
     assert evidence["detail"]["proved"] == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_verified_model_is_not_asked_about_what_is_not_finite(
+    server: Running, value: float
+) -> None:
+    spec = server.get("/v2/models/net").json()["inputs"][0]
+    x = np.zeros(spec["shape"], dtype=np.float32)
+    x.flat[1] = value
+    tensor = {"name": spec["name"], "shape": spec["shape"], "datatype": "FP32"}
+    head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}]})
+    reply = server.client.post(
+        "/v2/models/net/infer",
+        content=head.encode() + x.tobytes(),
+        headers={"inference-header-content-length": str(len(head))},
+    )
+    assert (reply.status_code, reply.json()["code"]) == (400, "input")
+    assert f"input '{spec['name']}' is {value} at" in reply.json()["error"]
+    assert not re.search(r'interlock_reasons_total\{model="net".*finite', server.metrics())
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,16 @@ def test_a_wrong_file_is_refused_with_its_place(
     assert "short" not in refused.value.message
 
 
+def test_labels_that_nobody_may_give_are_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "serve.toml"
+    text = '[production]\nfeedback = "off"\n[production.models.m]\npath = "m.onnx"\n'
+    path.write_text(text + "min_labels = 0\n")
+    load_config(path, environ={})
+    path.write_text(text + "min_labels = 20\n")
+    with pytest.raises(ConfigError, match=r"feedback is 'off', and models\.m\.min_labels is 20"):
+        load_config(path, environ={})
+
+
 def test_a_hint_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "serve.json"
     model = {"path": "a.onnx", "candidate": "b.onnx"}

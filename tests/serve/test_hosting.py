@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from serve.rollout.test_traffic import version
 from serve.test_lane import Doubling
+from support import models
 
+from interlock.errors import ConfigError
 from interlock.serve import hosting
 from interlock.serve.hosting import Hosting
 from interlock.serve.metrics import Metrics
+from interlock.serve.opening import check_read
 from interlock.serve.rollout.traffic import Traffic
 from interlock.serve.served import Workers
 from interlock.serve.settings import ModelSettings, Settings
@@ -30,8 +34,8 @@ class Counted(Doubling):
 
 def test_counters_do_not_fall_when_a_version_is_replaced(tmp_path: Path) -> None:
     metrics = Metrics()
-    models = {"m": ModelSettings(path="x")}
-    found = Hosting(Settings(models=models), tmp_path, metrics, lambda *_, **__: None)
+    named = {"m": ModelSettings(path="x")}
+    found = Hosting(Settings(models=named), tmp_path, metrics, lambda *_, **__: None)
     hosted = found.models["m"]
     old, new = version(Counted(100.0, 7)), version(Counted(1.0, 1))
 
@@ -64,9 +68,32 @@ def test_what_the_models_processes_read_from_disks_is_counted(
         (tmp_path / process / "io").write_text(f"rchar: 99\nread_bytes: {read}\n")
     monkeypatch.setattr(hosting, "_PROC", tmp_path)
     metrics = Metrics()
-    models = {"m": ModelSettings(path="x")}
-    found = Hosting(Settings(models=models), tmp_path, metrics, lambda *_, **__: None)
+    named = {"m": ModelSettings(path="x")}
+    found = Hosting(Settings(models=named), tmp_path, metrics, lambda *_, **__: None)
     loaded = version(Counted(1.0, 0))
     found.start(lambda hosted: Traffic(loaded))
     assert 'interlock_model_load_read_bytes{model="m"} 500.0' in metrics.text().decode()
     loaded.retire(0)
+
+
+def test_a_model_with_a_setting_of_another_kind_is_not_served(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(models.affine())
+    named = {"a": ModelSettings(path="a.onnx", slots=4)}
+    found = Hosting(Settings(models=named), tmp_path, Metrics(), lambda *_, **__: None)
+    found.start()
+    error = found.models["a"].error
+    assert isinstance(error, ConfigError)
+    assert error.message.startswith("models.a.slots is 4, and a.onnx is served as onnx")
+
+
+def test_a_setting_that_the_candidate_reads_is_no_mistake(tmp_path: Path) -> None:
+    """A model that is proved takes the place of one that is not."""
+    (tmp_path / "a.onnx").write_bytes(models.affine())
+    (tmp_path / "proved").mkdir()
+    (tmp_path / "proved" / "model.onnx").write_bytes(models.affine())
+    own = ModelSettings(path="a.onnx", mode="onnx_only", candidate="proved")
+    check_read("a", own, tmp_path)
+    for gone in ({"candidate": "gone"}, {"path": "gone"}):
+        check_read("a", msgspec.structs.replace(own, **gone), tmp_path)
+    with pytest.raises(ConfigError, match=r"models\.a\.mode is 'onnx_only'"):
+        check_read("a", msgspec.structs.replace(own, candidate=None), tmp_path)

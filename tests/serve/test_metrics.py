@@ -31,6 +31,17 @@ def test_reasons_beyond_the_bound_are_counted_together() -> None:
     assert f'reason="other",step="model"}} {9 * MOST_REASONS}.0' in text
 
 
+def test_of_an_error_the_code_is_a_reason_and_what_the_client_sent_is_not() -> None:
+    metrics = Metrics()
+    for number in range(3):
+        step = Step("model", StepResult.ERROR, f"engine: index {number} is out of bounds")
+        failed: Outcome[Any] = Outcome(status=Status.FAILED, steps=(step,), action="refuse")
+        metrics.answered("m", 1, Answer(failed, {}))
+    text = metrics.text().decode()
+    assert 'interlock_reasons_total{model="m",reason="engine",step="model"} 3.0' in text
+    assert "out of bounds" not in text
+
+
 def test_rows_are_counted_by_status_step_and_reason() -> None:
     class Echo:
         def answer_batch(self, inputs, *, deadline):  # type: ignore[no-untyped-def]

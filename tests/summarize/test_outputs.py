@@ -11,7 +11,8 @@ import pytest
 from support.source_trees import small_tree, write_tree
 from support.summary_models import NamingModel
 
-from interlock.summarize import Options, Summarized, summarize
+from interlock.errors import ConfigError
+from interlock.summarize import Options, Summarized, estimate, summarize
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,54 @@ def test_contracts_are_measured(done: Summarized, document: dict[str, Any]) -> N
     by_name = {name: kept for name, _, _, kept in found.kept()}
     assert by_name["success rate"] is True
     assert by_name["parallel efficiency"] is None
+
+
+@pytest.mark.parametrize("name", ["index.html", "summary.md", "summary.json", "map.json"])
+def test_a_users_file_is_refused_before_any_work_and_stays(tmp_path: Path, name: str) -> None:
+    tree = small_tree(tmp_path / "tree")
+    output = write_tree(tree / "docs", {name: "the user's own\n"})
+    model = NamingModel()
+    for begin in (summarize, estimate):
+        with pytest.raises(ConfigError, match=rf"docs/{name}.* no earlier run") as refused:
+            begin(tree, output, Options(), model=model)
+        assert "an empty directory" in refused.value.hint
+    assert model.asked == []
+    assert [file.name for file in output.iterdir()] == [name]
+    assert (output / name).read_text() == "the user's own\n"
+
+
+def test_a_link_is_a_users_own(tmp_path: Path, done: Summarized) -> None:
+    tree, output = small_tree(tmp_path / "tree"), tmp_path / "out"
+    output.mkdir()
+    (output / "index.html").symlink_to(done.files.html)
+    with pytest.raises(ConfigError, match=r"index\.html"):
+        summarize(tree, output, Options(), model=None)
+    (output / "index.html").unlink()
+    (output / "map.json").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"map\.json"):
+        summarize(tree, output, Options(), model=None)
+
+
+def test_a_file_that_a_user_makes_during_a_run_stays(tmp_path: Path) -> None:
+    tree, output = small_tree(tmp_path / "tree"), tmp_path / "out"
+
+    def write_theirs(key: str, outcome: Any) -> None:
+        (output / "index.html").write_text("the user's own\n")
+
+    with pytest.raises(ConfigError, match=r"index\.html"):
+        summarize(tree, output, Options(), model=None, on_result=write_theirs)
+    assert (output / "index.html").read_text() == "the user's own\n"
+    assert not (output / "summary.json").exists()
+
+
+def test_a_run_replaces_what_an_earlier_one_wrote_and_nothing_beside_it(tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree")
+    output = write_tree(tree / "docs", {"guide.md": "# Guide\n\nHow words are counted.\n"})
+    first = summarize(tree, output, Options(), model=None)
+    (tree / "words" / "more.py").write_text("def more():\n    pass\n")
+    second = summarize(tree, output, Options(), model=None)
+    for done in (first, second):
+        assert "docs/guide.md" in [file.file.path for file in done.finished.plan.files]
+    assert len(second.finished.plan.files) == len(first.finished.plan.files) + 1
+    for file in (second.files.html, second.files.markdown, second.files.map_json):
+        assert "more.py" in file.read_text()

@@ -45,6 +45,7 @@ def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) 
     from interlock.report.page import write
 
     _make(output)
+    _check_own(output)
     with journalled.alone(output / "journal.sqlite"):
         found = _steps(output, requests, seed, prove, lambda line: click.echo(line, err=as_json))
         report = write(page.build(found), output / "report.html")
@@ -114,6 +115,18 @@ def _summarised(output: Path, say: Callable[[str], None]) -> Any:
         return None
     say("summarising the package's own source, killing the run, resuming it (some minutes)")
     return summaries.run_killed_and_resumed(output / "summary")
+
+
+def _check_own(output: Path) -> None:
+    """Raise InputError where a directory that is to be replaced is no earlier demonstration's."""
+    if (output / "journal.sqlite").exists():
+        return
+    for name in ("net", "proofs", "summary"):
+        if (output / name).exists():
+            raise InputError(
+                f"--output is {output}, where {name!r} is of no earlier demonstration",
+                hint="name an empty directory",
+            )
 
 
 def _make(directory: Path) -> None:

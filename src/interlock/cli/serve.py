@@ -120,11 +120,11 @@ def _explain(effective: Effective, as_json: bool) -> int:
 
 
 def _check_files(name: str, effective: Effective) -> None:
-    """Raise ConfigError for files of a detector that its processes would stumble over."""
-    from interlock.serve.opening import check_judging, kind_of
+    """Raise ConfigError for settings that nothing reads, and files that are not there."""
+    from interlock.serve.opening import check_read
 
     own = effective.settings.models[name]
-    check_judging(name, own, kind_of(own, effective.base))
+    check_read(name, own, effective.base)
     if own.policy is not None:
         from interlock.detect.policy import load_policy
 
@@ -136,7 +136,7 @@ def _check_files(name: str, effective: Effective) -> None:
 def _served(name: str, effective: Effective) -> dict[str, str | None]:
     """What a server would serve under that name, as which kind, why, and what it would roll out."""
     from interlock.serve.opening import kind_of
-    from interlock.serve.rollout.store import placed, recorded
+    from interlock.serve.rollout.store import no_longer_configured, placed, recorded
 
     settings, own = effective.settings, effective.settings.models[name]
     found = None if settings.state is None else recorded(Path(settings.state)).get(name)
@@ -145,7 +145,9 @@ def _served(name: str, effective: Effective) -> dict[str, str | None]:
     if own.use_candidate is None and settings.state is not None:
         rollout = own.candidate
         if found is not None and found.configured == (own.path, own.expected_digest):
-            rollout = rollout if found.running is None else found.running.candidate.path
+            running = found.running
+            if running is not None and not no_longer_configured(own, running):
+                rollout = running.candidate.path
     for path in (own.candidate, rollout):
         if path is not None:
             kind_of(msgspec.structs.replace(own, path=path, kind="auto"), effective.base)

@@ -210,11 +210,12 @@ def _run(
     from interlock.kernel.progress import open_progress
     from interlock.summarize import contracts, summarize, workers
     from interlock.summarize.checkout import local_path
-    from interlock.summarize.session import check_output
+    from interlock.summarize.session import check_journal, check_output
     from interlock.summarize.tree import resolved_root
 
-    # A wrong path is told before a model takes its seconds to open.
+    # A wrong path or a run under way is told before a model takes its seconds to open.
     check_output(resolved_root(local_path(path)), output)
+    check_journal(output, journal)
     started = time.perf_counter()
     models = names.open(instances=1 if isolate else options.instances, cores=contracts.cores())
     executor = workers.open_executor(

@@ -24,13 +24,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A report: title, a sentence below it, opening blocks, sections, and a last line."""
+    """A report: title, a sentence below it, opening blocks, sections, and a last line.
+
+    `generator`, where given, names what wrote it, for programs.
+    """
 
     title: str
     lead: str
     opening: Sequence[Markup]
     sections: Sequence[Section]
     footer: str
+    generator: str = ""
 
 
 def render(page: Page) -> str:

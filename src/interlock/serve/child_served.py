@@ -93,8 +93,12 @@ class ChildServed:
         self.canary(deadline=deadline)
 
     def check(self, inputs: Mapping[str, Array]) -> int:
-        """See `Served.check`."""
-        return check_inputs(self.inputs, inputs, self.by_rows)
+        """See `Served.check`; a verified model takes finite values only."""
+        rows = check_inputs(self.inputs, inputs, self.by_rows)
+        if self.kind == "verified":
+            for name, array in inputs.items():
+                _check_finite(name, array)
+        return rows
 
     def infer(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> Answer:
         """See `Served.infer`; where the process gave no outcome, one is made that says why."""
@@ -174,6 +178,12 @@ def child_served(
         call_seconds=settings.call_seconds,
         expected_digest=settings.expected_digest,
     )
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        place = tuple(int(axis[0]) for axis in np.nonzero(~np.isfinite(array)))
+        raise InputError(f"input '{name}' is {array[place]} at {place}; it must be finite")
 
 
 def _ones(spec: TensorSpec) -> Array:

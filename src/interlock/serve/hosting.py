@@ -12,6 +12,7 @@ from interlock.kernel.errors import EngineUnavailableError, InterlockError, Requ
 from interlock.serve.health import Health
 from interlock.serve.lane import Lane
 from interlock.serve.metrics import Metrics, ModelState
+from interlock.serve.opening import check_read
 from interlock.serve.rollout.traffic import Pick, Traffic
 from interlock.serve.served import Served
 from interlock.serve.server_log import Log
@@ -190,7 +191,8 @@ class Hosting:
             version.served.close()
 
     def open(self, hosted: Hosted, own: ModelSettings) -> Version:
-        """A version of a model, loaded and tested; see `open_version`."""
+        """A version of a model, loaded and tested; see `check_read` and `open_version`."""
+        check_read(hosted.name, hosted.settings, self._base)
         return open_version(
             hosted.name,
             own,

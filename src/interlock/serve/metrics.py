@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from interlock.engines.generate.request import GenerateResult
+from interlock.kernel import errors
 from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.outcome import StepResult
 from interlock.serve.lane import Ran
@@ -35,6 +36,11 @@ MOST_STEPS = 32
 
 _LONGEST_REASON = 200
 _RESULTS = frozenset(map(str, StepResult))
+_CODES = frozenset(
+    kind.code
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.InterlockError)
+)
 
 DETECTOR_STAGES = ("normalise", "rules", "windows", "model", "fuse", "spans")
 """Stages of a detector that are kept apart: labels must not come from a worker."""
@@ -211,7 +217,9 @@ class Metrics:
     def _reason(self, model: str, step: str, reason: str, rows: int) -> None:
         if not reason:
             return
-        reason = reason[:_LONGEST_REASON]
+        code, told, _ = reason.partition(": ")
+        # An error's message may name a place or a value of what a client sent.
+        reason = code if told and code in _CODES else reason[:_LONGEST_REASON]
         with self._lock:
             known = self._reasons.setdefault(model, set())
             if (step, reason) not in known:

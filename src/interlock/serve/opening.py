@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from interlock.bundle.manifest import METADATA
 from interlock.bundle.metadata import parse_metadata
 from interlock.engines.generate.spec import EXTENSION
@@ -17,6 +19,20 @@ DETECTOR = "detector:"
 SHIPPED = "detector:shipped"
 """The path that means the detector that ships with the package."""
 
+_BY_ONNX: frozenset[ModelKind] = frozenset({"bundle", "detector", "onnx"})
+_MERGING: frozenset[ModelKind] = _BY_ONNX | {"route"}
+_READ_BY: dict[str, frozenset[ModelKind]] = {
+    "threads": _BY_ONNX,
+    "batch_rows": _MERGING,
+    "batch_wait_ms": _MERGING,
+    "merge": _MERGING,
+    "require_signature": frozenset({"bundle", "detector", "text"}),
+    "mode": frozenset({"verified"}),
+    **dict.fromkeys(("slots", "cache_mb", "text_seconds", "answer_tokens"), frozenset({"text"})),
+    **dict.fromkeys(("threshold", "policy", "calibration", "anomaly"), frozenset({"detector"})),
+}
+"""Settings that only some kinds have; not `environment`, which every model gets by its section."""
+
 
 def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     """The model that `settings` name, not started yet; relative paths start at `base`.
@@ -24,7 +40,6 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     Raises ConfigError for a path that is nothing to be served, and what reading a bundle raises.
     """
     kind = kind_of(settings, base)
-    check_judging(name, settings, kind)
     if settings.path.startswith((REGISTERED, STORED)):
         source = settings.path
     else:
@@ -53,16 +68,30 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     return child_served(name, "route" if kind == "route" else "verified", settings, source, base)
 
 
-def check_judging(name: str, settings: ModelSettings, kind: ModelKind) -> None:
-    """Raise ConfigError for a detector's settings of another model, which would not heed them."""
-    if kind == "detector":
+def check_read(name: str, settings: ModelSettings, base: Path) -> None:
+    """Raise ConfigError for a setting with another value than its default that nothing reads.
+
+    It is read where the model, or the candidate beside it, is of a kind that has it. Where one of
+    the two is not there to tell its kind, nothing is said: loading it says what is wrong with it.
+    """
+    named = [settings]
+    if settings.candidate is not None:
+        named.append(msgspec.structs.replace(settings, path=settings.candidate, kind="auto"))
+    try:
+        kinds = [kind_of(own, base) for own in named]
+    except ConfigError:
         return
-    for setting in ("threshold", "policy", "calibration"):
-        if getattr(settings, setting) is not None:
-            raise ConfigError(
-                f"models.{name}.{setting} is {getattr(settings, setting)!r}; only a detector has "
-                f"one, and {settings.path} is served as {kind}"
-            )
+    for field in msgspec.structs.fields(ModelSettings):
+        value, readers = getattr(settings, field.name), _READ_BY.get(field.name)
+        if readers is None or value == field.default or not readers.isdisjoint(kinds):
+            continue
+        if field.name == "merge" and not value:
+            continue  # which is what such a model does
+        raise ConfigError(
+            f"models.{name}.{field.name} is {value!r}, and {settings.path} is served as "
+            f"{kinds[0]}, which has no such setting",
+            hint=f"it is one of {', '.join(sorted(readers))}; leave it out",
+        )
 
 
 def kind_of(settings: ModelSettings, base: Path) -> ModelKind:

@@ -219,6 +219,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                     f"state is not set, and model '{name}' has a candidate to roll out",
                     hint="set state to a directory, or use_candidate of the model",
                 )
+            if own.min_labels and self.feedback == "off":
+                raise ConfigError(
+                    f"feedback is 'off', and models.{name}.min_labels is {own.min_labels}: no "
+                    "candidate would ever be promoted",
+                    hint="min_labels = 0, or let clients or the admin label answers",
+                )
             if not 0 < len(name) <= 100 or not all(c.isalnum() or c in "._-" for c in name):
                 raise ConfigError(
                     f"the model name {name[:100]!r} must have 1 to 100 letters, digits, '.', '_' "

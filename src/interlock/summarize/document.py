@@ -7,6 +7,7 @@ from typing import Any
 import interlock
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.contracts import Contracts, status_counts
+from interlock.summarize.mark import GENERATOR
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
 
@@ -17,6 +18,7 @@ def document(finished: Finished, contracts: Contracts) -> dict[str, Any]:
     """Everything, by node; docs/reference/summarize.md describes the fields."""
     plan = finished.plan
     return {
+        "generator": GENERATOR,
         "schema": SCHEMA,
         "tool": f"interlock {interlock.__version__}",
         "root": plan.tree.name,
@@ -117,4 +119,10 @@ def repository_map(finished: Finished) -> dict[str, Any]:
         for node in (*plan.level("folder"), *plan.level("repository"))
         for summary in (summary_of(finished.outcomes[node.key]),)
     ]
-    return {"schema": SCHEMA, "root": plan.tree.name, "folders": folders, "files": entries}
+    return {
+        "generator": GENERATOR,
+        "schema": SCHEMA,
+        "root": plan.tree.name,
+        "folders": folders,
+        "files": entries,
+    }

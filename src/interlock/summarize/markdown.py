@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.mark import MARKDOWN_LINE
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
 
@@ -15,6 +16,8 @@ def render(finished: Finished, contracts: Contracts) -> str:
     plan = finished.plan
     [top] = plan.level("repository")
     lines = [
+        MARKDOWN_LINE,
+        "",
         f"# {_text(plan.tree.name)}",
         "",
         _said(finished, top),

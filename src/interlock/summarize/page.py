@@ -13,6 +13,7 @@ from interlock.report.blocks import Branch, Tone
 from interlock.report.page import Page, Section
 from interlock.summarize.asked import Summary
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.mark import GENERATOR
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
 
@@ -38,6 +39,7 @@ def build(finished: Finished, contracts: Contracts) -> Page:
             "source's own words; no model wrote it. Every other one passed its checks, which "
             "say that it speaks of its source, not that it is right."
         ),
+        generator=GENERATOR,
     )
 
 

@@ -18,7 +18,7 @@ from interlock.kernel.clock import SYSTEM_CLOCK, Clock
 from interlock.kernel.drive import drive
 from interlock.kernel.errors import RunChangedError
 from interlock.kernel.executor import Executor
-from interlock.kernel.journal import Item, Journal, JournalRun
+from interlock.kernel.journal import Item, Journal, JournalRun, RunInfo
 from interlock.kernel.outcome import Outcome, Status, StepResult
 from interlock.kernel.progress import SILENT, Progress
 from interlock.kernel.task import Completed, Task
@@ -110,6 +110,12 @@ def clean(outcome: Outcome[Any]) -> bool:
     return all(step.result not in transient for step in outcome.steps)
 
 
+def newest(journal: Journal) -> RunInfo | None:
+    """The journal's latest run of summaries, which the next one goes on with where it can."""
+    runs = [info for info in journal.runs() if info.name == RUN_NAME]
+    return runs[-1] if runs else None
+
+
 def pending_nodes(plan: Plan, journal: Journal) -> list[Node]:
     """The nodes that a run would ask for: those without a clean answer under their address."""
     recorded = journal.recorded(node.address for node in plan.nodes.values())
@@ -123,14 +129,13 @@ def _open(plan: Plan, journal: Journal) -> JournalRun:
     """
     config = _config(plan)
     items = [Item(node.key, digest=node.address) for node in plan.nodes.values()]
-    earlier = [info for info in journal.runs() if info.name == RUN_NAME]
-    if earlier:
-        newest = earlier[-1]
-        recorded = dict(journal.outcomes(newest.run_id))
-        mended = newest.pending or all(map(clean, recorded.values()))
+    last = newest(journal)
+    if last is not None:
+        recorded = dict(journal.outcomes(last.run_id))
+        mended = last.pending or all(map(clean, recorded.values()))
         if mended and _all_stand(plan, recorded):
             try:
-                return journal.resume_run(newest.run_id, config=config, items=items)
+                return journal.resume_run(last.run_id, config=config, items=items)
             except RunChangedError:
                 pass
     return journal.create_run(RUN_NAME, config=config, items=items)

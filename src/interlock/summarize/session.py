@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from interlock.kernel.errors import ConfigError, InputError, StorageError
+from interlock.kernel.errors import ConfigError, InputError, RunLockedError, StorageError
 from interlock.kernel.executor import Executor
 from interlock.kernel.journal import Journal
 from interlock.kernel.outcome import Outcome
@@ -24,10 +25,11 @@ from interlock.summarize.asked import SummaryModel
 from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.checkout import open_tree
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.mark import JOURNAL_NAME
 from interlock.summarize.models import Models
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Node, Plan, make_plan
-from interlock.summarize.run import RUN_NAME, Finished, pending_nodes, run, summary_of
+from interlock.summarize.run import RUN_NAME, Finished, newest, pending_nodes, run, summary_of
 from interlock.summarize.tree import read_tree
 from interlock.summarize.workers import open_executor
 
@@ -98,8 +100,9 @@ def summarize(
     executor  where summaries are made; by default threads that share `model`. The caller closes it
 
     Raises InputError where there is nothing to summarise, ConfigError where `output` is the tree
-    itself, InterruptedRunError where it was stopped, StorageError where something cannot be
-    written. What was recorded is kept.
+    itself or holds a file that would be replaced and that no earlier run wrote, RunLockedError
+    where another process is at work on the run, InterruptedRunError where it was stopped,
+    StorageError where something cannot be written. What was recorded is kept.
     """
     before = contracts.usage()
     with open_tree(str(path)) as root:
@@ -178,21 +181,35 @@ def estimate(
 
 
 def check_output(root: Path, output: Path) -> None:
-    """Raise ConfigError where `output` is the tree itself.
-
-    Its files would be sources of the next run, and might replace the tree's own.
-    """
+    """Raise ConfigError where `output` is the tree itself, or a user's file would be replaced."""
     if root.is_dir() and output.resolve() == root.resolve():
         raise ConfigError(
             f"--output is the tree itself, {str(root)!r}",
             hint="name a directory of its own; it may lie inside of the tree",
         )
+    outputs.check(output)
+
+
+def check_journal(output: Path, journal: Path | None) -> None:
+    """Raise RunLockedError where another process is at work on the run to be gone on with.
+
+    Raises JournalVersionError, JournalError or StorageError where the file is no journal to use.
+    """
+    place = _journal(output, journal)
+    # Unlike `Path.exists`, it does not raise where it may not look.
+    if not os.path.lexists(place):
+        return
+    with Journal.open(place) as opened:
+        found = newest(opened)
+    if found is not None and found.state == "running":
+        raise RunLockedError(
+            f"run {found.run_id} in {place} is held by {found.holder or 'another process'}"
+        )
 
 
 def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Models | None) -> Plan:
     check_output(root, output)
-    selection = replace(options.selection, outputs=(*options.selection.outputs, output))
-    tree = read_tree(root, selection)
+    tree = read_tree(root, options.selection)
     if not tree.files:
         why = "; ".join(sorted({item.reason for item in tree.skipped})[:5]) or "it is empty"
         raise InputError(f"nothing in PATH {str(root)!r} is to be summarised: {why}")
@@ -200,7 +217,7 @@ def _plan(root: Path, output: Path, options: Options, model: SummaryModel | Mode
 
 
 def _journal(output: Path, journal: Path | None) -> Path:
-    return output / "journal.sqlite" if journal is None else journal
+    return output / JOURNAL_NAME if journal is None else journal
 
 
 @contextmanager

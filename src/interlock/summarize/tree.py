@@ -6,11 +6,11 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from interlock.kernel.errors import InputError
-from interlock.summarize import ignore, kinds
+from interlock.summarize import ignore, kinds, mark
 from interlock.summarize.decode import decode
 from interlock.summarize.languages import Language, language_of
 
@@ -71,7 +71,6 @@ class Selection:
     include   patterns as in `.gitignore`; where given, only files that match one are taken
     exclude   patterns of files and directories to leave out
     vendored, generated, data  take these in as well
-    outputs   directories of our own, left out
     """
 
     include: tuple[str, ...] = ()
@@ -79,7 +78,6 @@ class Selection:
     vendored: bool = False
     generated: bool = False
     data: bool = False
-    outputs: tuple[Path, ...] = field(default=())
 
     def allows(self, reason: str) -> bool:
         """Whether something that would be skipped for `reason` is taken in all the same."""
@@ -121,7 +119,6 @@ class _Walk:
         self._selection = selection
         self._include = ignore.globs(selection.include) if selection.include else None
         self._exclude = ignore.globs(selection.exclude) if selection.exclude else None
-        self._outputs = {path.resolve() for path in selection.outputs}
         self._seen: set[str] = set()
 
     def single_file(self) -> None:
@@ -181,8 +178,8 @@ class _Walk:
             return False
         if patterns.ignores(real, is_directory=True):
             reason = "ignored by .gitignore"
-        elif directory in self._outputs:
-            reason = "output of this command"
+        elif mark.is_output(directory):
+            reason = mark.REASON
         elif self._exclude is not None and self._exclude.match_file(f"{shown}/"):
             reason = "excluded"
         elif reason is not None and self._selection.allows(reason):
@@ -207,6 +204,8 @@ class _Walk:
             return "not included"
         if self._exclude is not None and self._exclude.match_file(shown):
             return "excluded"
+        if mark.is_ours(file):
+            return mark.REASON
         reason = kinds.skipped_name(shown)
         if reason is None or self._selection.allows(reason):
             return None

@@ -157,6 +157,23 @@ def test_a_configured_candidate_is_rolled_out_once(tmp_path: Path) -> None:
         assert rollout_of(server)["rollout"] is not None
 
 
+def test_a_state_that_cannot_be_used_at_the_start_delays_the_rollout_only(tmp_path: Path) -> None:
+    versions(tmp_path)
+    (tmp_path / "state").write_text("in the way")
+    named = settings(candidate="v1.onnx", rollout="canary")
+    with serving(tmp_path, named, environ=ENVIRON, state="state") as server:
+        assert answered(server)[0] == 0
+        health = server.get("/health").json()
+        assert (health["status"], "state" in health["message"]) == ("degraded", True)
+        refused = admin(server, "models/m/rollout", {"path": "v1.onnx"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "storage")
+        event = next(e for e in server.log if e["event"] == "rollout_not_recorded")
+        assert "cannot make" in event["message"]
+        (tmp_path / "state").unlink()
+        until(lambda: rollout_of(server)["rollout"] is not None)
+        assert rollout_of(server)["fault"] == ""
+
+
 def test_the_configuration_counts_where_it_was_edited(tmp_path: Path) -> None:
     versions(tmp_path, 3)
     with serving(tmp_path, settings(), environ=ENVIRON, state="state") as server:

@@ -94,6 +94,20 @@ def test_a_full_disk_records_nothing_and_says_so(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_directory_that_cannot_be_used_yet_is_used_once_it_can(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    store = RolloutStore(tmp_path / "state")
+    for _ in range(2):
+        with pytest.raises(StorageError, match="cannot make"):
+            store.placement("m")
+    (tmp_path / "state").unlink()
+    assert store.placement("m") is None
+    store.decide(decision("a"), placement())
+    with pytest.raises(ConfigError, match="another server's"):
+        RolloutStore(tmp_path / "state")
+    store.close()
+
+
 def test_a_file_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
     RolloutStore(tmp_path).close()
     with sqlite3.connect(tmp_path / "rollout.sqlite") as connection:

@@ -16,6 +16,7 @@ from interlock.kernel.errors import (
     ConfigError,
     InputError,
     InterlockError,
+    JournalError,
     StorageError,
 )
 from interlock.serve.rollout.loading import Loader, source_of
@@ -25,7 +26,13 @@ from interlock.serve.rollout.record import OnDecision, Record
 from interlock.serve.rollout.settings import Mode
 from interlock.serve.rollout.status import status_of
 from interlock.serve.rollout.sticky import new_salt
-from interlock.serve.rollout.store import Decision, RolloutStore, Running, Source
+from interlock.serve.rollout.store import (
+    Decision,
+    RolloutStore,
+    Running,
+    Source,
+    no_longer_configured,
+)
 from interlock.serve.rollout.traffic import Traffic, Watch
 from interlock.serve.server_log import Log
 from interlock.serve.settings import ModelSettings
@@ -35,6 +42,11 @@ if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
 ASKED = "asked for"
+CONFIGURED = "configured"
+_UNDER_WAY = "a rollout that was asked for is under way"
+
+RETRY_SECONDS = 5.0
+"""Between two attempts at what could not be recorded when the server started."""
 
 
 class ModelRollout:
@@ -72,6 +84,7 @@ class ModelRollout:
             hosted.name, self._own, store, clock=self._clock, log=log, on_decision=decided
         )
         self._changing = threading.Lock()
+        self._retry: float | None = None  # when to go on with what the start could not finish
         self._observer = Observer(self._own, self._clock)
 
     # --- what an operator asks for -----------------------------------------------------------
@@ -141,6 +154,7 @@ class ModelRollout:
         if self._hosted.traffic is None and path is None and digest is None:
             return self._start_again()
         with self._change() as traffic:
+            self._record.check_taken_up()
             if self._record.running is not None:
                 raise ConflictError("a rollout is under way", hint="end it first")
             source = path or traffic.stable.settings.path
@@ -179,10 +193,15 @@ class ModelRollout:
         """The traffic when the server starts: what was recorded for this configuration, else it.
 
         A rollout under way is taken up where it was. Raises what keeps the stable version from
-        being served; a candidate that cannot be loaded costs the rollout only.
+        being served; a candidate that cannot be loaded costs the rollout only. Where the state
+        cannot be used the configured version is served, and `tick` tries again.
         """
-        if self._record.kept:
-            self._record.take_up()
+        self._retry = None
+        if not self._record.taken_up:
+            try:
+                self._record.take_up()
+            except JournalError as error:
+                self._not_recorded(error)
         placed = self._record.placement.stable
         try:
             stable = (
@@ -201,13 +220,12 @@ class ModelRollout:
         if not self._record.kept:
             return traffic
         try:
-            running, candidate = self._record.running, self._own.candidate
-            if running is not None:
-                self._resume(traffic, running)
-            elif candidate is not None and candidate != stable.settings.path:
-                self._start_configured(traffic, candidate)
+            if self._record.taken_up:
+                self._take_up_rollout(traffic)
         except StorageError as error:
             self._not_recorded(error)
+        if self._hosted.fault:
+            self._retry = self._clock.monotonic() + RETRY_SECONDS
         return self._hosted.traffic
 
     def tick(self) -> None:
@@ -219,7 +237,11 @@ class ModelRollout:
         if not self._changing.acquire(blocking=False):
             return
         try:
-            traffic, running = self._hosted.traffic, self._record.running
+            traffic = self._hosted.traffic
+            if traffic is not None and self._retry is not None:
+                self._go_on(traffic)
+                return
+            running = self._record.running
             if traffic is None or traffic.watch is None or running is None:
                 return
             verdict = self._observer.look(traffic, traffic.watch)
@@ -235,7 +257,7 @@ class ModelRollout:
             else:
                 self._record.save(self._observer.state)
             self._hosted.fault = ""
-        except StorageError as error:
+        except JournalError as error:
             self._not_recorded(error)
         finally:
             self._changing.release()
@@ -277,6 +299,7 @@ class ModelRollout:
             salt=new_salt() if before is None else before.salt,
             candidate=Source(path, version.digest),
             started=self._clock.now().isoformat(timespec="seconds"),
+            configured=reason == CONFIGURED if before is None else before.configured,
         )
         numbers = {"mode": mode, "percent": percent, "candidate": version.digest, "path": path}
         self._record.decide("started", reason, numbers, running=running)
@@ -338,6 +361,59 @@ class ModelRollout:
         self._hosted.traffic = traffic
         self._hosted.retire(old, self._drain)
 
+    def _go_on(self, traffic: Traffic) -> None:
+        """Finish what `begin` could not, every few seconds until it can be recorded."""
+        now = self._clock.monotonic()
+        if self._retry is None or now < self._retry:
+            return
+        self._retry = now + RETRY_SECONDS
+        if self._record.taken_up:
+            self._record.probe()  # before a candidate is loaded in vain
+        else:
+            self._record.take_up()
+            placed = self._record.placement.stable
+            if placed is not None and placed.digest != traffic.stable.digest:
+                try:
+                    version = self._loader.open(placed.path, placed.digest)
+                except InterlockError as error:
+                    self._record.forget()
+                    self._hosted.fault = f"the recorded version cannot be loaded: {error.code}"
+                    return
+                self._swap(Traffic(version), traffic.stable)
+                self._log("model_reloaded", model=self._hosted.name, digest=version.digest)
+        current = self._hosted.traffic
+        assert current is not None
+        self._take_up_rollout(current)
+        self._retry, self._hosted.fault = None, ""
+
+    def _take_up_rollout(self, traffic: Traffic) -> None:
+        """Go on with the rollout under way, and start the configured one; raises StorageError.
+
+        A rollout that the configuration started ends where the configuration names its candidate
+        no longer; one that was asked for goes on, and the configured one waits.
+        """
+        running, own = self._record.running, self._own
+        if running is not None:
+            why = no_longer_configured(own, running)
+            if why:
+                numbers = {"before": running.candidate.path, "now": own.candidate}
+                self._record.decide("superseded", why, numbers, ends=True, running=None)
+            else:
+                if traffic.candidate is None:
+                    self._resume(traffic, running)
+                if not running.configured and own.candidate not in (None, running.candidate.path):
+                    self._wait_for(running, own.candidate)
+                return
+        if own.candidate is not None and own.candidate != traffic.stable.settings.path:
+            self._start_configured(traffic, own.candidate)
+
+    def _wait_for(self, running: Running, candidate: str | None) -> None:
+        """Say, once a rollout, that the configured candidate waits for its end."""
+        numbers = {"path": candidate, "running": running.candidate.path}
+        made = self._record.decisions(1)
+        if not made or (made[0].reason, made[0].numbers) != (_UNDER_WAY, numbers):
+            self._record.decide("not_started", _UNDER_WAY, numbers)
+
     def _resume(self, traffic: Traffic, running: Running) -> None:
         try:
             candidate = self._loader.candidate(
@@ -347,6 +423,12 @@ class ModelRollout:
             reason = f"it could not be loaded again: {error.code}"
             self._record.decide("rolled_back", reason, {}, ends=True, running=None)
             return
+        configured = (self._own.rollout, self._own.percent)
+        if running.configured and (running.mode, running.percent) != configured:
+            self._log(
+                "rollout_goes_on", model=self._hosted.name, mode=running.mode,
+                percent=running.percent,
+            )  # fmt: skip
         try:
             self._watch(traffic.stable, candidate, running)
         except InputError:
@@ -367,9 +449,15 @@ class ModelRollout:
             self._hosted.retire(version, 0.0)
             return
         with self._loader.kept_only_if(version):
-            self._begin(version, path, own.rollout, own.percent, "configured")
+            self._begin(version, path, own.rollout, own.percent, CONFIGURED)
 
-    def _not_recorded(self, error: StorageError) -> None:
+    def _not_recorded(self, error: JournalError) -> None:
         if not self._hosted.fault:
-            self._log("rollout_not_recorded", model=self._hosted.name, code=error.code)
-        self._hosted.fault = "the rollout's state cannot be recorded"
+            name = self._hosted.name
+            self._log("rollout_not_recorded", model=name, code=error.code, message=error.message)
+        taken_up = self._record.taken_up
+        self._hosted.fault = (
+            "the rollout's state cannot be recorded"
+            if taken_up
+            else "the rollout's state cannot be used; the configured version is served"
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from interlock.kernel.clock import Clock
-from interlock.kernel.errors import ConfigError
+from interlock.kernel.errors import ConfigError, StorageError
 from interlock.serve.rollout.evidence import TRIGGERS, EvidenceState
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.rollout.store import Decision, Placement, RolloutStore, Running
@@ -46,6 +46,7 @@ class Record:
         self._on_decision = on_decision
         self._saved = clock.monotonic()
         self.placement = Placement(configured=self._configured)
+        self.taken_up = self._store is None
 
     @property
     def kept(self) -> bool:
@@ -67,15 +68,41 @@ class Record:
         self.check_flag()
         if self._store is None:
             raise ConfigError("rollouts need a directory for their state", hint="set `state`")
+        self.check_taken_up()
+
+    def check_taken_up(self) -> None:
+        """Raise StorageError where what an earlier server recorded is not known, and must stand."""
+        if not self.taken_up:
+            raise StorageError("the rollout's state cannot be used", hint="it is tried again")
 
     def take_up(self) -> None:
-        """Read what an earlier server recorded, if it was for this configuration."""
+        """Read what an earlier server recorded, if it was for this configuration.
+
+        Raises JournalError where that cannot be read, StorageError where it cannot be recorded
+        that it no longer counts; the placement is then that of the configuration.
+        """
         found = None if self._store is None else self._store.placement(self._model)
-        if found is None:
-            return
-        if found.configured == self._configured:
+        if found is not None and found.configured == self._configured:
             self.placement = found
-            return
+        elif found is not None:
+            try:
+                self._supersede(found)
+            except StorageError:
+                self.forget()
+                raise
+        self.taken_up = True
+
+    def forget(self) -> None:
+        """Undo `take_up`."""
+        self.placement = Placement(configured=self._configured)
+        self.taken_up = False
+
+    def probe(self) -> None:
+        """Raise StorageError where nothing could be recorded now."""
+        assert self._store is not None
+        self._store.save(self._model, self.placement)
+
+    def _supersede(self, found: Placement) -> None:
         # Whoever edited the configuration meant it.
         self.placement = found
         self.decide(

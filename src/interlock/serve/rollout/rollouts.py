@@ -28,7 +28,7 @@ class Rollouts:
     """Rollouts, reloads and feedback of all models of a server."""
 
     def __init__(self, hosting: Hosting, settings: Settings, metrics: Metrics, log: Log) -> None:
-        """Raises ConfigError and StorageError where the state directory cannot be used."""
+        """Raises ConfigError for another server's state, JournalError for a newer release's."""
         self.store = None if settings.state is None else RolloutStore(Path(settings.state))
         self.recent = Recent(settings.recent)
         self.metrics = RolloutMetrics(metrics.registry, hosting.models.values())

@@ -52,7 +52,8 @@ class Source(msgspec.Struct, frozen=True):
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout under way.
 
-    held  why it is left to a person; empty where it decides by itself
+    held        why it is left to a person; empty where it decides by itself
+    configured  whether the configuration named the candidate, and not an operator
     """
 
     id: str
@@ -62,6 +63,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     candidate: Source
     started: str
     held: str = ""
+    configured: bool = False
     evidence: EvidenceState | None = None
 
 
@@ -103,26 +105,41 @@ class RolloutStore:
     """The file in a state directory; one server at a time holds it. Safe across threads."""
 
     def __init__(self, directory: Path, clock: Clock | None = None) -> None:
-        """Raises ConfigError where another server holds it, StorageError where it cannot be."""
+        """Raises ConfigError where another server holds it, JournalError for a newer release's.
+
+        Where the directory cannot be used, each use raises StorageError, until it can be.
+        """
         self.path = directory / FILE
         self._clock = clock or SystemClock()
         self._turn = threading.Lock()
+        self._hold: FileHold | None = None
+        self._opened: sqlite3.Connection | None = None
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise StorageError(f"cannot make {directory}: {error.strerror}", hint="") from None
-        hold = FileHold.on(directory / "rollout.lock")
-        if hold is None:
-            raise ConfigError(
-                f"the state directory {directory} is another server's",
-                hint="give each server a state directory of its own",
-            )
-        self._hold = hold
-        try:
-            self._connection = self._open()
+            self._opened = self._open()
+        except StorageError:
+            self._let_go()
         except BaseException:
-            hold.release()
+            self._let_go()
             raise
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """Of the file, which is opened now where it could not be before; raises StorageError."""
+        if self._opened is None:
+            try:
+                self._opened = self._open()
+            except ConfigError as error:
+                self._let_go()
+                raise StorageError(error.message, hint=error.hint) from None
+            except BaseException:
+                self._let_go()
+                raise
+        return self._opened
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.release()
+        self._hold = None
 
     def placement(self, model: str) -> Placement | None:
         """Where a model stands; raises JournalError for a record that cannot be read."""
@@ -193,8 +210,9 @@ class RolloutStore:
     def close(self) -> None:
         """Close the file and let go of the directory."""
         with self._turn:
-            self._connection.close()
-        self._hold.release()
+            if self._opened is not None:
+                self._opened.close()
+            self._let_go()
 
     def _put(self, model: str, placement: Placement) -> None:
         self._connection.execute(
@@ -204,6 +222,17 @@ class RolloutStore:
         )
 
     def _open(self) -> sqlite3.Connection:
+        directory = self.path.parent
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageError(f"cannot make {directory}: {error.strerror}", hint="") from None
+        self._hold = FileHold.on(directory / "rollout.lock")
+        if self._hold is None:
+            raise ConfigError(
+                f"the state directory {directory} is another server's",
+                hint="give each server a state directory of its own",
+            )
         with _errors(self.path):
             connection = sqlite3.connect(
                 f"file:{quote(str(self.path.absolute()))}?mode=rwc",
@@ -264,6 +293,18 @@ def placed(own: ModelSettings, found: Placement | None) -> tuple[ModelSettings, 
                 own.served, path=stable.path, expected_digest=stable.digest, kind="auto"
             ), "recorded in the state"
     return own.served, "use_candidate" if own.use_candidate else "configured"
+
+
+def no_longer_configured(own: ModelSettings, running: Running) -> str:
+    """Why the configuration ends a rollout that it started; empty where the rollout goes on."""
+    if not running.configured:
+        return ""
+    if own.candidate is None:
+        return "the configuration names no candidate any more"
+    candidate = running.candidate
+    if own.candidate != candidate.path or own.candidate_digest not in (None, candidate.digest):
+        return "the configuration names another candidate"
+    return ""
 
 
 @contextmanager
