@@ -3,7 +3,7 @@
 Every text is read as the detector reads it; then its score is formed from some of the parts alone:
 encoder, n-grams (TF-IDF of characters and words with logistic regression) and rules. Areas and
 recalls at 1% false positives come with 95% intervals, differences from a paired bootstrap over
-texts. DATA is `bench/detector_unseen.jsonl` by default.
+texts. DATA is `bench/detector_blind.jsonl` by default.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _ROUNDS = 1000
 def main() -> None:
     """Print the table and the paired differences."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    unseen = Path(__file__).with_name("detector_unseen.jsonl")
-    parser.add_argument("data", type=Path, nargs="?", default=unseen)
+    blind = Path(__file__).with_name("detector_blind.jsonl")
+    parser.add_argument("data", type=Path, nargs="?", default=blind)
     options = parser.parse_args()
     print(measure.machine(("onnxruntime",)))
     rows = read_labelled(options.data)

@@ -3,7 +3,7 @@
 Of the attacks that are found as they stand, the share that is found in each disguise (bar: 90%),
 and the harmless texts that are flagged in it beside those flagged as they stand (bar: half a point
 more). Texts of at most --characters, since longer ones are seldom disguised as a whole; a text
-that nothing could judge counts as flagged. DATA is `bench/detector_unseen.jsonl` by default.
+that nothing could judge counts as flagged. DATA is `bench/detector_blind.jsonl` by default.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BAR, MORE = 0.90, 0.005
 def main() -> None:
     """Print a line a disguise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    unseen = Path(__file__).with_name("detector_unseen.jsonl")
-    parser.add_argument("data", type=Path, nargs="*", default=[unseen])
+    blind = Path(__file__).with_name("detector_blind.jsonl")
+    parser.add_argument("data", type=Path, nargs="*", default=[blind])
     parser.add_argument("--characters", type=int, default=250)
     options = parser.parse_args()
     print(measure.machine(("onnxruntime",)))

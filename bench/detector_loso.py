@@ -46,9 +46,9 @@ MIXES = {
     "encoder": (1.0, 0.0, 0.0),
     "n-grams": (0.0, 1.0, 0.0),
     "rules": (0.0, 0.0, 1.0),
-    "encoder + n-grams": (1.0, 0.5, 0.0),
-    "encoder + rules": (1.0, 0.0, 0.4),
-    "n-grams + rules": (0.0, 1.0, 0.4),
+    "encoder + n-grams": (*recipe.MIX[:2], 0.0),
+    "encoder + rules": (recipe.MIX[0], 0.0, recipe.MIX[2]),
+    "n-grams + rules": (0.0, *recipe.MIX[1:]),
     "all": recipe.MIX,
 }
 
