@@ -129,17 +129,18 @@ all was fixed. The project's figures (`docs/explanation/figures.md`) have the re
   train` fit it to your traffic.
 - A request that a user may well make, standing in a document as an order to the assistant
   ("explain photosynthesis"), is often missed: its words are harmless.
-- Two of five orders in documents are missed. A text's score falls a little with the number of
+- Three of ten orders in documents are missed. A text's score falls a little with the number of
   its windows, up to eight, since the worst of several harmless ones is higher than one. Who pads an
   attack with harmless sentences gains that much.
 - Where the caller does not say whether a text is a document, its form decides: lines, headers,
   tags, length. Say it with `place`.
-- Short sentences with a trigger word and role-play in which somebody has rules to keep or to break
-  are flagged too often; attacks of a few words without one are mostly missed.
+- Requests that bind all later answers to a form, role-play in which somebody has rules to keep or to
+  break, and questions about an assistant's own instructions are flagged too often; attacks of a few
+  words without a trigger word are often missed.
 - "I want you to act as …" counts as an attack in some of the sources.
 - English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
   texts, the encoder itself knows English only; other languages rest on n-grams and some hundred
-  texts, and more than half of the attacks in them are missed.
+  texts, and two of five attacks in them are missed.
 - An attacker who can try often will find words that pass. No figure here holds against someone
   who knows the detector.
 - The anomaly flag was set on texts of sources seen in training; on other traffic it fires more
