@@ -134,9 +134,9 @@ all was fixed. The project's figures (`docs/explanation/figures.md`) have the re
   attack with harmless sentences gains that much.
 - Where the caller does not say whether a text is a document, its form decides: lines, headers,
   tags, length. Say it with `place`.
-- Requests that bind all later answers to a form, role-play in which somebody has rules to keep or to
-  break, and questions about an assistant's own instructions are flagged too often; attacks of a few
-  words without a trigger word are often missed.
+- Requests that bind all later answers to a form, role-play in which somebody has rules to keep or
+  to break, and questions about an assistant's own instructions are flagged too often; attacks of a
+  few words without a trigger word are often missed.
 - "I want you to act as …" counts as an attack in some of the sources.
 - English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
   texts, the encoder itself knows English only; other languages rest on n-grams and some hundred
