@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -90,6 +91,8 @@ class Assessor:
             return self._judge(text, place, digest, thresholds, first, anomaly, started)
         # Whatever breaks here, a text that was not judged must not pass for a clean one.
         except (Exception, MemoryError) as error:  # noqa: BLE001
+            # What the broken call still holds may be the memory that its answer needs.
+            traceback.clear_frames(error.__traceback__)
             return self._broken(text, place, digest, thresholds, error, started)
 
     def first(self, text: str, place: str, digest: str) -> ScanResult:
