@@ -140,8 +140,8 @@ all was fixed. The project's figures (`docs/explanation/figures.md`) have the re
 - "I want you to act as …" counts as an attack in some of the sources.
 - English is best. German, Spanish, French, Italian, Portuguese and Dutch were trained with fewer
   texts, the encoder itself knows English only; other languages rest on n-grams and some hundred
-  texts. Two of five attacks in them are missed in the texts for judging, seven of ten in the written
-  texts that were held back.
+  texts. Two of five attacks in them are missed in the texts for judging, seven of ten in the
+  written texts that were held back.
 - An attacker who can try often will find words that pass. No figure here holds against someone
   who knows the detector.
 - The anomaly flag was set on texts of sources seen in training; on other traffic it fires more
