@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import queue
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -72,6 +74,26 @@ class Told:
         return "".join(self.pieces)
 
 
+@contextmanager
+def standing_still(process: StreamProcess) -> Iterator[None]:
+    """A fast machine would write the texts to their ends before anything is asked of them."""
+    [pid] = process.pids
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait; the time only ends a hang of the test."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def expected(requests: list[GenerateRequest]) -> list[str]:
     """The texts of this process's own engine."""
     with Generator(open_text_model(tiny_bundle())) as generator:
@@ -119,13 +141,12 @@ def test_a_prompt_that_does_not_fit_is_the_callers_mistake(process: StreamProces
 
 
 def test_a_cancelled_text_makes_room_and_tells_nothing_more(process: StreamProcess) -> None:
-    held = [Told(process, request(n, 400)) for n in range(3)]
-    for each in held:
-        each.piece()
-    waiting = Told(process, request(9, 2))
-    assert process.load == (1, 3)
-    for each in held:
-        process.cancel(each.ticket)
+    with standing_still(process):
+        held = [Told(process, request(n, 400)) for n in range(3)]
+        waiting = Told(process, request(9, 2))
+        until(lambda: process.load == (1, 3))
+        for each in held:
+            process.cancel(each.ticket)
     assert isinstance(waiting.end(), GenerateResult)
     for each in held:
         while not each.events.empty():
@@ -152,17 +173,18 @@ def test_an_urgent_text_waits_for_no_slot(process: StreamProcess) -> None:
 
 
 def test_a_deadline_also_ends_what_waits(process: StreamProcess) -> None:
-    held = [Told(process, request(n, 500)) for n in range(3)]
-    for each in held:
-        each.piece()
-    late = Told(process, request(7, 5, deadline=Deadline.after(0.05))).end()
-    assert isinstance(late, DeadlineError)
+    with standing_still(process):
+        held = [Told(process, request(n, 500)) for n in range(3)]
+        due = Deadline.after(0.05)
+        late = Told(process, request(7, 5, deadline=due))
+        until(lambda: due.expired)
+    assert isinstance(late.end(), DeadlineError)
     for each in held:
         process.cancel(each.ticket)
 
 
 def test_streams_go_on_where_they_were_when_the_process_is_killed(bundle: Path) -> None:
-    requests = [request(n, 60) for n in range(3)]
+    requests = [request(n, 400) for n in range(3)]
     process = StreamProcess(bundle, slots=3)
     process.start()
     try:
@@ -185,7 +207,7 @@ def test_a_draw_without_a_seed_survives_a_kill_too(bundle: Path) -> None:
     process = StreamProcess(bundle, slots=1)
     process.start()
     try:
-        asked = GenerateRequest(text="the", sampling=Sampling(max_tokens=60, temperature=1.0))
+        asked = GenerateRequest(text="the", sampling=Sampling(max_tokens=400, temperature=1.0))
         told = Told(process, asked)
         told.piece()
         os.kill(process.pids[0], signal.SIGKILL)
@@ -231,9 +253,9 @@ def test_a_process_that_was_closed_says_so(bundle: Path) -> None:
     with pytest.raises(EngineUnavailableError):
         process.submit(request(0), lambda event: None)
     process.start()
-    told = Told(process, request(0, 500))
-    told.piece()
-    process.close()
+    with standing_still(process):
+        told = Told(process, request(0, 500))
+        process.close()
     assert isinstance(told.end(), EngineUnavailableError | EngineCrashError)
     with pytest.raises(EngineUnavailableError):
         process.submit(request(0), lambda event: None)
