@@ -228,6 +228,27 @@ def _latin_words(text: str, latin_around: bool) -> Iterator[Part]:
             yield read, *found.span()
 
 
+def latin_in_disguise(text: str) -> bool:
+    """Whether `text` is written in Latin letters, some of them as look-alikes. `text` is folded.
+
+    Each word with a letter that is not Latin must hold one that is, or be of the lexicon when read
+    as Latin; and such words must then be words, or like words, for four fifths of their letters. In
+    a text of another script with Latin letters strewn in, they are not.
+    """
+    letters = like = 0
+    for found in _WORD.finditer(text):
+        word = found[0]
+        if word.isascii():
+            continue
+        read = word.translate(_LOOK_ALIKE)
+        known = read in WORDS
+        if not known and (not read.isascii() or not _LETTER.search(word)):
+            return False
+        letters += len(word)
+        like += len(word) * (known or likelihood(read) >= _LIKELY * (len(read) + 1))
+    return 0 < 4 * letters <= 5 * like
+
+
 def letters_for_digits(view: View) -> View | None:
     """Words in which digits and signs stand for letters, read as the word; None where none do.
 

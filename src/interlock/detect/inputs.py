@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from interlock.detect.features import FEATURE_NAMES, Features, rule_features
+from interlock.detect.fold import latin_in_disguise
 from interlock.detect.normalise import Normalised
 from interlock.detect.rules import Hit
 from interlock.detect.settings import DEFAULT_WINDOWS, WindowSettings
@@ -42,8 +43,9 @@ def readings(
 ) -> tuple[list[Reading], str | None]:
     """The windows of all readings, the folded one's first, and which cap left some out, if any.
 
-    Of the other readings only windows that read otherwise than one before count, at most
-    `settings.extra` of them. Where there are more than `settings.most` in all, those that one of
+    A window of the folded reading that is Latin letters in disguise counts only without it. Of the
+    other readings only windows that read otherwise than one before count, at most `settings.extra`
+    of them. Where there are more than `settings.most` in all, those that one of
     `hits` lies in are kept first, then the beginning and the end of the text, then some evenly
     spread over it.
     """
@@ -61,6 +63,7 @@ def readings(
             start, end = view.span(window.start, window.end)
             reading = Reading(text, start, end, via, number, window.start)
             (extra if number else main).append(reading)
+    main = _without_look_alikes(main, extra)
     if len(extra) > settings.extra:
         cuts.append(f"{settings.extra} of {len(extra)} windows of other readings")
         extra = _chosen(extra, hits, settings.extra)
@@ -69,6 +72,19 @@ def readings(
         cuts.append(f"{room} of {len(main)} windows")
         main = _chosen(main, hits, room)
     return main + extra, ", ".join(cuts) or None
+
+
+def _without_look_alikes(main: list[Reading], extra: Sequence[Reading]) -> list[Reading]:
+    """The windows of the folded reading but those that `extra` holds in Latin letters.
+
+    With look-alikes in it a text is of no language, which the encoder takes for a sign by itself.
+    """
+    latin = {(other.start, other.end) for other in extra if other.via == ("homoglyphs",)}
+    return [
+        reading
+        for reading in main
+        if (reading.start, reading.end) not in latin or not latin_in_disguise(reading.text)
+    ]
 
 
 def windows_beside(found: Sequence[Reading], at: int) -> int:
