@@ -74,6 +74,9 @@ def test_columns_may_have_other_names_and_a_place(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": 1, "label": 0}', "text is of type int"),
         ("a.jsonl", '{"text": null, "label": 0}', "text is missing"),
         ("a.jsonl", '{"text": "a", "label": 0}\n{', "line 2"),
+        ("a.jsonl", '{"label": 0, "text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: it is"),
+        ("a.json", '[{"label": 0, "text": ' + "[" * 100_000 + "]" * 100_000 + "}]", "too deeply"),
+        ("a.csv", "text,label,text\na,0,b\n", "2 columns 'text'"),
         ("a.json", "{}", "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", "hello", "is none of"),
@@ -143,7 +146,12 @@ def test_scores_are_never_appended_to_another_file(detector: Detector, tmp_path:
     with pytest.raises(InputError, match=r"mail\.txt"):
         KeptScores(path, detector)
     assert path.read_text() == "Hi Ann,\n\nsee you.\n"
-    for begun in (b"", b'{"k\n', b'{"key":"ab'):
+    settings = '{\n  "bundle": "a"\n}\n'
+    path.write_text(settings)  # its first line might be a score's beginning
+    with pytest.raises(InputError, match=r"mail\.txt"):
+        KeptScores(path, detector)
+    assert path.read_text() == settings
+    for begun in (b"", b'{"k\n', b'{"key":"ab', b'{\n{"key":"ab'):
         path.write_bytes(begun)  # what a kill leaves is gone on from
         KeptScores(path, detector).__exit__(None, None, None)
 

@@ -131,8 +131,10 @@ def calibrate(
         raise ConfigError("--calibration is what this verb makes; leave it out")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; there is no directory {output.parent}")
-    if output.absolute() in {path.absolute() for path in data}:
+    if output.resolve() in {path.resolve() for path in data}:
         raise ConfigError(f"--output is {output}, which is also --data")
+    if scores is not None and output.resolve() == scores.resolve():
+        raise ConfigError(f"--output is {output}, which is also --scores")
     every = read(data, text, label, source, place)
     rows = list({(row.text, row.attack, row.place): row for row in every}.values())
     if len(rows) < len(every):

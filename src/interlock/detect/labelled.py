@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ def read_labelled(
         raise InputError(f"{path.name} cannot be read: {error}", hint="save it as UTF-8") from None
     except (csv.Error, msgspec.DecodeError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path.name} cannot be read: it is nested too deeply") from None
     if not found:
         raise InputError(f"{path.name} has no rows")
     return found
@@ -151,6 +153,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]
     try:
         with parquet.ParquetFile(path) as file:
             there = file.schema_arrow.names
+            _check_twice(path.name, there, columns)
             wanted = [name for name in columns if name in there]
             if not wanted:
                 columns_there = ", ".join(map(_column, there)) or "none"
@@ -170,6 +173,7 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
             file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
         )
         at = 0
+        checked = False
         while True:
             # The limit of 131,072 characters a cell is the process's own, so it is put back.
             before = csv.field_size_limit(_LONGEST_CELL)
@@ -180,6 +184,9 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
             if row is None:
                 return
             at += 1
+            if not checked:
+                _check_twice(path.name, reader.fieldnames or (), columns)
+                checked = True
             named = len(reader.fieldnames or ())
             if None in row:
                 raise InputError(
@@ -187,6 +194,13 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
                     hint="put a text that holds the separator in double quotes",
                 )
             yield row
+
+
+def _check_twice(file: str, there: Sequence[str], columns: tuple[str, ...]) -> None:
+    # Of two columns with one name the last would be taken, whatever was meant.
+    for name in columns:
+        if list(there).count(name) > 1:
+            raise InputError(f"{file} has {list(there).count(name)} columns {name!r}")
 
 
 def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
@@ -201,6 +215,8 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
                 yield decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{path.name}, line {at}: {error}") from None
+            except RecursionError:
+                raise InputError(f"{path.name}, line {at}: it is nested too deeply") from None
 
 
 def _json(path: Path, columns: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:
