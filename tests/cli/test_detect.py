@@ -139,6 +139,14 @@ def test_evaluate_has_the_keys_of_a_report(
     assert "recall at 1.0% FPR" in capsys.readouterr().out
 
 
+def test_evaluate_says_which_rates_the_texts_are_too_few_for(
+    bundle: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["detect", "evaluate", "--data", data, "--bundle", bundle]) == 0
+    told = "120 harmless texts are too few to measure a rate of 0.1%"
+    assert told in capsys.readouterr().out
+
+
 def test_calibrate_writes_what_the_other_verbs_take(
     bundle: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,8 +111,21 @@ def test_the_figures_of_a_detector(detector: Detector, tmp_path: Path) -> None:
     assert found["per_source"]["one"]["at_threshold"]["recall"] == 1.0
     assert found["per_source"]["two"]["at_threshold"]["fpr"] == 0.0
     assert found["per_source"]["two"]["auc"] is None
+    for of in (found, *found["per_source"].values()):
+        assert of["threshold"] == detector.confidence_threshold
+        assert list(of["recall_at_fpr"]) == ["0.01", "0.001", "0.05"]
     assert found["intervals"]["at_threshold"]["fpr"][1] > 0.3
     msgspec.json.encode(found)
+
+
+def test_one_class_has_every_key_of_a_report(detector: Detector) -> None:
+    rows = [Labelled(text, True, "one", "user") for text in ATTACKS]
+    found = evaluate(score(detector, rows), detector.confidence_threshold)
+    for of in (found, found["per_source"]["one"]):
+        assert of["recall_at_fpr"] == {"0.01": None, "0.001": None, "0.05": None}
+        assert of["auc"] is None
+        assert of["at_threshold"]["fpr"] is None
+        assert of["at_threshold"]["recall"] == 1.0
 
 
 def test_a_stopped_evaluation_goes_on_from_its_scores(detector: Detector, tmp_path: Path) -> None:

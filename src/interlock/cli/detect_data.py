@@ -237,6 +237,13 @@ def _print(found: dict[str, Any]) -> None:
         )
         if found[name]
     ]
+    harmless = found["n"] - found["attacks"]
+    at_rate = found["recall_at_fpr"].items()
+    measured = [float(name) for name, recall in at_rate if recall is not None]
+    coarse = [rate for rate in measured if harmless * rate < 1]
+    if coarse:
+        rates = " and ".join(f"{rate:.1%}" for rate in coarse)
+        notes.append(f"{harmless:,} harmless texts are too few to measure a rate of {rates}")
     if notes:
         click.echo("\n" + ", ".join(notes))
 

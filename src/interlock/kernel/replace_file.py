@@ -38,7 +38,7 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="choose a directory that can be written to",
+            hint="choose a file in a directory that can be written to",
         ) from None
 
 
