@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -190,6 +191,95 @@ def test_parts_within_parts_are_put_together_once() -> None:
         content = [{"content": content}, "c"]
     found = list(texts_at(chat(content), ("messages", "*", "content")))
     assert sum(one.joined for one in found) == 1
+
+
+def asked(
+    app: Any, document: Any, *, after: Callable[[], Awaitable[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """What `app` sends for a request whose client says `after` when its body was read."""
+    body = [{"type": "http.request", "body": json.dumps(document).encode(), "more_body": False}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return body.pop() if body else await after()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 60))
+    return sent
+
+
+async def gone() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+def test_nothing_more_is_judged_for_a_client_that_left(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*args: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def app(*args: Any) -> None:
+        raise AssertionError("the application was asked")
+
+    monkeypatch.setattr(Detector, "ascan", never)
+    assert asked(DetectorMiddleware(app, detector), chat("text"), after=gone) == []
+
+
+def test_nothing_more_is_judged_after_a_text_to_be_blocked(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = Detector.ascan, []
+
+    async def counted(self: Detector, text: str, place: str = "auto") -> Any:
+        seen.append(text)
+        return await real(self, text, place)
+
+    async def waiting() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    monkeypatch.setattr(Detector, "ascan", counted)
+    app = DetectorMiddleware(APP, detector)
+    sent = asked(app, chat(HARMLESS[0], ATTACKS[0], HARMLESS[1]), after=waiting)
+    assert sent[0]["status"] == 403
+    assert seen == [HARMLESS[0], ATTACKS[0]]
+
+
+def test_an_application_hears_that_the_client_left(detector: Detector) -> None:
+    left = asyncio.Event()
+    heard: list[Any] = []
+
+    async def after() -> dict[str, Any]:
+        await left.wait()
+        return await gone()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        heard.append((await receive())["body"])
+        given_up = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await asyncio.wait({given_up})
+        left.set()
+        heard.append((await receive())["type"])
+        heard.append((await receive())["type"])
+
+    document = chat(HARMLESS[0])
+    asked(DetectorMiddleware(app, detector), document, after=after)
+    assert heard == [json.dumps(document).encode(), "http.disconnect", "http.disconnect"]
+
+
+@pytest.mark.parametrize("end", [IndexError, RuntimeError])
+def test_a_server_that_has_nothing_more_to_say_does_no_harm(
+    detector: Detector, end: type[Exception]
+) -> None:
+    async def broken() -> dict[str, Any]:
+        raise end
+
+    sent = asked(DetectorMiddleware(APP, detector), chat(ATTACKS[0]), after=broken)
+    assert sent[0]["status"] == 403
 
 
 def test_a_root_path_hides_no_path(detector: Detector) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import fnmatch
 import json
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -67,7 +67,7 @@ class DetectorMiddleware:
     and in the same header of the answer. A body that is no JSON goes on as it is where the request
     does not claim to be JSON, and is answered with 400 where it does; one with a content-encoding
     with 415, so what decodes it has to stand before this. The parts of a message are judged alone
-    and together.
+    and together. Once a text is to be blocked, or the client has left, no further one is judged.
     """
 
     def __init__(
@@ -134,14 +134,23 @@ class DetectorMiddleware:
         if found is None:
             await _refuse(send, 413, {"error": f"the body has more than {self._max_texts} texts"})
             return
-        worst = await self._worst(found)
+        client = _Client(body, receive)
+        try:
+            worst, gone = await client.unless_gone(self._worst(found))
+            if not gone:
+                await self._answer(worst, scope, client.receive, send)
+        finally:
+            client.close()
+
+    async def _answer(
+        self, worst: Detection | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if worst is not None and worst.action in (Action.BLOCK, Action.ESCALATE):
             _log.info("request held: %s, text %s", worst.action.value, worst.digest)
             await _refuse(send, 403, _told(worst), _header(worst))
             return
-        replay = _replayed([{"type": "http.request", "body": body, "more_body": False}], receive)
         if worst is None:
-            await self._app(scope, replay, send)
+            await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["detection"] = worst
 
@@ -150,7 +159,7 @@ class DetectorMiddleware:
                 message = {**message, "headers": [*message.get("headers", ()), _header(worst)]}
             await send(message)
 
-        await self._app(scope, replay, send_marked)
+        await self._app(scope, receive, send_marked)
 
     def _judges(self, scope: Scope) -> bool:
         if scope["type"] != "http" or scope["method"].upper() not in ("POST", "PUT", "PATCH"):
@@ -178,9 +187,62 @@ class DetectorMiddleware:
         """The severest answer, None where there is no text to judge."""
         if not found:
             return None
+        answers: list[Detection] = []
         async with self._slots:
-            answers = [await self._detector.ascan(one.text, one.place) for one in found]
+            for one in found:
+                answers.append(await self._detector.ascan(one.text, one.place))
+                if answers[-1].action is Action.BLOCK:
+                    break
         return max(answers, key=lambda answer: (answer.action.rank, answer.score or 0.0))
+
+
+class _Client:
+    """A client whose body was read, and what it says next, which is asked for while it is judged.
+
+    A body can cost minutes: nothing more is judged for a client that left.
+    """
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+        self._next: asyncio.Future[Message] | None = None
+
+    async def unless_gone(
+        self, judging: Coroutine[Any, Any, Detection | None]
+    ) -> tuple[Detection | None, bool]:
+        """What `judging` gives, and whether the client left before."""
+        self._next = asyncio.ensure_future(self._receive())
+        task = asyncio.ensure_future(judging)
+        try:
+            await asyncio.wait({task, self._next}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and self._left():
+                return None, True
+            return await task, False
+        finally:
+            task.cancel()
+
+    async def receive(self) -> Message:
+        """The body, then what the client says next, for the application."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if self._next is None:
+            return await self._receive()
+        # An application may stop waiting, and ask again.
+        message = await asyncio.shield(self._next)
+        self._next = None
+        return message
+
+    def close(self) -> None:
+        """Stop waiting for the client."""
+        if self._next is not None and not self._next.cancel() and not self._next.cancelled():
+            self._next.exception()  # else asyncio complains that nobody looked
+
+    def _left(self) -> bool:
+        waiting = self._next
+        if waiting is None or not waiting.done() or waiting.exception() is not None:
+            return False
+        return bool(waiting.result()["type"] == "http.disconnect")
 
 
 def _header_of(scope: Scope, name: bytes) -> bytes:
