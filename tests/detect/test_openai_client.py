@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import threading
 from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
@@ -309,6 +310,57 @@ def test_the_async_client(address: str, detector: Detector) -> None:
             assert len(RECEIVED) == sent
 
     asyncio.run(talk())
+
+
+def test_streams_of_the_async_client_are_judged_beside_the_event_loop(
+    address: str, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_loop: list[bool] = []
+    real = Detector.scan
+
+    def scan(self: Detector, text: str, place: str = "auto") -> Detection:
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        return real(self, text, place)
+
+    async def talk() -> None:
+        async with openai.AsyncOpenAI(base_url=address, api_key="any", max_retries=0) as plain:
+            completions = guard(plain, detector).chat.completions
+            streamed = completions.with_streaming_response
+            async with streamed.create(model="m", messages=user(HARMLESS[0])) as reply:
+                assert "hello" in await reply.text()
+            async with completions.stream(model="m", messages=user(HARMLESS[0])) as events:
+                words = [event.delta async for event in events if event.type == "content.delta"]
+            assert "".join(words) == "hello"
+            sent = len(RECEIVED)
+            for opened in (streamed.create, completions.stream):
+                with pytest.raises(HeldPromptError):
+                    async with opened(model="m", messages=user(ATTACKS[0])):
+                        raise AssertionError("it was sent")
+            assert len(RECEIVED) == sent == 2
+
+    monkeypatch.setattr(Detector, "scan", scan)
+    asyncio.run(talk())
+    assert in_loop == [False] * 4
+
+
+def test_a_wrapped_method_of_an_async_client_can_still_be_awaited(detector: Detector) -> None:
+    class Completions:
+        def create(self, **fields: Any) -> Any:  # as an instrumented client has it
+            return asyncio.sleep(0, "answer")
+
+    class Chat:
+        completions = Completions()
+
+    class Client:
+        chat = Chat()
+
+        async def __aenter__(self) -> Client:
+            return self
+
+    async def talk() -> Any:
+        return await guard(Client(), detector).chat.completions.create(messages=user(HARMLESS[0]))
+
+    assert asyncio.run(talk()) == "answer"
 
 
 def test_what_is_no_client_and_no_detector_is_refused(client: Any, detector: Detector) -> None:

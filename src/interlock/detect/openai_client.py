@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from interlock.detect.detector import Detector
@@ -40,7 +40,7 @@ _OWN_WORDS = frozenset({"reasoning", "compaction", "program", "mcp_approval_requ
 _RESULTS = ("output", "outputs", "results", "error")
 # Items that list tools of others: only their descriptions are prose.
 _TOOLS = frozenset({"mcp_list_tools", "tool_search_output"})
-_SLOTS = ("_target", "_detector", "_on_flag", "_path")
+_SLOTS = ("_target", "_detector", "_on_flag", "_path", "_awaited", "_entered")
 # Copies of the client that its methods return; they must be guarded as well.
 _COPIES = frozenset({"with_options", "copy"})
 _WAYS = frozenset({"with_raw_response", "with_streaming_response", "beta"})
@@ -66,11 +66,16 @@ def guard(
         raise ConfigError(f"detector is a {type(detector).__name__}; it must be a Detector")
     if not any(hasattr(client, way[0]) for way in _GUARDED):
         raise ConfigError(f"client is a {type(client).__name__}; it must be an openai client")
-    return _Guarded(client, detector, on_flag, ())
+    awaited = hasattr(client, "__aenter__") and not hasattr(client, "__enter__")
+    return _Guarded(client, detector, on_flag, (), awaited)
 
 
 class _Guarded:
-    """Stands for `client` or something below it, at `path`; what is set on it is set on that."""
+    """Stands for `client` or something below it, at `path`; what is set on it is set on that.
+
+    awaited  whether the client is the async one
+    entered  whether its answers are context managers
+    """
 
     __slots__ = _SLOTS
 
@@ -80,11 +85,15 @@ class _Guarded:
         detector: Detector,
         on_flag: Callable[[Detection], None] | None,
         path: tuple[str, ...],
+        awaited: bool,
+        entered: bool = False,
     ) -> None:
         self._target = target
         self._detector = detector
         self._on_flag = on_flag
         self._path = path
+        self._awaited = awaited
+        self._entered = entered
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _SLOTS:
@@ -102,10 +111,11 @@ class _Guarded:
             return self._judging(found, fields)
         if not self._path and name in _COPIES:
             return lambda *args, **kwargs: _Guarded(
-                found(*args, **kwargs), self._detector, self._on_flag, ()
+                found(*args, **kwargs), self._detector, self._on_flag, (), self._awaited
             )
         if name in _WAYS or any(known[: len(path)] == path for known in _GUARDED):
-            return _Guarded(found, self._detector, self._on_flag, path)
+            entered = self._entered or name == "with_streaming_response"
+            return _Guarded(found, self._detector, self._on_flag, path, self._awaited, entered)
         return found
 
     def __enter__(self) -> _Guarded:
@@ -123,14 +133,29 @@ class _Guarded:
         return await self._target.__aexit__(*args)
 
     def _judging(self, method: Callable[..., Any], fields: tuple[str, ...]) -> Callable[..., Any]:
-        if inspect.iscoroutinefunction(inspect.unwrap(method)):
+        async def judge_async(kwargs: dict[str, Any]) -> None:
+            for one in _judged(kwargs, fields):
+                self._take(await self._detector.ascan(one.text, one.place))
+
+        # The method that gives a manager wraps one that is awaited.
+        if not self._entered and inspect.iscoroutinefunction(inspect.unwrap(method)):
 
             async def send_async(*args: Any, **kwargs: Any) -> Any:
-                for one in _judged(kwargs, fields):
-                    self._take(await self._detector.ascan(one.text, one.place))
+                await judge_async(kwargs)
                 return await method(*args, **kwargs)
 
             return send_async
+
+        if self._awaited:
+
+            def later(*args: Any, **kwargs: Any) -> _Later:
+                async def called() -> Any:
+                    await judge_async(kwargs)
+                    return method(*args, **kwargs)
+
+                return _Later(called)
+
+            return later
 
         def send(*args: Any, **kwargs: Any) -> Any:
             for one in _judged(kwargs, fields):
@@ -148,6 +173,31 @@ class _Guarded:
             )
         if found.action is Action.FLAG and self._on_flag is not None:
             self._on_flag(found)
+
+
+class _Later:
+    """What a method of the async client gives that is entered, not awaited: a stream's manager.
+
+    The call itself cannot wait for the judgement without holding up the event loop.
+    """
+
+    def __init__(self, called: Callable[[], Awaitable[Any]]) -> None:
+        self._called = called
+        self._manager: Any = None
+
+    async def __aenter__(self) -> Any:
+        self._manager = await self._called()
+        return await self._manager.__aenter__()
+
+    async def __aexit__(self, *args: Any) -> Any:
+        return await self._manager.__aexit__(*args)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Any:
+        found = await self._called()
+        return await found if inspect.isawaitable(found) else found
 
 
 def _judged(kwargs: dict[str, Any], fields: tuple[str, ...]) -> list[RequestText]:
