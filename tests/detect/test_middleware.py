@@ -163,9 +163,11 @@ def test_a_message_is_trusted_however_the_field_leads_to_it(
             ]
         },
         {"messages": [{"role": "assistant", "function_call": {"arguments": ATTACKS[0]}}]},
+        {"messages": [{"role": "user", "name": ATTACKS[0], "content": HARMLESS[0]}]},
+        {"messages": {"role": "user", "content": ATTACKS[0]}},
         chat({ATTACKS[0]: 1}),
     ],
-    ids=["instructions", "tool calls", "function call", "keys"],
+    ids=["instructions", "tool calls", "function call", "name", "no list", "keys"],
 )
 def test_no_part_of_a_message_hides_an_attack(address: str, document: dict[str, Any]) -> None:
     assert post(address, document).status_code == 403

@@ -30,14 +30,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("interlock.detect")
 
-CHAT_FIELDS = (
-    "messages.*.content",
-    "messages.*.tool_calls",
-    "messages.*.function_call",
-    "instructions",
-    "input",
-    "prompt",
-)
+CHAT_FIELDS = ("messages", "instructions", "input", "prompt")
 """Where chat requests keep their texts."""
 HEADER = b"x-interlock-detector"
 # White space, and what stands before and between the characters of other encodings.
