@@ -192,6 +192,21 @@ def test_calibrate_says_what_is_wrong_before_it_judges_anything(
         assert told in printed(capsys, wrong, 2)["error"]["message"]
 
 
+@pytest.mark.parametrize("verb", ["calibrate", "train"])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("")
+    for output in ("/dev/null/new", str(tmp_path / "file" / "new")):
+        found = printed(capsys, [verb, "--data", data, "-o", output], 2)
+        assert f"--output is {output}" in found["error"]["message"]
+    # Root may write anywhere, whatever the permissions say.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    found = printed(capsys, [verb, "--data", data, "-o", str(tmp_path / "new")], 2)
+    assert f"{tmp_path} is no directory that can be written to" in found["error"]["message"]
+
+
 def test_calibrate_makes_no_threshold_from_texts_that_were_not_judged(
     bundle: str,
     data: str,

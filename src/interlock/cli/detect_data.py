@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interlock.cli.detect_options import PLACES, detector_options, opened
+from interlock.cli.detect_options import PLACES, check_writable, detector_options, opened
 from interlock.cli.output import json_option, print_json, print_table
 from interlock.kernel.replace_file import replace_file
 
@@ -131,6 +131,7 @@ def calibrate(
         raise ConfigError("--calibration is what this verb makes; leave it out")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; there is no directory {output.parent}")
+    check_writable(output)
     if output.resolve() in {path.resolve() for path in data}:
         raise ConfigError(f"--output is {output}, which is also --data")
     if scores is not None and output.resolve() == scores.resolve():

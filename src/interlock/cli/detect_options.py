@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from interlock.errors import InputError
+from interlock.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from interlock.detect.detector import Detector
@@ -45,6 +46,13 @@ def detector_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def check_writable(output: Path) -> None:
+    """Raise ConfigError where nothing can be made at `output`: before the work, not after it."""
+    beside = next(path for path in output.absolute().parents if os.path.lexists(path))
+    if not beside.is_dir() or not os.access(beside, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output is {output}; {beside} is no directory that can be written to")
 
 
 def text_of(name: str) -> str:

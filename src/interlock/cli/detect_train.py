@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, read
-from interlock.cli.detect_options import PACK
+from interlock.cli.detect_options import PACK, check_writable
 from interlock.cli.output import json_option, print_json, print_table
 
 
@@ -66,6 +66,7 @@ def train(
 
     if not 0 < fpr < 1:
         raise InputError(f"fpr is {fpr}; it must lie between 0 and 1")
+    check_writable(output)
     rows = read(data, text, label, source, place)
     with ExitStack() as stack:
         progress = stack.enter_context(open_progress("texts", total=len(rows)))
