@@ -91,6 +91,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, told: str)
         read_labelled(path)
 
 
+def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,origin\nhello,0,mail\n")
+    assert read_labelled(path)[0].source == "a"
+    assert read_labelled(path, source="origin")[0].source == "mail"
+    with pytest.raises(InputError, match="row 1: no column 'orgin'; it has text, label, origin"):
+        read_labelled(path, source="orgin")
+
+
 def test_a_cell_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "long.csv"
     path.write_text(f"text,label\n{'a' * 300_000},0\n")

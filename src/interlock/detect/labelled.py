@@ -49,7 +49,7 @@ def read_labelled(
     text, label    names of the columns that must be there; a label is 1 or 0, true or false, or a
                    word such as `attack` or `benign`
     source, place  names of columns that may be there; without, the source is the file's name and
-                   the place `default_place`
+                   the place `default_place`. One that is given another name must be there
 
     Raises InputError naming the row and the column, and MissingExtraError for parquet without the
     extra `parquet`.
@@ -98,7 +98,9 @@ def _row(
     default_place: str,
 ) -> Labelled:
     text_column, label_column, source_column, place_column = columns
-    for name in (text_column, label_column):
+    # One by another name than the usual was asked for, so it is missed.
+    asked = [name for name in (source_column, place_column) if name not in ("source", "place")]
+    for name in (text_column, label_column, *asked):
         if name not in row:
             there = ", ".join(map(_column, row)) or "nothing"
             raise InputError(f"{file}, row {at}: no column {name!r}; it has {there}")
