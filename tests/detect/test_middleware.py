@@ -284,6 +284,32 @@ def test_a_server_that_has_nothing_more_to_say_does_no_harm(
     assert sent[0]["status"] == 403
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_a_key_that_stands_twice_hides_no_attack(address: str, kind: str) -> None:
+    attack, harmless = (json.dumps(chat(text))[1:-1] for text in (ATTACKS[0], HARMLESS[0]))
+    path = address + "/v1/chat/completions"
+    for body in (f"{{{attack}, {harmless}}}", f'{{"a": {{"b": 1, "b": 2}}, {harmless}}}'):
+        reply = httpx2.post(path, content=body.encode(), headers={"content-type": kind})
+        assert reply.status_code == 400
+        assert "twice" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("field", ["messages", "messages.*.content", "Messages.*.Content"])
+@pytest.mark.parametrize("key", ["Messages", "MESSAGES", "meſſages"])
+def test_the_case_of_a_key_hides_no_attack(detector: Detector, field: str, key: str) -> None:
+    """Some that read a request, such as a server in Go behind a proxy, take a key in any case."""
+    message = {"role": "user", "CONTENT": ATTACKS[0]}
+    with served(DetectorMiddleware(APP, detector, fields=[field])) as address:
+        assert post(address, {"messages": [], key: [message]}).status_code == 403
+
+
+def test_a_number_may_be_long(address: str) -> None:
+    body = json.dumps(chat(HARMLESS[0]))[:-1] + ', "seed": ' + "1" * 9000 + "}"
+    headers = {"content-type": "application/json"}
+    path = address + "/v1/chat/completions"
+    assert httpx2.post(path, content=body.encode(), headers=headers).status_code == 200
+
+
 def test_a_root_path_hides_no_path(detector: Detector) -> None:
     app = Starlette(routes=[Mount("/api", app=DetectorMiddleware(APP, detector, paths=["/v1/*"]))])
     with served(app) as address:

@@ -58,9 +58,10 @@ class DetectorMiddleware:
     A held text is answered with 403 and one line of JSON, without the text; `x-interlock-detector`
     names action and score. A flagged one goes on, with the action in `scope["state"]["detection"]`
     and in the same header of the answer. A body that is no JSON goes on as it is where the request
-    does not claim to be JSON, and is answered with 400 where it does; one with a content-encoding
-    with 415, so what decodes it has to stand before this. The parts of a message are judged alone
-    and together. Once a text is to be blocked, or the client has left, no further one is judged.
+    does not claim to be JSON, and is answered with 400 where it does, as is an object with a key
+    that stands twice; one with a content-encoding with 415, so what decodes it has to stand before
+    this. The parts of a message are judged alone and together. Once a text is to be blocked, or the
+    client has left, no further one is judged.
     """
 
     def __init__(
@@ -121,6 +122,9 @@ class DetectorMiddleware:
         try:
             document = _decoded(body, claimed)
             found = self._texts(document)
+        except _TwiceError:
+            await _refuse(send, 400, {"error": "an object in the body has the same key twice"})
+            return
         except (ValueError, RecursionError):
             await _refuse(send, 400, {"error": "the body is no JSON, or nested too deeply"})
             return
@@ -254,15 +258,25 @@ def _decoded(body: bytes, claimed: bool) -> Any:
     if not body.strip():
         return None
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        if claimed:
+        # What Python's own module reads, an application may read: other encodings, NaN. No number
+        # is looked at, so none may be too long.
+        return json.loads(body, object_pairs_hook=_once, parse_int=float)
+    except ValueError as error:
+        if claimed or isinstance(error, _TwiceError):
             raise
-    try:
-        # What Python's own module reads, an application may read: other encodings, NaN.
-        return json.loads(body)
-    except ValueError:
         return None
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two values one would be judged, and maybe the other read."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _TwiceError
+    return found
 
 
 async def _body(receive: Receive, most: int, claimed: bool) -> tuple[bytes | None, list[Message]]:

@@ -73,7 +73,8 @@ def texts_at(
 ) -> Iterator[RequestText]:
     """The texts that `field` leads to in a JSON document.
 
-    field    keys; `*` stands for every item of a list
+    field    keys, in whatever case, since some that read a request take any; `*` stands for every
+             item of a list
     trusted  roles whose messages are left out. Messages are the items of the last list on the way,
              or of a list at its end: a role anywhere else is not one of a message
     """
@@ -102,20 +103,30 @@ def _along(
                 yield from _along(item, rest, trusted, messages)
             else:
                 yield from _message(item, rest, trusted)
-    elif isinstance(value, dict) and key in value:
-        yield from _along(value[key], rest, trusted, messages)
+    else:
+        for inner in _under(value, key):
+            yield from _along(inner, rest, trusted, messages)
+
+
+def _under(value: Any, key: str) -> Iterator[Any]:
+    """What stands under a key, and under those that differ from it in case alone."""
+    if isinstance(value, dict):
+        folded = key.casefold()
+        for name, inner in value.items():
+            if name.casefold() == folded:
+                yield inner
 
 
 def _message(item: Any, field: tuple[str, ...], trusted: Collection[str]) -> Iterator[RequestText]:
     role = item.get("role") if isinstance(item, dict) else None
     if isinstance(role, str) and role in trusted:
         return
+    found = [item]
     for key in field:
-        if not isinstance(item, dict) or key not in item:
-            return
-        item = item[key]
+        found = [inner for one in found for inner in _under(one, key)]
     parts = bool(field) and field[-1] in _IN_PARTS
-    yield from texts_below(item, place_of(role, "auto"), parts=parts)
+    for one in found:
+        yield from texts_below(one, place_of(role, "auto"), parts=parts)
 
 
 def _is_no_text(key: str, value: Any) -> bool:
