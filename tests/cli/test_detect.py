@@ -80,6 +80,15 @@ def test_scan_reads_standard_input_and_lines(bundle: str) -> None:
     assert [of["attack"] for of in found][:2] == [False, True]
 
 
+@pytest.mark.parametrize("verb", ["scan", "explain"])
+def test_a_closed_standard_input_is_told(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    found = printed(capsys, [verb, "-", "--bundle", bundle], 2)
+    assert found["error"]["message"] == "standard input is closed"
+
+
 def test_only_line_feeds_end_a_line(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +116,7 @@ def test_a_file_without_lines_says_so(
         ["scan"],
         ["scan", "no-such-file"],
         ["scan", "-", "--place", "moon"],
+        ["scan", "-", "-"],
         ["evaluate"],
         ["evaluate", "--data", "no-such-file.csv"],
         ["scan", "-", "--threshold", "2"],

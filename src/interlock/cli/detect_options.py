@@ -59,9 +59,11 @@ def text_of(name: str) -> str:
     """The text in the file `name`, or on standard input for `-`: UTF-8, or UTF-16 with its mark.
 
     What is neither becomes lone surrogates, which are read as an unknown character. Raises
-    InputError for a file that cannot be read.
+    InputError for a file that cannot be read, and for an input that is closed.
     """
     if name == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         data = sys.stdin.buffer.read()
     else:
         try:
