@@ -62,7 +62,7 @@ def _strings(value: Any, place: str, join: bool) -> Iterator[RequestText]:
                 yield RequestText(key, place)
             if _is_no_text(key, item):
                 continue
-            if join and key in _IN_PARTS:
+            if join and key.casefold() in _IN_PARTS:
                 yield from texts_below(item, place, parts=True)
             else:
                 yield from _strings(item, place, join)
@@ -124,7 +124,7 @@ def _message(item: Any, field: tuple[str, ...], trusted: Collection[str]) -> Ite
     found = [item]
     for key in field:
         found = [inner for one in found for inner in _under(one, key)]
-    parts = bool(field) and field[-1] in _IN_PARTS
+    parts = bool(field) and field[-1].casefold() in _IN_PARTS
     for one in found:
         yield from texts_below(one, place_of(role, "auto"), parts=parts)
 
