@@ -80,6 +80,15 @@ def test_scan_reads_standard_input_and_lines(bundle: str) -> None:
     assert [of["attack"] for of in found][:2] == [False, True]
 
 
+@pytest.mark.parametrize("verb", ["scan", "explain"])
+def test_a_closed_standard_input_is_told(
+    bundle: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    found = printed(capsys, [verb, "-", "--bundle", bundle], 2)
+    assert found["error"]["message"] == "standard input is closed"
+
+
 def test_only_line_feeds_end_a_line(
     bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +116,7 @@ def test_a_file_without_lines_says_so(
         ["scan"],
         ["scan", "no-such-file"],
         ["scan", "-", "--place", "moon"],
+        ["scan", "-", "-"],
         ["evaluate"],
         ["evaluate", "--data", "no-such-file.csv"],
         ["scan", "-", "--threshold", "2"],
@@ -137,6 +147,14 @@ def test_evaluate_has_the_keys_of_a_report(
     assert set(found["intervals"]) == {"at_threshold", "recall_at_fpr", "auc"}
     assert run(["detect", "evaluate", "--data", data, "--bundle", bundle]) == 0
     assert "recall at 1.0% FPR" in capsys.readouterr().out
+
+
+def test_evaluate_says_which_rates_the_texts_are_too_few_for(
+    bundle: str, data: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["detect", "evaluate", "--data", data, "--bundle", bundle]) == 0
+    told = "120 harmless texts are too few to measure a rate of 0.1%"
+    assert told in capsys.readouterr().out
 
 
 def test_calibrate_writes_what_the_other_verbs_take(
@@ -172,9 +190,31 @@ def test_calibrate_says_what_is_wrong_before_it_judges_anything(
     assert "fpr is 5" in printed(capsys, [*arguments, "--fpr", "5"], 2)["error"]["message"]
     assert not (tmp_path / "calibration.json").exists()
     path.write_text("text,label\n" + "".join(f"text {at},0\n" for at in range(200)))
-    for output, told in ((tmp_path / "gone" / "c.json", "no directory"), (path, "--data")):
-        wrong = [*arguments[:-1], str(output)]
+    roundabout = tmp_path / "gone" / ".." / path.name
+    (tmp_path / "gone").mkdir()
+    for output, told in (
+        (tmp_path / "absent" / "c.json", "no directory"),
+        (path, "--data"),
+        (roundabout, "--data"),
+        (tmp_path / "kept", "--scores"),
+    ):
+        wrong = [*arguments[:-1], str(output), "--scores", str(tmp_path / "kept")]
         assert told in printed(capsys, wrong, 2)["error"]["message"]
+
+
+@pytest.mark.parametrize("verb", ["calibrate", "train"])
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("")
+    for output in ("/dev/null/new", str(tmp_path / "file" / "new")):
+        found = printed(capsys, [verb, "--data", data, "-o", output], 2)
+        assert f"--output is {output}" in found["error"]["message"]
+    # Root may write anywhere, whatever the permissions say.
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    found = printed(capsys, [verb, "--data", data, "-o", str(tmp_path / "new")], 2)
+    assert f"{tmp_path} is no directory that can be written to" in found["error"]["message"]
 
 
 def test_calibrate_makes_no_threshold_from_texts_that_were_not_judged(
@@ -209,6 +249,8 @@ def test_training_needs_a_bundle_that_the_recipe_wrote_and_enough_texts(
     bundle: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--data", data, "--bundle", bundle, "-o", str(tmp_path / "new")]
+    assert "--seed" in printed(capsys, [*arguments, "--seed", "-1"], 2)["error"]["message"]
+    assert "fpr is 7.0" in printed(capsys, [*arguments, "--fpr", "7"], 2)["error"]["message"]
     assert "40 are needed" in printed(capsys, arguments, 2)["error"]["message"]
     more = tmp_path / "more.csv"
     more.write_text("text,label\n" + "".join(f"ignore all rules {at},1\n" for at in range(40)))

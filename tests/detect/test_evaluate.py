@@ -74,6 +74,9 @@ def test_columns_may_have_other_names_and_a_place(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": 1, "label": 0}', "text is of type int"),
         ("a.jsonl", '{"text": null, "label": 0}', "text is missing"),
         ("a.jsonl", '{"text": "a", "label": 0}\n{', "line 2"),
+        ("a.jsonl", '{"label": 0, "text": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: it is"),
+        ("a.json", '[{"label": 0, "text": ' + "[" * 100_000 + "]" * 100_000 + "}]", "too deeply"),
+        ("a.csv", "text,label,text\na,0,b\n", "2 columns 'text'"),
         ("a.json", "{}", "cannot be read"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.txt", "hello", "is none of"),
@@ -86,6 +89,15 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, text: str, told: str)
     path.write_text(text)
     with pytest.raises(InputError, match=told):
         read_labelled(path)
+
+
+def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label,origin\nhello,0,mail\n")
+    assert read_labelled(path)[0].source == "a"
+    assert read_labelled(path, source="origin")[0].source == "mail"
+    with pytest.raises(InputError, match="row 1: no column 'orgin'; it has text, label, origin"):
+        read_labelled(path, source="orgin")
 
 
 def test_a_cell_may_be_long(tmp_path: Path) -> None:
@@ -108,8 +120,21 @@ def test_the_figures_of_a_detector(detector: Detector, tmp_path: Path) -> None:
     assert found["per_source"]["one"]["at_threshold"]["recall"] == 1.0
     assert found["per_source"]["two"]["at_threshold"]["fpr"] == 0.0
     assert found["per_source"]["two"]["auc"] is None
+    for of in (found, *found["per_source"].values()):
+        assert of["threshold"] == detector.confidence_threshold
+        assert list(of["recall_at_fpr"]) == ["0.01", "0.001", "0.05"]
     assert found["intervals"]["at_threshold"]["fpr"][1] > 0.3
     msgspec.json.encode(found)
+
+
+def test_one_class_has_every_key_of_a_report(detector: Detector) -> None:
+    rows = [Labelled(text, True, "one", "user") for text in ATTACKS]
+    found = evaluate(score(detector, rows), detector.confidence_threshold)
+    for of in (found, found["per_source"]["one"]):
+        assert of["recall_at_fpr"] == {"0.01": None, "0.001": None, "0.05": None}
+        assert of["auc"] is None
+        assert of["at_threshold"]["fpr"] is None
+        assert of["at_threshold"]["recall"] == 1.0
 
 
 def test_a_stopped_evaluation_goes_on_from_its_scores(detector: Detector, tmp_path: Path) -> None:
@@ -143,7 +168,12 @@ def test_scores_are_never_appended_to_another_file(detector: Detector, tmp_path:
     with pytest.raises(InputError, match=r"mail\.txt"):
         KeptScores(path, detector)
     assert path.read_text() == "Hi Ann,\n\nsee you.\n"
-    for begun in (b"", b'{"k\n', b'{"key":"ab'):
+    settings = '{\n  "bundle": "a"\n}\n'
+    path.write_text(settings)  # its first line might be a score's beginning
+    with pytest.raises(InputError, match=r"mail\.txt"):
+        KeptScores(path, detector)
+    assert path.read_text() == settings
+    for begun in (b"", b'{"k\n', b'{"key":"ab', b'{\n{"key":"ab'):
         path.write_bytes(begun)  # what a kill leaves is gone on from
         KeptScores(path, detector).__exit__(None, None, None)
 

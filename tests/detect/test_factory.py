@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +22,7 @@ from interlock.detect import (
     create_onnx_only_detector,
     factory,
     model,
+    tokenizer,
 )
 from interlock.errors import BundleFormatError, ConfigError, InputError, MissingExtraError
 from interlock.kernel.outcome import Status
@@ -188,12 +192,49 @@ def test_what_is_not_there_is_named(encoder: Path, tmp_path: Path) -> None:
         create_onnx_only_detector(bare / "other.onnx")
 
 
+@pytest.mark.parametrize("offline", [False, True])
 def test_a_hub_name_without_a_hub_is_a_clear_error(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
+    real = huggingface_hub.hf_hub_download
+
+    def only_what_is_kept(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs.get("local_files_only"), "its client would try for half a minute"
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", only_what_is_kept)
+    monkeypatch.setattr(tokenizer, "getproxies", dict)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    with socket.socket() as deaf:  # bound, so that nobody else answers there; it does not listen
+        deaf.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        with pytest.raises(ConfigError, match="the hub did not give it"):
+            create_onnx_only_detector(encoder, tokenizer_name="nobody/no-such-model")
+
+
+def test_a_tokenizer_that_was_fetched_before_is_taken(
     encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="the hub did not give it"):
-        create_onnx_only_detector(encoder, tokenizer_name="nobody/no-such-model")
+    kept = str(encoder.parent / "tokenizer.json")
+
+    def download(name: str, file: str, *, local_files_only: bool = False) -> str:
+        assert (name, file, local_files_only) == ("somebody/model", "tokenizer.json", True)
+        return kept
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    found = create_onnx_only_detector(encoder, tokenizer_name="somebody/model")
+    assert found.embedder is not None
+    assert found.embedder.encode("text").shape == (8,)
+
+
+def test_a_detectors_graph_without_its_bundle_says_so(bundle: Path, tmp_path: Path) -> None:
+    for name in ("model.onnx", "tokenizer.json"):
+        (tmp_path / name).write_bytes((bundle / name).read_bytes())
+    (tmp_path / "model.onnx").rename(tmp_path / "model_quantized_int8.onnx")
+    with pytest.raises(ConfigError) as raised:
+        create_onnx_only_detector(tmp_path / "model_quantized_int8.onnx")
+    assert "bundle" in str(raised.value.hint)
 
 
 def test_a_graph_that_is_no_encoder_is_refused(encoder: Path, tmp_path: Path) -> None:

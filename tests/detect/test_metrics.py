@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.detect import metrics
+from interlock.kernel.intervals import wilson_interval
 
 SCORES = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9, 1.0]), st.booleans()))
 
@@ -73,6 +74,24 @@ def test_classes_that_are_apart_say_as_much_as_they_are_large(n: int, least: flo
         assert found[0] == area
         bound = found[1][0] if area else 1 - found[1][1]
         assert bound == pytest.approx(least, abs=0.005)
+
+
+def test_ties_leave_the_area_open() -> None:
+    for n, half in ((3, 0.708), (300, 0.013)):
+        found = metrics.auc(np.ones(2 * n), np.arange(2 * n) < n)
+        assert found is not None
+        assert found[0] == 0.5
+        low, high = found[1]
+        assert (low, high) == pytest.approx((max(0, 0.5 - half), min(1, 0.5 + half)), abs=0.001)
+
+
+@pytest.mark.parametrize("n", [3, 300])
+def test_a_recall_without_a_miss_is_as_sure_as_the_attacks_are_many(n: int) -> None:
+    scores = np.concatenate([np.ones(n), np.zeros(n)])
+    found = metrics.recall_at(scores, np.arange(2 * n) < n, 0.01)
+    assert found is not None
+    assert found[0] == 1.0
+    assert found[2] == pytest.approx(wilson_interval(n, n))
 
 
 def test_recall_at_a_rate() -> None:

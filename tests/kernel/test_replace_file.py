@@ -46,6 +46,19 @@ def test_where_it_cannot_be_written_the_old_content_stands(tmp_path: Path) -> No
     assert (tmp_path / "directory" / "inside").read_bytes() == b"kept"
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, linked: bool) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if linked else pipe
+    if linked:
+        path.symlink_to(pipe)
+    with pytest.raises(StorageError, match="no file but a device"):
+        replace_file(path, b"new")
+    assert pipe.is_fifo()
+    assert path.is_symlink() == linked
+
+
 def test_the_file_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

@@ -12,6 +12,7 @@ from interlock.cli.detect_explain import explain
 from interlock.cli.detect_options import PLACES, detector_options, opened, text_of
 from interlock.cli.detect_train import train
 from interlock.cli.output import json_option, print_json
+from interlock.errors import InputError
 
 if TYPE_CHECKING:
     from interlock.detect.results import Detection
@@ -38,6 +39,9 @@ def scan(files: tuple[str, ...], place: str, lines: bool, as_json: bool, **optio
     Ends with 0 where every text may pass and 1 where one is flagged or held. JSON holds no text,
     only where in it something stands out.
     """
+    if files.count("-") > 1:
+        # The second would be empty, and so look clean.
+        raise InputError("standard input can be read once; - stands twice")
     texts = [found for name in files for found in _texts(name, lines)]
     if not texts:
         click.echo("there is no text in it: nothing was judged", err=True)

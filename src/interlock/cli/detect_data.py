@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interlock.cli.detect_options import PLACES, detector_options, opened
+from interlock.cli.detect_options import PLACES, check_writable, detector_options, opened
 from interlock.cli.output import json_option, print_json, print_table
 from interlock.kernel.replace_file import replace_file
 
@@ -131,8 +131,11 @@ def calibrate(
         raise ConfigError("--calibration is what this verb makes; leave it out")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output is {output}; there is no directory {output.parent}")
-    if output.absolute() in {path.absolute() for path in data}:
+    check_writable(output)
+    if output.resolve() in {path.resolve() for path in data}:
         raise ConfigError(f"--output is {output}, which is also --data")
+    if scores is not None and output.resolve() == scores.resolve():
+        raise ConfigError(f"--output is {output}, which is also --scores")
     every = read(data, text, label, source, place)
     rows = list({(row.text, row.attack, row.place): row for row in every}.values())
     if len(rows) < len(every):
@@ -235,6 +238,13 @@ def _print(found: dict[str, Any]) -> None:
         )
         if found[name]
     ]
+    harmless = found["n"] - found["attacks"]
+    at_rate = found["recall_at_fpr"].items()
+    measured = [float(name) for name, recall in at_rate if recall is not None]
+    coarse = [rate for rate in measured if harmless * rate < 1]
+    if coarse:
+        rates = " and ".join(f"{rate:.1%}" for rate in coarse)
+        notes.append(f"{harmless:,} harmless texts are too few to measure a rate of {rates}")
     if notes:
         click.echo("\n" + ", ".join(notes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from interlock.errors import InputError
+from interlock.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from interlock.detect.detector import Detector
@@ -47,13 +48,22 @@ def detector_options(command: Command) -> Command:
     return command
 
 
+def check_writable(output: Path) -> None:
+    """Raise ConfigError where nothing can be made at `output`: before the work, not after it."""
+    beside = next(path for path in output.absolute().parents if os.path.lexists(path))
+    if not beside.is_dir() or not os.access(beside, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output is {output}; {beside} is no directory that can be written to")
+
+
 def text_of(name: str) -> str:
     """The text in the file `name`, or on standard input for `-`: UTF-8, or UTF-16 with its mark.
 
     What is neither becomes lone surrogates, which are read as an unknown character. Raises
-    InputError for a file that cannot be read.
+    InputError for a file that cannot be read, and for an input that is closed.
     """
     if name == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
         data = sys.stdin.buffer.read()
     else:
         try:

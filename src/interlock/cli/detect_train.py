@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, read
-from interlock.cli.detect_options import PACK
+from interlock.cli.detect_options import PACK, check_writable
 from interlock.cli.output import json_option, print_json, print_table
 
 
@@ -35,7 +35,9 @@ from interlock.cli.output import json_option, print_json, print_table
 @click.option(
     "--fpr", type=float, default=0.01, show_default=True, help="False-positive rate to keep to."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is held out.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of what is held out."
+)
 @json_option
 def train(
     data: tuple[Path, ...],
@@ -58,9 +60,13 @@ def train(
     from interlock.detect.model import SHIPPED
     from interlock.detect.rules import load_pack
     from interlock.detect.training.adapt import adapt
+    from interlock.errors import InputError
     from interlock.kernel.outcome import Status
     from interlock.kernel.progress import open_progress
 
+    if not 0 < fpr < 1:
+        raise InputError(f"fpr is {fpr}; it must lie between 0 and 1")
+    check_writable(output)
     rows = read(data, text, label, source, place)
     with ExitStack() as stack:
         progress = stack.enter_context(open_progress("texts", total=len(rows)))

@@ -130,8 +130,11 @@ def _of_source(
     return {
         "n": len(scores),
         "attacks": int(attacks.sum()),
+        "threshold": threshold,
         "at_threshold": counts.figures(),
-        "recall_at_fpr": {name: inner.recall for name, inner in at.items()},
+        "recall_at_fpr": {
+            name: at[name].recall if name in at else None for name in map("{:g}".format, SHARES)
+        },
         "auc": None if area is None else area[0],
         "intervals": intervals,
     }

@@ -23,6 +23,10 @@ from interlock.kernel.errors import InputError, StorageError
 _START = b'{"key":"'
 
 
+def _is_ours(line: bytes) -> bool:
+    return line.startswith(_START) or _START.startswith(line)
+
+
 class Kept(msgspec.Struct, frozen=True):
     """What is kept of an answer."""
 
@@ -44,9 +48,10 @@ class KeptScores:
         try:
             if path.exists():
                 data = path.read_bytes()
-                # Appending to somebody's data would spoil it. Even a torn line begins like this.
-                first = data.split(b"\n", 1)[0]
-                if not (first.startswith(_START) or _START.startswith(first)):
+                # Appending to somebody's data would spoil it. Even a torn line begins like this,
+                # and so does what follows one.
+                first, _, rest = data.partition(b"\n")
+                if not (_is_ours(first) and _is_ours(rest.split(b"\n", 1)[0])):
                     raise InputError(f"{path} holds no scores", hint="choose another file")
                 self._read(data)
             self._file: BinaryIO = path.open("ab")

@@ -6,7 +6,7 @@ import codecs
 import csv
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def read_labelled(
     text, label    names of the columns that must be there; a label is 1 or 0, true or false, or a
                    word such as `attack` or `benign`
     source, place  names of columns that may be there; without, the source is the file's name and
-                   the place `default_place`
+                   the place `default_place`. One that is given another name must be there
 
     Raises InputError naming the row and the column, and MissingExtraError for parquet without the
     extra `parquet`.
@@ -82,6 +82,8 @@ def read_labelled(
         raise InputError(f"{path.name} cannot be read: {error}", hint="save it as UTF-8") from None
     except (csv.Error, msgspec.DecodeError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from None
+    except RecursionError:
+        raise InputError(f"{path.name} cannot be read: it is nested too deeply") from None
     if not found:
         raise InputError(f"{path.name} has no rows")
     return found
@@ -96,7 +98,9 @@ def _row(
     default_place: str,
 ) -> Labelled:
     text_column, label_column, source_column, place_column = columns
-    for name in (text_column, label_column):
+    # One by another name than the usual was asked for, so it is missed.
+    asked = [name for name in (source_column, place_column) if name not in ("source", "place")]
+    for name in (text_column, label_column, *asked):
         if name not in row:
             there = ", ".join(map(_column, row)) or "nothing"
             raise InputError(f"{file}, row {at}: no column {name!r}; it has {there}")
@@ -151,6 +155,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]
     try:
         with parquet.ParquetFile(path) as file:
             there = file.schema_arrow.names
+            _check_twice(path.name, there, columns)
             wanted = [name for name in columns if name in there]
             if not wanted:
                 columns_there = ", ".join(map(_column, there)) or "none"
@@ -170,6 +175,7 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
             file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
         )
         at = 0
+        checked = False
         while True:
             # The limit of 131,072 characters a cell is the process's own, so it is put back.
             before = csv.field_size_limit(_LONGEST_CELL)
@@ -180,6 +186,9 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
             if row is None:
                 return
             at += 1
+            if not checked:
+                _check_twice(path.name, reader.fieldnames or (), columns)
+                checked = True
             named = len(reader.fieldnames or ())
             if None in row:
                 raise InputError(
@@ -187,6 +196,13 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
                     hint="put a text that holds the separator in double quotes",
                 )
             yield row
+
+
+def _check_twice(file: str, there: Sequence[str], columns: tuple[str, ...]) -> None:
+    # Of two columns with one name the last would be taken, whatever was meant.
+    for name in columns:
+        if list(there).count(name) > 1:
+            raise InputError(f"{file} has {list(there).count(name)} columns {name!r}")
 
 
 def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, Any]]:
@@ -201,6 +217,8 @@ def _json_lines(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, A
                 yield decoder.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"{path.name}, line {at}: {error}") from None
+            except RecursionError:
+                raise InputError(f"{path.name}, line {at}: it is nested too deeply") from None
 
 
 def _json(path: Path, columns: tuple[str, ...]) -> Iterable[Mapping[str, Any]]:

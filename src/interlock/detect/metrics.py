@@ -106,7 +106,9 @@ def auc(scores: Floats, attacks: Truth) -> tuple[float, Interval] | None:
         return area, (0.0, 1.0)
     error = math.sqrt(above.var(ddof=1) / len(positive) + under.var(ddof=1) / len(negative))
     if error == 0:
-        return area, (area, area)
+        # Every pair is alike, a tie mostly: so are as many further ones, as above.
+        slack = 1 - 0.025 ** (1 / min(len(positive), len(negative)))
+        return area, (max(0.0, area - slack), min(1.0, area + slack))
     middle = math.log(area / (1 - area))
     half = 1.959964 * error / (area * (1 - area))
     return area, (1 / (1 + math.exp(half - middle)), 1 / (1 + math.exp(-half - middle)))
@@ -139,7 +141,8 @@ def recall_at(
     """Recall at the threshold that at most `share` of these harmless texts reach.
 
     Returns recall, threshold, and the 95% interval over `resamples` bootstrap samples of both
-    classes, with the threshold found anew in each; None where a class is missing.
+    classes, with the threshold found anew in each; None where a class is missing. Where all samples
+    agree, which few texts soon do, it is the score interval of the recall.
     """
     positive, negative = scores[attacks], scores[~attacks]
     if not len(positive) or not len(negative):
@@ -152,6 +155,8 @@ def recall_at(
         cut = threshold_at(draw.choice(negative, len(negative)), share)
         found[at] = (draw.choice(positive, len(positive)) >= cut).mean()
     low, high = np.quantile(found, [0.025, 0.975])
+    if low == high:
+        low, high = wilson_interval(round(recall * len(positive)), len(positive))
     return recall, threshold, (float(low), float(high))
 
 

@@ -11,15 +11,14 @@ import asyncio
 import fnmatch
 import json
 import logging
-import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
-from itertools import islice
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
 
 from interlock.detect.detector import Detector
 from interlock.detect.policy import Action
+from interlock.detect.request_texts import RequestText, texts_at
 from interlock.detect.results import Detection
 from interlock.kernel.errors import ConfigError
 
@@ -31,16 +30,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _log = logging.getLogger("interlock.detect")
 
-CHAT_FIELDS = ("messages.*.content", "input", "prompt")
+CHAT_FIELDS = ("messages", "instructions", "input", "prompt")
 """Where chat requests keep their texts."""
 HEADER = b"x-interlock-detector"
-_PLACES = {"user": "user", "tool": "document", "function": "document"}
-# What is written like a name under a key of names, or like a link or a file under one of those, is
-# no text; anything else there is, since whoever sends a request chooses its keys.
-_NAMES = frozenset({"role", "type", "id", "status", "detail", "format"})
-_NAME = re.compile(r"[\w.:/-]{1,64}")
-_FILES = frozenset({"url", "image_url", "data", "file_data", "encrypted_content"})
-_FILE = re.compile(r"https?://\S+|(?:data:[\w.+/-]+;base64,)?[A-Za-z0-9+/=]+")
 # White space, and what stands before and between the characters of other encodings.
 _BEFORE_JSON = b" \t\r\n\x00\xef\xbb\xbf\xfe\xff"
 _BEGINNINGS = (b"{", b"[")
@@ -56,7 +48,8 @@ class DetectorMiddleware:
                and encoded files. A message's `role` gives its place, and what a tool gave
                (`…_output`) is a document
     trusted    roles whose messages are not judged; none by default, since whoever sends a request
-               may call a message `system`. Name those that your own code alone can write
+               may call a message `system`. Name those that your own code alone can write. With
+               `system` or `developer` the field `instructions` is not judged either
     max_bytes, max_texts
                of a body, and in it; more is answered with 413
     concurrency
@@ -65,7 +58,10 @@ class DetectorMiddleware:
     A held text is answered with 403 and one line of JSON, without the text; `x-interlock-detector`
     names action and score. A flagged one goes on, with the action in `scope["state"]["detection"]`
     and in the same header of the answer. A body that is no JSON goes on as it is where the request
-    does not claim to be JSON, and is answered with 400 where it does.
+    does not claim to be JSON, and is answered with 400 where it does, as is an object with a key
+    that stands twice; one with a content-encoding with 415, so what decodes it has to stand before
+    this. The parts of a message are judged alone and together. Once a text is to be blocked, or the
+    client has left, no further one is judged.
     """
 
     def __init__(
@@ -111,6 +107,10 @@ class DetectorMiddleware:
         if not self._judges(scope):
             await self._app(scope, receive, send)
             return
+        if _header_of(scope, b"content-encoding") not in (b"", b"identity"):
+            # Read by something behind this, it would be JSON that nothing judged.
+            await _refuse(send, 415, {"error": "a body with a content-encoding cannot be judged"})
+            return
         claimed = _claims_json(scope)
         body, untouched = await _body(receive, self._max_bytes, claimed)
         if untouched:
@@ -121,21 +121,33 @@ class DetectorMiddleware:
             return
         try:
             document = _decoded(body, claimed)
-            found = list(islice(self._texts(document), self._max_texts + 1))
+            found = self._texts(document)
+        except _TwiceError:
+            await _refuse(send, 400, {"error": "an object in the body has the same key twice"})
+            return
         except (ValueError, RecursionError):
             await _refuse(send, 400, {"error": "the body is no JSON, or nested too deeply"})
             return
-        if len(found) > self._max_texts:
+        if found is None:
             await _refuse(send, 413, {"error": f"the body has more than {self._max_texts} texts"})
             return
-        worst = await self._worst(found)
+        client = _Client(body, receive)
+        try:
+            worst, gone = await client.unless_gone(self._worst(found))
+            if not gone:
+                await self._answer(worst, scope, client.receive, send)
+        finally:
+            client.close()
+
+    async def _answer(
+        self, worst: Detection | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         if worst is not None and worst.action in (Action.BLOCK, Action.ESCALATE):
             _log.info("request held: %s, text %s", worst.action.value, worst.digest)
             await _refuse(send, 403, _told(worst), _header(worst))
             return
-        replay = _replayed([{"type": "http.request", "body": body, "more_body": False}], receive)
         if worst is None:
-            await self._app(scope, replay, send)
+            await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})["detection"] = worst
 
@@ -144,68 +156,100 @@ class DetectorMiddleware:
                 message = {**message, "headers": [*message.get("headers", ()), _header(worst)]}
             await send(message)
 
-        await self._app(scope, replay, send_marked)
+        await self._app(scope, receive, send_marked)
 
     def _judges(self, scope: Scope) -> bool:
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
+        if scope["type"] != "http" or scope["method"].upper() not in ("POST", "PUT", "PATCH"):
             return False
-        return any(fnmatch.fnmatchcase(scope["path"], pattern) for pattern in self._paths)
+        path: str = scope["path"]
+        # Applications route by what follows the root path, where a server names one.
+        known = {path, path.removeprefix(scope.get("root_path", ""))}
+        return any(fnmatch.fnmatchcase(one, pattern) for one in known for pattern in self._paths)
 
-    def _texts(self, document: Any) -> Iterator[tuple[str, str]]:
-        """(text, place) of every text that is to be judged."""
+    def _texts(self, document: Any) -> list[RequestText] | None:
+        """Every text that is to be judged, None where they are too many."""
+        found: list[RequestText] = []
+        room = self._max_texts
         for field in self._fields:
-            yield from _texts(document, field, "auto", self._trusted)
+            if field == ("instructions",) and self._trusted & {"system", "developer"}:
+                continue
+            for text in texts_at(document, field, self._trusted):
+                room -= not text.joined
+                if room < 0:
+                    return None
+                found.append(text)
+        return found
 
-    async def _worst(self, found: list[tuple[str, str]]) -> Detection | None:
+    async def _worst(self, found: list[RequestText]) -> Detection | None:
         """The severest answer, None where there is no text to judge."""
         if not found:
             return None
+        answers: list[Detection] = []
         async with self._slots:
-            answers = [await self._detector.ascan(text, place) for text, place in found]
+            for one in found:
+                answers.append(await self._detector.ascan(one.text, one.place))
+                if answers[-1].action is Action.BLOCK:
+                    break
         return max(answers, key=lambda answer: (answer.action.rank, answer.score or 0.0))
 
 
-def _texts(
-    value: Any, field: tuple[str, ...], place: str, trusted: frozenset[str]
-) -> Iterator[tuple[str, str]]:
-    """(text, place) of all texts that `field` leads to."""
-    if isinstance(value, dict) and isinstance(value.get("role"), str):
-        if value["role"] in trusted:
-            return
-        place = _PLACES.get(value["role"], place)
-    if field:
-        key, rest = field[0], field[1:]
-        if key == "*" and isinstance(value, list):
-            for item in value:
-                yield from _texts(item, rest, place, trusted)
-        elif isinstance(value, dict) and key in value:
-            yield from _texts(value[key], rest, place, trusted)
-        return
-    if isinstance(value, str):
-        yield value, place
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, (), place, trusted)
-    elif isinstance(value, dict):
-        kind = value.get("type")
-        if isinstance(kind, str) and kind.endswith("_output"):
-            place = "document"
-        for key, item in value.items():
-            if not _is_no_text(key, item):
-                yield from _texts(item, (), place, trusted)
+class _Client:
+    """A client whose body was read, and what it says next, which is asked for while it is judged.
+
+    A body can cost minutes: nothing more is judged for a client that left.
+    """
+
+    def __init__(self, body: bytes, receive: Receive) -> None:
+        self._body: bytes | None = body
+        self._receive = receive
+        self._next: asyncio.Future[Message] | None = None
+
+    async def unless_gone(
+        self, judging: Coroutine[Any, Any, Detection | None]
+    ) -> tuple[Detection | None, bool]:
+        """What `judging` gives, and whether the client left before."""
+        self._next = asyncio.ensure_future(self._receive())
+        task = asyncio.ensure_future(judging)
+        try:
+            await asyncio.wait({task, self._next}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and self._left():
+                return None, True
+            return await task, False
+        finally:
+            task.cancel()
+
+    async def receive(self) -> Message:
+        """The body, then what the client says next, for the application."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        if self._next is None:
+            return await self._receive()
+        # An application may stop waiting, and ask again.
+        message = await asyncio.shield(self._next)
+        self._next = None
+        return message
+
+    def close(self) -> None:
+        """Stop waiting for the client."""
+        if self._next is not None and not self._next.cancel() and not self._next.cancelled():
+            self._next.exception()  # else asyncio complains that nobody looked
+
+    def _left(self) -> bool:
+        waiting = self._next
+        if waiting is None or not waiting.done() or waiting.exception() is not None:
+            return False
+        return bool(waiting.result()["type"] == "http.disconnect")
 
 
-def _is_no_text(key: str, value: Any) -> bool:
-    """Whether `value` is a name, a link, a file or a model's statistics, as `key` says."""
-    if not isinstance(value, str):
-        return key == "logprobs"
-    if key in _NAMES or key.endswith("_id"):
-        return _NAME.fullmatch(value) is not None
-    return key in _FILES and _FILE.fullmatch(value) is not None
+def _header_of(scope: Scope, name: bytes) -> bytes:
+    """The values of a header in lower case, joined by commas; empty without it."""
+    values = [value for key, value in scope["headers"] if key.lower() == name]
+    return b",".join(values).strip().lower()
 
 
 def _claims_json(scope: Scope) -> bool:
-    kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
+    kind = _header_of(scope, b"content-type").split(b";")[0].strip()
     return kind in (b"application/json", b"") or kind.endswith(b"+json")
 
 
@@ -214,15 +258,25 @@ def _decoded(body: bytes, claimed: bool) -> Any:
     if not body.strip():
         return None
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        if claimed:
+        # What Python's own module reads, an application may read: other encodings, NaN. No number
+        # is looked at, so none may be too long.
+        return json.loads(body, object_pairs_hook=_once, parse_int=float)
+    except ValueError as error:
+        if claimed or isinstance(error, _TwiceError):
             raise
-    try:
-        # What Python's own module reads, an application may read: other encodings, NaN.
-        return json.loads(body)
-    except ValueError:
         return None
+
+
+class _TwiceError(ValueError):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ: of two values one would be judged, and maybe the other read."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _TwiceError
+    return found
 
 
 async def _body(receive: Receive, most: int, claimed: bool) -> tuple[bytes | None, list[Message]]:

@@ -37,7 +37,9 @@ class OnnxEncoder:
         if "input_ids" not in names or foreign:
             raise ConfigError(
                 f"the model is no sentence encoder: it takes {', '.join(names)}",
-                hint=f"an encoder takes {', '.join(_KNOWN)}",
+                hint="it is a detector's: name the directory of its bundle"
+                if "ngrams" in names
+                else f"an encoder takes {', '.join(_KNOWN)}",
             )
         floats = [spec for spec in session.outputs if spec.dtype == "float32"]
         pooled = [spec for spec in floats if len(spec.shape) == 2]

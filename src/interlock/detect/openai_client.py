@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from interlock.detect.detector import Detector
 from interlock.detect.policy import Action
+from interlock.detect.request_texts import RequestText, place_of, texts_below
 from interlock.detect.results import Detection
 from interlock.kernel.errors import ConfigError, HeldPromptError
 
 _log = logging.getLogger("interlock.detect")
-_PLACES = {"user": "user", "tool": "document", "function": "document"}
 _TRUSTED = frozenset({"system", "developer", "assistant"})
 _GUARDED = {
     ("chat", "completions", "create"): ("messages",),
@@ -31,9 +31,16 @@ _GUARDED = {
     ("responses", "stream"): ("input", "prompt"),
     ("responses", "compact"): ("input",),
     ("completions", "create"): ("prompt",),
+    ("conversations", "create"): ("items",),
+    ("conversations", "items", "create"): ("items",),
+    ("decisions", "create"): ("input",),
 }
-# Where a message, a part of one, what a tool gave, and a stored prompt keep their texts.
-_HOLDING = ("text", "content", "output", "outputs", "stdout", "stderr", "logs", "results")
+# Items that hold the model's own words; what came of a call stands in it under some keys.
+_OWN_WORDS = frozenset({"reasoning", "compaction", "program", "mcp_approval_request"})
+_RESULTS = ("output", "outputs", "results", "error")
+# Items that list tools of others: only their descriptions are prose.
+_TOOLS = frozenset({"mcp_list_tools", "tool_search_output"})
+_SLOTS = ("_target", "_detector", "_on_flag", "_path", "_awaited", "_entered")
 # Copies of the client that its methods return; they must be guarded as well.
 _COPIES = frozenset({"with_options", "copy"})
 _WAYS = frozenset({"with_raw_response", "with_streaming_response", "beta"})
@@ -50,19 +57,27 @@ def guard(
     on_flag  called with the answer for each flagged message; the request is sent all the same
 
     A request with a held message raises HeldPromptError before anything is sent. Judged are user,
-    tool and function messages, the outputs of calls, prompts that are plain texts, and what is put
-    into a stored prompt; what the system, the developer and the assistant say is not. Raises
-    ConfigError for arguments that are no client and no detector.
+    tool and function messages, part by part and whole, the outputs of calls, descriptions of tools
+    that an item lists, prompts that are plain texts, and what is put into a stored prompt; what the
+    system, the developer and the assistant say is not. Raises ConfigError for arguments that are no
+    client and no detector.
     """
     if not isinstance(detector, Detector):
         raise ConfigError(f"detector is a {type(detector).__name__}; it must be a Detector")
     if not any(hasattr(client, way[0]) for way in _GUARDED):
         raise ConfigError(f"client is a {type(client).__name__}; it must be an openai client")
-    return _Guarded(client, detector, on_flag, ())
+    awaited = hasattr(client, "__aenter__") and not hasattr(client, "__enter__")
+    return _Guarded(client, detector, on_flag, (), awaited)
 
 
 class _Guarded:
-    """Stands for `client` or something below it, at `path`."""
+    """Stands for `client` or something below it, at `path`; what is set on it is set on that.
+
+    awaited  whether the client is the async one
+    entered  whether its answers are context managers
+    """
+
+    __slots__ = _SLOTS
 
     def __init__(
         self,
@@ -70,13 +85,25 @@ class _Guarded:
         detector: Detector,
         on_flag: Callable[[Detection], None] | None,
         path: tuple[str, ...],
+        awaited: bool,
+        entered: bool = False,
     ) -> None:
         self._target = target
         self._detector = detector
         self._on_flag = on_flag
         self._path = path
+        self._awaited = awaited
+        self._entered = entered
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SLOTS:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._target, name, value)
 
     def __getattr__(self, name: str) -> Any:
+        if name in _SLOTS:  # of one that `copy` has not filled yet
+            raise AttributeError(name)
         found = getattr(self._target, name)
         path = self._path if name in _WAYS else (*self._path, name)
         fields = _GUARDED.get(path)
@@ -84,10 +111,11 @@ class _Guarded:
             return self._judging(found, fields)
         if not self._path and name in _COPIES:
             return lambda *args, **kwargs: _Guarded(
-                found(*args, **kwargs), self._detector, self._on_flag, ()
+                found(*args, **kwargs), self._detector, self._on_flag, (), self._awaited
             )
         if name in _WAYS or any(known[: len(path)] == path for known in _GUARDED):
-            return _Guarded(found, self._detector, self._on_flag, path)
+            entered = self._entered or name == "with_streaming_response"
+            return _Guarded(found, self._detector, self._on_flag, path, self._awaited, entered)
         return found
 
     def __enter__(self) -> _Guarded:
@@ -105,18 +133,33 @@ class _Guarded:
         return await self._target.__aexit__(*args)
 
     def _judging(self, method: Callable[..., Any], fields: tuple[str, ...]) -> Callable[..., Any]:
-        if inspect.iscoroutinefunction(inspect.unwrap(method)):
+        async def judge_async(kwargs: dict[str, Any]) -> None:
+            for one in _judged(kwargs, fields):
+                self._take(await self._detector.ascan(one.text, one.place))
+
+        # The method that gives a manager wraps one that is awaited.
+        if not self._entered and inspect.iscoroutinefunction(inspect.unwrap(method)):
 
             async def send_async(*args: Any, **kwargs: Any) -> Any:
-                for text, place in _judged(kwargs, fields):
-                    self._take(await self._detector.ascan(text, place))
+                await judge_async(kwargs)
                 return await method(*args, **kwargs)
 
             return send_async
 
+        if self._awaited:
+
+            def later(*args: Any, **kwargs: Any) -> _Later:
+                async def called() -> Any:
+                    await judge_async(kwargs)
+                    return method(*args, **kwargs)
+
+                return _Later(called)
+
+            return later
+
         def send(*args: Any, **kwargs: Any) -> Any:
-            for text, place in _judged(kwargs, fields):
-                self._take(self._detector.scan(text, place))
+            for one in _judged(kwargs, fields):
+                self._take(self._detector.scan(one.text, one.place))
             return method(*args, **kwargs)
 
         return send
@@ -132,19 +175,44 @@ class _Guarded:
             self._on_flag(found)
 
 
-def _judged(kwargs: dict[str, Any], fields: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(text, place) of what is judged of a call; iterators in `kwargs` become lists."""
-    found: list[tuple[str, str]] = []
+class _Later:
+    """What a method of the async client gives that is entered, not awaited: a stream's manager.
+
+    The call itself cannot wait for the judgement without holding up the event loop.
+    """
+
+    def __init__(self, called: Callable[[], Awaitable[Any]]) -> None:
+        self._called = called
+        self._manager: Any = None
+
+    async def __aenter__(self) -> Any:
+        self._manager = await self._called()
+        return await self._manager.__aenter__()
+
+    async def __aexit__(self, *args: Any) -> Any:
+        return await self._manager.__aexit__(*args)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Any:
+        found = await self._called()
+        return await found if inspect.isawaitable(found) else found
+
+
+def _judged(kwargs: dict[str, Any], fields: tuple[str, ...]) -> list[RequestText]:
+    """What is judged of a call; iterators in `kwargs` become lists."""
+    found: list[RequestText] = []
     for field in fields:
         if field in kwargs:
             # An iterator can be read once: what was judged is what must be sent.
             kwargs[field] = _listed(kwargs[field])
-        found.extend(_texts(kwargs.get(field), "user"))
+            found.extend(_texts(field, _plain(kwargs[field])))
         extra = kwargs.get("extra_body")
-        if isinstance(extra, dict) and field in extra:
+        if isinstance(extra, Mapping) and field in extra:
             # The client lets it replace the field.
             kwargs["extra_body"] = extra = {**extra, field: _listed(extra[field])}
-            found.extend(_texts(extra[field], "user"))
+            found.extend(_texts(field, _plain(extra[field])))
     return found
 
 
@@ -159,32 +227,56 @@ def _listed(value: Any) -> Any:
     return value
 
 
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(text, place) of what a request's messages, input or prompt hold."""
-    if isinstance(value, str):
-        yield value, place
+def _plain(value: Any) -> Any:
+    """`value` with the objects of the client, or of pydantic, as the JSON that is sent of them."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_unset=True, warnings=False)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _texts(field: str, value: Any) -> Iterator[RequestText]:
+    """The texts of a request's messages, items, input or prompt."""
+    if field == "prompt" and isinstance(value, dict):
+        yield from texts_below(value.get("variables"), "user")
         return
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item, place)
+    for item in value if isinstance(value, list) else [value]:
+        yield from _of_item(item)
+
+
+def _of_item(item: Any) -> Iterator[RequestText]:
+    if not isinstance(item, dict):
+        yield from texts_below(item, "user")
         return
-    role = _field(value, "role")
-    if role in _TRUSTED:
-        return
+    role = item.get("role")
+    kind = str(item.get("type"))
     if isinstance(role, str):
-        place = _PLACES.get(role, "auto")
-    kind = _field(value, "type")
-    if isinstance(kind, str) and kind.endswith(("_output", "_call")):
-        place = "document"
-    for name in _HOLDING:
-        inner = _field(value, name)
-        if inner is not None:
-            yield from _texts(inner, place)
-    variables = _field(value, "variables")
-    if isinstance(variables, dict):
-        for inner in variables.values():
-            yield from _texts(inner, place)
+        if role in _TRUSTED:
+            return
+        yield from texts_below(item, place_of(role, "auto"))
+    elif kind in _TOOLS:
+        yield from texts_below(item.get("error"), "document")
+        for text in _descriptions(item):
+            yield RequestText(text, "document")
+    elif kind in _OWN_WORDS or kind.endswith("_call"):
+        for key in _RESULTS:
+            yield from texts_below(item.get(key), "document", parts=True)
+    else:
+        yield from texts_below(item, "user")
 
 
-def _field(value: Any, name: str) -> Any:
-    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+def _descriptions(value: Any) -> Iterator[str]:
+    """Every `description` and `server_description` in a list of tools."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _descriptions(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, str):
+                if key.endswith("description"):
+                    yield item
+            else:
+                yield from _descriptions(item)

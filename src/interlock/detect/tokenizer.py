@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import msgspec
 
@@ -31,7 +34,7 @@ def open_tokenizer(name: str | Path, *, most: int) -> Any:
     """The tokenizer in a file or directory, or of a model on the Hugging Face hub.
 
     name  a `tokenizer.json`, a `vocab.txt`, a directory with either, or a hub name `owner/model`,
-          which is fetched from the hub where `huggingface_hub` is installed and the hub answers
+          which is fetched where the hub answers, and kept by its client
 
     Raises ConfigError that says what was tried.
     """
@@ -108,7 +111,7 @@ def _lowers(directory: Path) -> bool:
 
 def _from_hub(name: str) -> Any:
     try:
-        return _library().Tokenizer.from_pretrained(name)
+        return _library().Tokenizer.from_file(_hub_file(name))
     except MissingExtraError:
         raise
     except Exception as error:  # noqa: BLE001 - the hub's client raises dozens of types
@@ -117,6 +120,24 @@ def _from_hub(name: str) -> Any:
             f"({type(error).__name__})",
             hint="give the directory or file of the tokenizer, such as the model's directory",
         ) from None
+
+
+def _hub_file(name: str) -> str:
+    """The path of a model's `tokenizer.json`: kept from before, else fetched."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return str(hf_hub_download(name, "tokenizer.json", local_files_only=True))
+    except LocalEntryNotFoundError:
+        if constants.HF_HUB_OFFLINE:
+            raise
+    if not getproxies():
+        # The hub's client tries for half a minute to reach what is not there.
+        hub = urlsplit(constants.ENDPOINT)
+        port = hub.port or (80 if hub.scheme == "http" else 443)
+        socket.create_connection((hub.hostname or "", port), timeout=5).close()
+    return str(hf_hub_download(name, "tokenizer.json"))
 
 
 def _first_line(error: Exception) -> str:

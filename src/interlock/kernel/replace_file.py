@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from interlock.kernel.errors import StorageError
@@ -14,7 +15,8 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
 
     A writer that is killed leaves at most one hidden file, which the next one overwrites. Several
     writers take turns. The new file has the permissions of a newly made one. Raises StorageError
-    where the file system refuses; the old content then stands.
+    where the file system refuses, and for a device, a pipe or a socket, which would be gone for
+    everybody; the old content then stands.
     """
     target = path.absolute()
     partial = target.with_name(f".{target.name}.partial")
@@ -24,6 +26,7 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
+            _refuse_special(target)
             with open(partial, "wb", opener=_fresh) as file:
                 file.write(data)
                 file.flush()
@@ -35,8 +38,17 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="choose a directory that can be written to",
+            hint="choose a file in a directory that can be written to",
         ) from None
+
+
+def _refuse_special(target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is no file but a device, a pipe or a socket")
 
 
 def _fresh(name: str, flags: int) -> int:
