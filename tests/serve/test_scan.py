@@ -116,6 +116,28 @@ def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
             assert scanning.client.post("/v1/feedback", json=label).status_code == 200
 
 
+def test_the_description_has_the_stream_that_is_taken_and_given(scanning: Running) -> None:
+    document = scanning.get("/openapi.json").json()
+    told = document["paths"]["/v1/scan"]["post"]
+    (kind,) = told["requestBody"]["content"].keys() - {"application/json"}
+    sent = [json.dumps({"text": HARMLESS[0], "place": "user", "id": "mine"}), "no JSON"]
+    reply = scanning.client.post(
+        "/v1/scan?model=small", content="\n".join(sent), headers={"content-type": kind}
+    )
+    given = reply.headers["content-type"].partition(";")[0]
+    answer = told["responses"]["200"]["content"][given]
+    assert answer["schema"]["type"] == "string"
+    schemas = document["components"]["schemas"]
+    line = schemas[answer["x-itemSchema"]["$ref"].rpartition("/")[2]]
+    judged, failed = (json.loads(one) for one in reply.text.splitlines())
+    for one in (judged, failed):
+        assert one.keys() >= set(line["required"])
+    assert failed.keys() <= line["properties"].keys()
+    asked = told["requestBody"]["content"][kind]["x-itemSchema"]["$ref"].rpartition("/")[2]
+    assert json.loads(sent[0]).keys() == schemas[asked]["properties"].keys()
+    assert f"{kind}<br>" in scanning.get("/docs").text
+
+
 def test_a_compressed_stream_is_refused(scanning: Running) -> None:
     reply = scanning.client.post(
         "/v1/scan?model=small", content=b"\x1f\x8b", headers=STREAM | {"content-encoding": "gzip"}
@@ -246,7 +268,8 @@ def test_a_stream_that_is_too_slow_or_has_too_long_a_line_ends(tmp_path: Path) -
                     told += part
             found = [json.loads(part) for part in told.splitlines() if part.startswith(b"{")]
             assert found[0]["status"] == "accepted"
-            assert found[-1]["code"] == code
+            assert (found[-1]["status"], found[-1]["code"]) == ("failed", code)
+            assert f'interlock_errors_total{{code="{code}",model="small"}} 1.0' in server.metrics()
         assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 200
 
 

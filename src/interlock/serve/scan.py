@@ -215,7 +215,8 @@ class Scans:
             while (found := await under_way.get()) is not None:
                 if isinstance(found, InterlockError):
                     # The head has been sent; what ends the stream is its last line.
-                    yield _line_of({"line": state["rows"]} | described(found))
+                    state["code"] = found.code
+                    yield _line_of({"line": state["rows"]} | _failed(found))
                 else:
                     yield await found
         finally:
