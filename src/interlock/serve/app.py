@@ -38,6 +38,8 @@ from interlock.serve.oip_response import (
 )
 from interlock.serve.openai_app import TextEndpoints
 from interlock.serve.replies import (
+    CLIENT_GONE,
+    GONE,
     SlowClientError,
     TooLargeError,
     check_plain,
@@ -370,8 +372,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
-    request.scope["state"]["code"] = "client_gone"
-    return Response(status_code=499)  # nobody reads it; the log and the metrics have it
+    request.scope["state"]["code"] = CLIENT_GONE
+    return Response(status_code=GONE)  # nobody reads it
 
 
 async def _internal(request: Request, error: Exception) -> Response:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+LEFT = "left"
+"""In a request's state where its client left before the whole answer was written."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
@@ -29,9 +33,12 @@ def limited_protocol(
         _head: int | None = 0
         # Bytes of the headers behind a chunked body, which are kept like those before it.
         _trailers = 0
+        # Requests whose answer is not complete, in order; the last of them is uvicorn's `cycle`.
+        _unanswered: deque[RequestResponseCycle]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._unanswered = deque()
             if len(self.connections) > connections:
                 self._end(_FULL)
                 return
@@ -41,6 +48,13 @@ def limited_protocol(
             for timer in (self._head_timer, self._write_timer):
                 if timer is not None:
                     timer.cancel()
+            # uvicorn tells the last request only, and the first one is the one that runs.
+            for cycle in self._unanswered:
+                if not cycle.response_complete:
+                    cycle.scope["state"][LEFT] = True
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self._unanswered.clear()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -75,6 +89,9 @@ def limited_protocol(
             # Of the request before, where it was answered before its body had come.
             self._unset_keepalive_if_required()
             super().on_headers_complete()
+            while self._unanswered and self._unanswered[0].response_complete:
+                self._unanswered.popleft()
+            self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
             self._head = 0

@@ -19,7 +19,7 @@ from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.metrics import Metrics
 from interlock.serve.openai_reply import Reply, error_document, event
 from interlock.serve.openai_request import FieldError, TextAsked, read_chat, read_completion
-from interlock.serve.replies import json_reply, status_of
+from interlock.serve.replies import CLIENT_GONE, json_reply, status_of
 from interlock.serve.rollout.traffic import Pick
 from interlock.serve.served import Answer
 from interlock.serve.text_served import TextServed, failed, outcome_of
@@ -269,7 +269,7 @@ class _Stream(Response):
             else:
                 await part(data + self._reply.closing(found, outcome), more=False)
         except ConnectionError:
-            scope["state"]["code"] = "client_gone"
+            scope["state"]["code"] = CLIENT_GONE
             self._running.left()
         finally:
             self._running.cancel()
