@@ -136,6 +136,20 @@ def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(
     assert "tls_key is encrypted" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rest", [[], ["--check"]])
+@pytest.mark.parametrize("content", ["[production]\nport = 0\n", "[production.models]\n"])
+def test_a_configuration_without_a_model_is_refused(
+    config: Path, content: str, rest: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be a server that is never ready."""
+    config.write_text(content + '[staging.models.a]\npath = "affine.onnx"\n')
+    assert run(["serve", str(config), *rest]) == 2
+    shown = capsys.readouterr()
+    assert "serve.toml [production]: models is empty" in shown.err
+    assert shown.out == ""
+    assert run(["serve", str(config), "--environment", "staging", "--check"]) == 0
+
+
 @pytest.mark.parametrize("content", ["[prodction]\nport = 1\n", ""])
 def test_a_file_without_a_section_is_no_model(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
