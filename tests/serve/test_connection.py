@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from interlock.serve.connection import limited_protocol
+from interlock.serve.connection import MOST_PIPELINED, limited_protocol
 from interlock.serve.gate import Gate, Tokens
 from interlock.serve.metrics import Metrics
 from interlock.serve.replies import json_reply
@@ -25,10 +26,15 @@ App = Callable[[Scope, Receive, Send], Any]
 
 
 class Leaving:
-    """A client that sends requests and its end; the application goes on once that is noticed."""
+    """A client that sends requests and its end; the application goes on once that is noticed.
 
-    def __init__(self, requests: int) -> None:
+    stays  it does not send its end, and takes what it is sent
+    """
+
+    def __init__(self, requests: int, *, stays: bool = False) -> None:
         self.sent = REQUEST * requests
+        self.stays = stays
+        self.answers = 0
         self.log: list[dict[str, Any]] = []
         self.metrics = Metrics()
         self.left = asyncio.Event()
@@ -56,16 +62,24 @@ class Leaving:
         server = await loop.create_server(lambda: Observed(config, state, {}), "127.0.0.1", 0)
         async with server, asyncio.timeout(20):
             host, port = server.sockets[0].getsockname()
-            _, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(self.sent)
-                writer.write_eof()
-                await left.wait()
+                if not self.stays:
+                    writer.write_eof()
+                    await left.wait()
+                wanted = len(self.sent) // len(REQUEST)
+                while self.stays and self.answers < wanted:
+                    line = await reader.readline()
+                    if not line:
+                        break
+                    self.answers += b"HTTP/1.1 200" in line
                 while state.tasks:
                     await asyncio.gather(*state.tasks)
             finally:
                 writer.close()
-                await writer.wait_closed()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
         return [(e["status"], e["code"]) for e in self.log if e["event"] == "request"]
 
     def errors(self) -> list[str]:
@@ -133,6 +147,42 @@ def test_an_answer_under_way_is_known_to_be_nobodys(
 
         assert await leaving.ask(app) == [(200, "client_gone")]
         assert heard == ["http.disconnect"]
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+@LOOPS
+def test_requests_behind_one_that_runs_are_kept_up_to_a_number(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def main() -> None:
+        leaving = Leaving(MOST_PIPELINED + 1, stays=True)
+        await leaving.ask(json_reply({}))
+        assert leaving.answers == MOST_PIPELINED + 1
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
+@LOOPS
+def test_a_connection_with_more_of_them_is_ended_and_what_waits_is_not_begun(
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """They would be held in memory before a token or a rate is asked for."""
+
+    async def main() -> None:
+        leaving = Leaving(MOST_PIPELINED + 2, stays=True)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await leaving.left.wait()
+            await json_reply({})(scope, receive, send)
+
+        with contextlib.suppress(ConnectionError):
+            await leaving.ask(app)
+        await leaving.left.wait()
+        assert leaving.answers == 0
+        assert [e["code"] for e in leaving.log if e["event"] == "request"] == ["client_gone"]
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main())

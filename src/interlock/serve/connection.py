@@ -10,6 +10,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 LEFT = "left"
 """In a request's state where its client left before the whole answer was written."""
 
+MOST_PIPELINED = 100
+"""Requests of one connection that wait for the answer to the one before."""
+
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n"
@@ -80,6 +83,11 @@ def limited_protocol(
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            if len(self.pipeline) >= MOST_PIPELINED:
+                # They wait before a token or a rate is asked for. The parser stops at what is
+                # raised; else it would make requests of all that has arrived.
+                self._abort()
+                raise ConnectionAbortedError
             size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
             if size > head_bytes:
                 self._end(_TOO_LARGE)
