@@ -26,6 +26,7 @@ from interlock.serve.detector_served import PLACE, TEXT, DetectorServed
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
+from interlock.serve.offload import offload
 from interlock.serve.oip_response import parameters_of
 from interlock.serve.opening import kind_of
 from interlock.serve.replies import (
@@ -100,7 +101,7 @@ class Scans:
             return _Stream(self._stream(request, hosted))
         body = await self._read_body(request)
         began = time.perf_counter()
-        asked = read_json(body, _DECODER)
+        asked = await offload(len(body), read_json, body, _DECODER)
         named = request.query_params.get("model")
         if named is not None and asked.model not in (None, named):
             raise InputError(f"model is {asked.model!r}, and {named!r} in the query")
@@ -231,7 +232,7 @@ class Scans:
     ) -> bytes:
         head: dict[str, Any] = {"line": number, "request_id": request_id, "model": hosted.name}
         try:
-            asked = read_json(line, _DECODER)
+            asked = await offload(len(line), read_json, line, _DECODER)
             if asked.id is not None:
                 head["id"] = asked.id
             if asked.text is None or asked.texts is not None or asked.model is not None:
