@@ -106,6 +106,7 @@ def test_a_tokens_file_must_hold_good_tokens_and_be_private(
         ({"TOKENS_FILE": "gone"}, "tokens_file"),
         ({"ADMIN_TOKENS_FILE": "gone"}, "admin_tokens_file"),
         ({"FEEDBACK": "admin"}, "no admin token is set"),
+        ({"LOG": "."}, "which is a directory"),
         ({"TLS_CERT": "gone.pem", "TLS_KEY": "gone.pem"}, "cannot be used"),
         ({"OTLP_ENDPOINT": "localhost:4318"}, "must be an http or https URL"),
     ],

@@ -143,7 +143,7 @@ def test_an_error_of_ours_stays_one_though_the_client_left(
             await leaving.left.wait()
             raise RuntimeError("a fault")
 
-        assert [c for _, c in await leaving.leaves(app, REQUEST * requests)] == ["internal"]
+        assert await leaving.leaves(app, REQUEST * requests) == [(503, "internal")]
         assert [e["error"] for e in leaving.log if e["event"] == "internal_error"] == [
             "RuntimeError"
         ]

@@ -158,7 +158,9 @@ class Gate:
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = GONE if LEFT in state else message["status"]
+                status = message["status"]
+                if LEFT in state and status < 400:
+                    status = GONE  # an error stays one, whoever reads it
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),

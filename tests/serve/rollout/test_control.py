@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from serve.rollout.conftest import Make
 
-from interlock.errors import BundleIntegrityError, ConfigError
+from interlock.errors import BundleIntegrityError, ConfigError, EngineUnavailableError
 from interlock.serve.rollout.evidence import MEMORY_SAMPLES
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.served import Workers
@@ -89,6 +89,19 @@ def test_a_digest_in_the_configuration_holds_for_a_reload_too(world: Make) -> No
         with pytest.raises(BundleIntegrityError):
             found.rollout.reload(digest=digest)
     assert found.stable == "sha256:old"
+
+
+def test_a_model_that_fails_again_says_why_it_did_now(world: Make) -> None:
+    found = world()
+    found.hosted.traffic = None  # as where the start failed
+    found.hosted.error = ConfigError("there is no old")
+    found.broken.add("old")
+    with pytest.raises(EngineUnavailableError):
+        found.rollout.reload()
+    assert found.hosted.health().error == "engine_unavailable: it does not load"
+    found.broken.clear()
+    assert found.rollout.reload()["changed"]
+    assert found.hosted.health().status == "healthy"
 
 
 def test_a_reload_elsewhere_under_the_feature_flag_is_refused_for_the_flag(world: Make) -> None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from interlock.kernel.clock import Clock, SystemClock
-from interlock.kernel.errors import BundleIntegrityError, ConfigError, JournalError
+from interlock.kernel.errors import (
+    BundleIntegrityError,
+    ConfigError,
+    InterlockError,
+    JournalError,
+)
 from interlock.serve.rollout.loading import Loader, source_of
 from interlock.serve.rollout.observing import Observer
 from interlock.serve.rollout.recent import ConflictError
@@ -236,6 +241,9 @@ class ModelRollout:
         try:
             traffic = self._hosted.traffic = self.begin()
             self._hosted.error = None
+        except InterlockError as error:
+            self._hosted.error = error
+            raise
         finally:
             self._changing.release()
         digest = traffic.stable.digest
