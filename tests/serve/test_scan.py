@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -333,29 +334,50 @@ def test_a_killed_process_costs_no_batch(tmp_path: Path) -> None:
 
 
 class Trickling:
-    """A request whose body comes in parts of one byte."""
+    """A request whose body comes in small parts."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, part: int = 1) -> None:
         self._body = body
+        self._part = part
 
     async def stream(self) -> AsyncIterator[bytes]:
-        for byte in self._body:
-            yield bytes([byte])
+        for at in range(0, len(self._body), self._part):
+            if not at % 100:
+                await asyncio.sleep(0)  # lets the loop forget the time limits of parts that came
+            yield self._body[at : at + self._part]
 
 
-def test_a_line_in_very_many_parts_is_read_in_a_time_that_grows_with_its_length(
-    tmp_path: Path,
-) -> None:
-    """Where each part costs a look at those before it, this takes minutes."""
+@pytest.fixture
+def reading(tmp_path: Path) -> Scans:
+    """Without models, to read lines."""
     settings = Settings(models={})
     metrics = Metrics()
-    scans = Scans(
+    return Scans(
         Hosting(settings, tmp_path, metrics, lambda *_, **__: None), cast(Any, None), settings,
         metrics, tmp_path, read_body=cast(Any, None), client_of=cast(Any, None),
     )  # fmt: skip
+
+
+async def lines(reading: Scans, body: Trickling) -> list[bytes]:
+    return [line async for line in reading._lines(cast(Any, body))]
+
+
+def test_a_line_in_very_many_parts_is_read_in_a_time_that_grows_with_its_length(
+    reading: Scans,
+) -> None:
+    """Where each part costs a look at those before it, this takes minutes."""
     body = b"x" * 100_000 + b"\n\n" + b"y" * 3
+    assert asyncio.run(lines(reading, Trickling(body))) == [b"x" * 100_000, b"yyy"]
 
-    async def main() -> list[bytes]:
-        return [line async for line in scans._lines(cast(Any, Trickling(body)))]
 
-    assert asyncio.run(main()) == [b"x" * 100_000, b"yyy"]
+def test_a_line_in_very_many_parts_takes_no_more_memory_than_its_length(reading: Scans) -> None:
+    """A part of two bytes that is kept by itself takes over forty."""
+    size = 400_000
+    tracemalloc.start()
+    try:
+        (line,) = asyncio.run(lines(reading, Trickling(b"xy" * (size // 2), 2)))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(line) == size
+    assert most < 6 * size  # the body, the line twice, and what asyncio takes

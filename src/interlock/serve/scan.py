@@ -253,9 +253,7 @@ class Scans:
         """The lines of the body that are not empty; a line has the limits that a body has."""
         limit = int(self._settings.body_mb * (1 << 20))
         parts = request.stream().__aiter__()
-        # Joining or counting a line's pieces at each of them would cost the square of its size.
-        pieces: list[bytes] = []
-        size = 0
+        line = bytearray()
         while True:
             try:
                 async with asyncio.timeout(self._settings.body_seconds):
@@ -266,16 +264,16 @@ class Scans:
                 break
             *ended, rest = part.split(b"\n")
             for end in ended:
-                _check_line(size + len(end), limit)
-                line = b"".join([*pieces, end])
-                pieces, size = [], 0
-                if line.strip():
-                    yield line
-            pieces.append(rest)
-            size += len(rest)
-            _check_line(size, limit)
-        if (last := b"".join(pieces)).strip():
-            yield last
+                _check_line(len(line) + len(end), limit)
+                line += end
+                found = bytes(line)
+                line.clear()
+                if found.strip():
+                    yield found
+            line += rest
+            _check_line(len(line), limit)
+        if (found := bytes(line)).strip():
+            yield found
 
 
 def _check_line(size: int, limit: int) -> None:
