@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 from serve.rollout.conftest import Make
+from serve.test_lane import Doubling
 
 from interlock.errors import BundleIntegrityError, JournalError, StorageError
+from interlock.serve.rollout.evidence import MEMORY_SAMPLES
+from interlock.serve.rollout.observing import MEMORY_SECONDS
 from interlock.serve.rollout.record import SAVE_SECONDS
 from interlock.serve.rollout.resuming import RETRY_SECONDS
 from interlock.serve.rollout.store import RolloutStore
+from interlock.serve.served import Workers
 
 
 def test_what_was_seen_goes_on_after_a_restart(world: Make) -> None:
@@ -195,3 +199,43 @@ def test_mode_and_percent_of_a_rollout_under_way_stay_and_the_log_says_so(world:
     assert found.logged[-1] == {
         "event": "rollout_goes_on", "model": "m", "mode": "canary", "percent": 50,
     }  # fmt: skip
+
+
+def test_a_restart_promotes_no_candidate_whose_memory_was_not_seen_since(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes are new, and what they take says nothing before they have answered."""
+    resident = {"sha256:old": 100 << 20, "sha256:new": 100 << 20}
+    monkeypatch.setattr(
+        Doubling, "workers", lambda self: Workers(pids=(1,), largest=resident[self.version])
+    )
+    found = world(min_requests=100)
+
+    def answer(number: int, growth: int) -> None:
+        for _ in range(number // 100):
+            if found.running is None:
+                return
+            found.see(100)
+            resident["sha256:new"] += growth
+            found.clock.advance(MEMORY_SECONDS)
+            found.rollout.tick()
+
+    found.rollout.start("new", mode="canary")
+    answer(2000, 5 << 20)  # good, but for memory that grows with its answers
+    assert found.running
+    found.clock.advance(SAVE_SECONDS)
+    found.rollout.tick()
+    resident["sha256:new"] = 100 << 20
+    found.restart()
+    assert found.running["evidence"]["answers"] == 2000
+    found.rollout.tick()  # sooner than memory is sampled otherwise
+    assert found.running
+    for _ in range(2 * MEMORY_SAMPLES):
+        found.clock.advance(MEMORY_SECONDS)
+        found.rollout.tick()
+    assert found.running
+    answer(1000, 5 << 20)
+    assert found.running
+    found.restart()
+    answer(1000, 0)
+    assert found.decisions()[-1] == "promoted"
