@@ -106,6 +106,7 @@ def test_a_tokens_file_must_hold_good_tokens_and_be_private(
         ({"TOKENS_FILE": "gone"}, "tokens_file"),
         ({"ADMIN_TOKENS_FILE": "gone"}, "admin_tokens_file"),
         ({"FEEDBACK": "admin"}, "no admin token is set"),
+        ({"LOG": "."}, "which is a directory"),
         ({"TLS_CERT": "gone.pem", "TLS_KEY": "gone.pem"}, "cannot be used"),
         ({"OTLP_ENDPOINT": "localhost:4318"}, "must be an http or https URL"),
     ],
@@ -134,6 +135,20 @@ def test_an_encrypted_key_is_refused_and_no_passphrase_asked_for(
     monkeypatch.setenv("INTERLOCK_SERVE_TLS_KEY", "key.pem")
     assert run(["serve", str(config), "--check"]) == 2
     assert "tls_key is encrypted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rest", [[], ["--check"]])
+@pytest.mark.parametrize("content", ["[production]\nport = 0\n", "[production.models]\n"])
+def test_a_configuration_without_a_model_is_refused(
+    config: Path, content: str, rest: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be a server that is never ready."""
+    config.write_text(content + '[staging.models.a]\npath = "affine.onnx"\n')
+    assert run(["serve", str(config), *rest]) == 2
+    shown = capsys.readouterr()
+    assert "serve.toml [production]: models is empty" in shown.err
+    assert shown.out == ""
+    assert run(["serve", str(config), "--environment", "staging", "--check"]) == 0
 
 
 @pytest.mark.parametrize("content", ["[prodction]\nport = 1\n", ""])

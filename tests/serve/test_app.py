@@ -255,6 +255,39 @@ def test_the_description_names_every_endpoint_and_the_page_loads_nothing(server:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+def test_the_description_has_the_binary_tensors_that_are_taken_and_given(server: Running) -> None:
+    x = np.asarray([[1, 2, 3]], dtype=np.float32)
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32"}
+    head = json.dumps(
+        {
+            "inputs": [tensor | {"parameters": {"binary_data_size": x.nbytes}}],
+            "parameters": {"binary_data_output": True},
+        }
+    )
+    paths = server.get("/openapi.json").json()["paths"]
+    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
+        told = paths[path]["post"]
+        (header,) = told["parameters"]
+        assert header["in"] == "header"
+        assert not header.get("required")
+        version = server.get("/v2/models/affine").json()["versions"][0]
+        reply = server.client.post(
+            path.format(model="affine", version=version),
+            content=head.encode() + x.tobytes(),
+            headers={header["name"]: str(len(head)), "content-type": "application/octet-stream"},
+        )
+        assert reply.status_code == 200
+        assert "application/octet-stream" in told["requestBody"]["content"]
+        answer = told["responses"]["200"]
+        assert reply.headers["content-type"] in answer["content"]
+        assert header["schema"] == {"type": "integer", "minimum": 0}
+        (name,) = answer["headers"]
+        length = int(reply.headers[name])
+        assert json.loads(reply.content[:length])["outputs"]
+        assert len(reply.content) > length
+    assert "header Inference-Header-Content-Length" in server.get("/docs").text
+
+
 def test_the_log_has_one_line_a_request_with_its_outcome(server: Running) -> None:
     reply = server.infer("affine", [[1, 2, 3]])
     server.get("/v2/health/live")

@@ -174,6 +174,7 @@ def test_a_wrong_variable_is_named(
         ({"production": {"tls_cert": "c"}}, "tls_cert and tls_key must be given together"),
         ({"production": {"token": "short"}}, "token has fewer than 16 characters"),
         ({"staging": {}}, "has no section 'production'"),
+        ({"production": {"port": 0}}, "[production]: models is empty"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_place(

@@ -12,8 +12,10 @@ from support.detectors import ATTACKS, HARMLESS, write_bundle
 from interlock.engines.process_pool import ProcessPool
 from interlock.errors import DeadlineError, EngineCrashError
 from interlock.kernel.batch import BatchOutcome
-from interlock.kernel.clock import NO_DEADLINE, Deadline
+from interlock.kernel.clock import NO_DEADLINE, Deadline, ManualClock
 from interlock.kernel.outcome import Status
+from interlock.serve import detector_served
+from interlock.serve.child import failed
 from interlock.serve.detector_served import DetectorServed
 from interlock.serve.opening import open_model
 from interlock.serve.settings import ModelSettings
@@ -97,3 +99,31 @@ def test_texts_whose_time_is_over_are_not_asked_again(
     served, pool = fragile
     assert served.infer(texts("slow", HARMLESS[0]), deadline=Deadline.after(30)).lost
     assert pool.asked == [2]
+
+
+def test_many_texts_that_are_lost_for_one_reason_cost_one_look_at_it(
+    fragile: tuple[DetectorServed, Fragile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request may have millions of texts, and an error of its own for each takes gigabytes."""
+    served, pool = fragile
+    clock = ManualClock()
+    ask = pool.call
+    looked: list[Exception] = []
+
+    def late(payload: Any, *, deadline: Deadline) -> Any:
+        clock.advance(6)
+        return ask(payload, deadline=NO_DEADLINE)
+
+    def noting(name: str, error: Any) -> Any:
+        looked.append(error)
+        return failed(name, error)
+
+    monkeypatch.setattr(pool, "call", late)
+    monkeypatch.setattr(detector_served, "failed", noting)
+    found = served.infer(texts(POISON, *HARMLESS * 50), deadline=Deadline.after(11, clock))
+    assert pool.asked == [1 + 50 * len(HARMLESS), 1]  # then the time is over
+    assert found.lost
+    assert [type(error) for error in looked] == [EngineCrashError, DeadlineError]
+    looked.clear()
+    assert served.infer(texts("slow", *HARMLESS * 50), deadline=Deadline.after(11, clock)).lost
+    assert [type(error) for error in looked] == [DeadlineError]

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -114,6 +115,28 @@ def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
         label = {"request_id": one["request_id"], "label": "positive"}
         if number == 0:
             assert scanning.client.post("/v1/feedback", json=label).status_code == 200
+
+
+def test_the_description_has_the_stream_that_is_taken_and_given(scanning: Running) -> None:
+    document = scanning.get("/openapi.json").json()
+    told = document["paths"]["/v1/scan"]["post"]
+    (kind,) = told["requestBody"]["content"].keys() - {"application/json"}
+    sent = [json.dumps({"text": HARMLESS[0], "place": "user", "id": "mine"}), "no JSON"]
+    reply = scanning.client.post(
+        "/v1/scan?model=small", content="\n".join(sent), headers={"content-type": kind}
+    )
+    given = reply.headers["content-type"].partition(";")[0]
+    answer = told["responses"]["200"]["content"][given]
+    assert answer["schema"]["type"] == "string"
+    schemas = document["components"]["schemas"]
+    line = schemas[answer["x-itemSchema"]["$ref"].rpartition("/")[2]]
+    judged, failed = (json.loads(one) for one in reply.text.splitlines())
+    for one in (judged, failed):
+        assert one.keys() >= set(line["required"])
+    assert failed.keys() <= line["properties"].keys()
+    asked = told["requestBody"]["content"][kind]["x-itemSchema"]["$ref"].rpartition("/")[2]
+    assert json.loads(sent[0]).keys() == schemas[asked]["properties"].keys()
+    assert f"{kind}<br>" in scanning.get("/docs").text
 
 
 def test_a_compressed_stream_is_refused(scanning: Running) -> None:
@@ -246,7 +269,8 @@ def test_a_stream_that_is_too_slow_or_has_too_long_a_line_ends(tmp_path: Path) -
                     told += part
             found = [json.loads(part) for part in told.splitlines() if part.startswith(b"{")]
             assert found[0]["status"] == "accepted"
-            assert found[-1]["code"] == code
+            assert (found[-1]["status"], found[-1]["code"]) == ("failed", code)
+            assert f'interlock_errors_total{{code="{code}",model="small"}} 1.0' in server.metrics()
         assert server.client.post("/v1/scan", json={"text": "a"}).status_code == 200
 
 
@@ -310,29 +334,50 @@ def test_a_killed_process_costs_no_batch(tmp_path: Path) -> None:
 
 
 class Trickling:
-    """A request whose body comes in parts of one byte."""
+    """A request whose body comes in small parts."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, part: int = 1) -> None:
         self._body = body
+        self._part = part
 
     async def stream(self) -> AsyncIterator[bytes]:
-        for byte in self._body:
-            yield bytes([byte])
+        for at in range(0, len(self._body), self._part):
+            if not at % 100:
+                await asyncio.sleep(0)  # lets the loop forget the time limits of parts that came
+            yield self._body[at : at + self._part]
 
 
-def test_a_line_in_very_many_parts_is_read_in_a_time_that_grows_with_its_length(
-    tmp_path: Path,
-) -> None:
-    """Where each part costs a look at those before it, this takes minutes."""
+@pytest.fixture
+def reading(tmp_path: Path) -> Scans:
+    """Without models, to read lines."""
     settings = Settings(models={})
     metrics = Metrics()
-    scans = Scans(
+    return Scans(
         Hosting(settings, tmp_path, metrics, lambda *_, **__: None), cast(Any, None), settings,
         metrics, tmp_path, read_body=cast(Any, None), client_of=cast(Any, None),
     )  # fmt: skip
+
+
+async def lines(reading: Scans, body: Trickling) -> list[bytes]:
+    return [line async for line in reading._lines(cast(Any, body))]
+
+
+def test_a_line_in_very_many_parts_is_read_in_a_time_that_grows_with_its_length(
+    reading: Scans,
+) -> None:
+    """Where each part costs a look at those before it, this takes minutes."""
     body = b"x" * 100_000 + b"\n\n" + b"y" * 3
+    assert asyncio.run(lines(reading, Trickling(body))) == [b"x" * 100_000, b"yyy"]
 
-    async def main() -> list[bytes]:
-        return [line async for line in scans._lines(cast(Any, Trickling(body)))]
 
-    assert asyncio.run(main()) == [b"x" * 100_000, b"yyy"]
+def test_a_line_in_very_many_parts_takes_no_more_memory_than_its_length(reading: Scans) -> None:
+    """A part of two bytes that is kept by itself takes over forty."""
+    size = 400_000
+    tracemalloc.start()
+    try:
+        (line,) = asyncio.run(lines(reading, Trickling(b"xy" * (size // 2), 2)))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(line) == size
+    assert most < 6 * size  # the body, the line twice, and what asyncio takes

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from interlock.kernel.errors import ConfigError, InputError, InterlockError
 from interlock.serve.hosting import Hosting
+from interlock.serve.offload import offload
 from interlock.serve.opening import REGISTERED
 from interlock.serve.replies import json_reply
 from interlock.serve.request_json import read_json
@@ -115,8 +116,7 @@ class Admin:
         An error names the label that it is of. Those before it are counted, and those behind not.
         """
         body = await self._read_body(request)
-        several = read_json(body, _OBJECT).keys() == {"labels"}
-        labels = read_json(body, _LABELS).labels if several else [read_json(body, _LABEL)]
+        labels, several = await offload(len(body), _read_labels, body)
         if len(labels) > MOST_LABELS:
             raise InputError(f"{len(labels)} labels are posted; up to {MOST_LABELS} are taken")
         found = []
@@ -144,6 +144,13 @@ class Admin:
                 "path leads out of the directory of the configuration",
                 hint="give a path relative to it",
             )
+
+
+def _read_labels(body: bytes) -> tuple[list[_Label], bool]:
+    """The labels, and whether they came under `labels`."""
+    if read_json(body, _OBJECT).keys() == {"labels"}:
+        return read_json(body, _LABELS).labels, True
+    return [read_json(body, _LABEL)], False
 
 
 def _reason(asked: _Ending) -> str:

@@ -26,6 +26,7 @@ from interlock.serve.health import worst
 from interlock.serve.hosting import Hosted, Hosting
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
+from interlock.serve.offload import offload
 from interlock.serve.oip_request import read_request
 from interlock.serve.oip_response import (
     HEADER_LENGTH,
@@ -38,6 +39,8 @@ from interlock.serve.oip_response import (
 )
 from interlock.serve.openai_app import TextEndpoints
 from interlock.serve.replies import (
+    CLIENT_GONE,
+    GONE,
     SlowClientError,
     TooLargeError,
     check_plain,
@@ -49,8 +52,6 @@ from interlock.serve.scan import SCAN, Scans
 from interlock.serve.settings import Settings
 from interlock.serve.text_served import TextServed
 
-# Smaller bodies are read and written on the event loop: handing them to a thread costs more.
-_INLINE = 1 << 16
 # Apart from the threads that large bodies and metrics need: a canary may hang for seconds.
 _CANARIES = ThreadPoolExecutor(16, "interlock-canary")
 
@@ -239,7 +240,7 @@ class Endpoints:
             pick.check_room()
             began = time.perf_counter()
             header = request.headers.get(HEADER_LENGTH)
-            asked = await _offload(len(body), read_request, body, header)
+            asked = await offload(len(body), read_request, body, header)
             served = pick.version.served
             rows = served.check(asked.inputs)
             self._metrics.stage(state, "decode", began)
@@ -263,7 +264,7 @@ class Endpoints:
         began = time.perf_counter()
         size = sum(array.nbytes for array in answer.outputs.values())
         try:
-            found = await _offload(size, encode_answer, answer, asked, served, state["request_id"])
+            found = await offload(size, encode_answer, answer, asked, served, state["request_id"])
         except UnanswerableError as error:
             return self._refuse(state, error, parameters())
         self._metrics.stage(state, "encode", began)
@@ -329,14 +330,6 @@ async def _while_connected(request: Request, asking: Coroutine[Any, Any, T]) -> 
         left.cancel()
 
 
-async def _offload(size: int, work: Callable[..., T], *arguments: Any) -> T:
-    """`work(*arguments)`, in a thread where it is about `size` bytes that would hold up others."""
-    if size <= _INLINE:
-        return work(*arguments)
-    loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(None, functools.partial(work, *arguments))
-
-
 def _encoded(found: Encoded) -> Response:
     if found.json_length is None:
         return Response(found.body, media_type="application/json")
@@ -370,8 +363,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _client_gone(request: Request, error: Exception) -> Response:
-    request.scope["state"]["code"] = "client_gone"
-    return Response(status_code=499)  # nobody reads it; the log and the metrics have it
+    request.scope["state"]["code"] = CLIENT_GONE
+    return Response(status_code=GONE)  # nobody reads it
 
 
 async def _internal(request: Request, error: Exception) -> Response:

@@ -121,8 +121,8 @@ def load_config(
     arguments    settings that the command line gives
     models       name -> path of models that the command line gives
 
-    Raises ConfigError for an unknown key, section or variable, and a value that does not fit,
-    saying where it stands.
+    Raises ConfigError for an unknown key, section or variable, a value that does not fit, and a
+    section without models, saying where it stands.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -148,7 +148,13 @@ def load_config(
     for name, value in arguments.items():
         values[name] = value
         sources[name] = ARGUMENT
-    return Effective(_settings(values, sources, base), section, base, sources, path)
+    settings = _settings(values, sources, base)
+    if path is not None and not settings.models:
+        raise ConfigError(
+            f"{path.name} [{section}]: models is empty, so that nothing would be served",
+            hint=f"add a table [{section}.models.NAME] with the path of a model",
+        )
+    return Effective(settings, section, base, sources, path)
 
 
 def _read(path: Path) -> dict[str, Any]:

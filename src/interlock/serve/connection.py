@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+LEFT = "left"
+"""In a request's state where its client left before the whole answer was written."""
+
+MOST_PIPELINED = 100
+"""Requests of one connection that wait for the answer to the one before."""
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\n"
@@ -29,9 +36,12 @@ def limited_protocol(
         _head: int | None = 0
         # Bytes of the headers behind a chunked body, which are kept like those before it.
         _trailers = 0
+        # Requests whose answer is not complete, in order; the last of them is uvicorn's `cycle`.
+        _unanswered: deque[RequestResponseCycle]
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            self._unanswered = deque()
             if len(self.connections) > connections:
                 self._end(_FULL)
                 return
@@ -41,6 +51,13 @@ def limited_protocol(
             for timer in (self._head_timer, self._write_timer):
                 if timer is not None:
                     timer.cancel()
+            # uvicorn tells the last request only, and the first one is the one that runs.
+            for cycle in self._unanswered:
+                if not cycle.response_complete:
+                    cycle.scope["state"][LEFT] = True
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self._unanswered.clear()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -66,15 +83,23 @@ def limited_protocol(
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            # The parser stops at what is raised; else it would make requests of all that arrived.
+            if len(self.pipeline) >= MOST_PIPELINED:
+                # They are held before a token or a rate is asked for.
+                self._abort()
+                raise ConnectionAbortedError
             size = len(self.url) + sum(len(n) + len(v) + 4 for n, v in self.headers)
             if size > head_bytes:
                 self._end(_TOO_LARGE)
+                raise ConnectionAbortedError
             self._head = None
             self._trailers = 0
             self._unset_head_timer()
             # Of the request before, where it was answered before its body had come.
             self._unset_keepalive_if_required()
             super().on_headers_complete()
+            self._forget_answered()
+            self._unanswered.append(self.cycle)
 
         def on_message_complete(self) -> None:
             self._head = 0
@@ -106,11 +131,36 @@ def limited_protocol(
                 self._head_timer.cancel()
                 self._head_timer = None
 
+        def send_400_response(self, msg: str) -> None:
+            if self._owes():
+                self._abort()
+            elif not self.transport.is_closing():
+                super().send_400_response(msg)
+
         def _arm_head_timer(self) -> None:
-            self._head_timer = self.loop.call_later(head_seconds, self._end, _TOO_SLOW)
+            self._head_timer = self.loop.call_later(head_seconds, self._late)
+
+        def _late(self) -> None:
+            if self._owes():
+                self._arm_head_timer()  # an answer under way is worth more than the time
+            else:
+                self._end(_TOO_SLOW)
+
+        def _owes(self) -> bool:
+            """Whether what is sent now would be taken for the answer to an earlier request."""
+            self._forget_answered()
+            if self._head is None and len(self._unanswered) == 1:
+                return self._unanswered[0].response_started  # its own body is what arrives
+            return bool(self._unanswered)
+
+        def _forget_answered(self) -> None:
+            while self._unanswered and self._unanswered[0].response_complete:
+                self._unanswered.popleft()
 
         def _end(self, status: bytes) -> None:
-            if not self.transport.is_closing():
+            if self._owes():
+                self._abort()
+            elif not self.transport.is_closing():
                 self.transport.write(status + _REST)
                 self.transport.close()
 

@@ -25,6 +25,7 @@ from interlock.kernel.batch import (
 )
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import (
+    DeadlineError,
     EngineCrashError,
     EngineError,
     EngineUnavailableError,
@@ -140,6 +141,11 @@ class DetectorServed:
         found: list[_Row | InterlockError] = []
         spent = 0.0
         for text, place in zip(texts, places, strict=True):
+            if deadline.expired:
+                # The same for all that are left: there may be millions.
+                late = DeadlineError(f"{self.name}: no time was left to ask it alone")
+                found += [late] * (len(texts) - len(found))
+                break
             try:
                 rows, seconds = self._judge([text], [place], deadline)
             except InterlockError as error:
@@ -262,7 +268,9 @@ def _outcome(
     name: str, rows: Sequence[_Row | InterlockError], seconds: float, attempts: int
 ) -> BatchOutcome:
     """The texts as rows: one that is held or lost has no answer, and its reasons say why."""
-    each = [_judged(name, row) for row in rows]
+    lost = {id(row): row for row in rows if isinstance(row, InterlockError)}
+    why = {key: _judged(name, error) for key, error in lost.items()}
+    each = [why.get(id(row)) or _judged(name, row) for row in rows]
     status = np.array([code for code, _, _ in each], np.uint8)
     answered = status >= FLAGGED
     texts: dict[str, int] = {"": 0}

@@ -112,8 +112,6 @@ def _environment(settings: Settings, base: Path) -> Iterator[Finding]:
     yield Finding("environment", "Python", "pass", version)
     found = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
     yield Finding("environment", "packages", "pass", ", ".join(found))
-    if not settings.models:
-        yield Finding("environment", "models", "fail", "the configuration names none")
     places = {"the deployment": base}
     if settings.log not in ("stderr", "none"):
         places["the log"] = Path(settings.log).parent

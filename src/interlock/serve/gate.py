@@ -22,8 +22,9 @@ from interlock.kernel.errors import (
     ServiceError,
 )
 from interlock.kernel.limits import TokenBucket
+from interlock.serve.connection import LEFT
 from interlock.serve.metrics import Metrics
-from interlock.serve.replies import error_reply
+from interlock.serve.replies import CLIENT_GONE, GONE, error_reply
 from interlock.serve.server_log import Log
 from interlock.serve.settings import Settings
 
@@ -158,6 +159,8 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if LEFT in state and status < 400:
+                    status = GONE  # an error stays one, whoever reads it
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
@@ -182,6 +185,8 @@ class Gate:
                 fault = ServiceError("the server could not answer", wait_seconds=1.0)
                 await error_reply(fault, path=scope["path"])(scope, receive, answer)
         finally:
+            if LEFT in state:
+                status, code = status or GONE, code or CLIENT_GONE
             seconds = time.perf_counter() - began
             self._record(state, status, code, seconds)
             if self._telemetry is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -17,9 +18,10 @@ from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError, InputError, InterlockError
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.metrics import Metrics
+from interlock.serve.offload import offload
 from interlock.serve.openai_reply import Reply, error_document, event
 from interlock.serve.openai_request import FieldError, TextAsked, read_chat, read_completion
-from interlock.serve.replies import json_reply, status_of
+from interlock.serve.replies import CLIENT_GONE, json_reply, status_of
 from interlock.serve.rollout.traffic import Pick
 from interlock.serve.served import Answer
 from interlock.serve.text_served import TextServed, failed, outcome_of
@@ -68,7 +70,7 @@ class TextEndpoints:
         """An answer to messages."""
         body = await self._read_body(request)
         # The model is named in the body, and its own limit counts where the body names none.
-        asked = read_chat(body, 1)
+        asked = await offload(len(body), read_chat, body, 1)
         hosted, pick = self._find(request, asked)
         served = _texts_of(pick)
         try:
@@ -79,7 +81,8 @@ class TextEndpoints:
                     hint="ask /v1/completions, or serve an instruction-tuned model",
                 )
             if not asked.limited:
-                asked = read_chat(body, served.settings.answer_tokens)
+                limit = served.settings.answer_tokens
+                asked = replace(asked, sampling=replace(asked.sampling, max_tokens=limit))
         except BaseException:
             pick.leave()
             raise
@@ -87,7 +90,8 @@ class TextEndpoints:
 
     async def completion(self, request: Request) -> Response:
         """What continues a text."""
-        asked = read_completion(await self._read_body(request))
+        body = await self._read_body(request)
+        asked = await offload(len(body), read_completion, body)
         hosted, pick = self._find(request, asked)
         return await self._answer(request, hosted, pick, asked)
 
@@ -269,7 +273,7 @@ class _Stream(Response):
             else:
                 await part(data + self._reply.closing(found, outcome), more=False)
         except ConnectionError:
-            scope["state"]["code"] = "client_gone"
+            scope["state"]["code"] = CLIENT_GONE
             self._running.left()
         finally:
             self._running.cancel()

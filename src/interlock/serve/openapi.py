@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import interlock
-from interlock.serve import openai_schema
+from interlock.serve import openai_schema, scan_schema
 from interlock.serve.rollout import openapi as rollout_paths
 from interlock.serve.tensors import DATATYPES
 
@@ -18,7 +18,11 @@ _TENSOR = {
         "name": {"type": "string"},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
         "datatype": {"enum": list(DATATYPES.values())},
-        "parameters": {"type": "object"},
+        "parameters": {
+            "type": "object",
+            "description": "binary_data_size: bytes of the tensor behind the JSON, in the place "
+            "of data.",
+        },
         "data": {"type": "array", "description": "Row-major, flat or nested; null for NaN."},
     },
 }
@@ -29,14 +33,24 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
-            "parameters": {"type": "object"},
+            "parameters": {
+                "type": "object",
+                "description": "binary_data_output: whether outputs come behind the JSON. "
+                "timeout: microseconds.",
+            },
             "inputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
             "outputs": {
                 "type": "array",
                 "items": {
                     "type": "object",
                     "required": ["name"],
-                    "properties": {"name": {"type": "string"}, "parameters": {"type": "object"}},
+                    "properties": {
+                        "name": {"type": "string"},
+                        "parameters": {
+                            "type": "object",
+                            "description": "binary_data: whether it comes behind the JSON.",
+                        },
+                    },
                 },
             },
         },
@@ -60,42 +74,6 @@ _SCHEMAS: dict[str, Any] = {
                 },
             },
             "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Tensor"}},
-        },
-    },
-    "ScanRequest": {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "text": {"type": ["string", "null"], "description": "This, or texts."},
-            "texts": {
-                "type": ["array", "null"],
-                "items": {"type": "string"},
-                "minItems": 1,
-                "maxItems": 256,
-            },
-            "place": {"enum": ["auto", "user", "document"]},
-            "model": {"type": ["string", "null"], "description": "Where there are several."},
-            "id": {"type": ["string", "null"], "description": "Comes back."},
-        },
-    },
-    "Scan": {
-        "type": "object",
-        "required": ["request_id", "model", "status"],
-        "description": "Of several texts, one of these a text is in results.",
-        "properties": {
-            "request_id": {"type": "string"},
-            "model": {"type": "string"},
-            "id": {"type": "string"},
-            "status": {"enum": ["accepted", "flagged", "refused", "failed"]},
-            "action": {"enum": ["allow", "flag", "escalate", "block"]},
-            "score": {"type": ["number", "null"]},
-            "threshold": {"type": "number"},
-            "reasons": {"type": "array", "items": {"type": "string"}},
-            "spans": {"type": "array", "items": {"type": "object"}},
-            "steps": {"type": "array", "items": {"type": "object"}},
-            "evidence": {"type": "object"},
-            "bundle": {"type": ["string", "null"]},
-            "results": {"type": "array", "items": {"type": "object"}},
         },
     },
     "Error": {
@@ -122,6 +100,15 @@ _SCHEMAS: dict[str, Any] = {
         },
     },
 }
+_BINARY = {
+    "schema": {
+        "type": "string",
+        "format": "binary",
+        "description": "JSON, and behind it the bytes of the tensors that have a binary_data_size, "
+        "in their order and little-endian.",
+    }
+}
+_HEADER_LENGTH = "Inference-Header-Content-Length"
 _OBJECT = {"type": "object"}
 _ERRORS = {
     "400": "The request is malformed; the message names the field.",
@@ -156,18 +143,7 @@ def document(
         "/openapi.json": {"get": _operation("This description", _OBJECT, _ANY)},
         "/docs": {"get": _operation("This description as a page", None, _ANY, "text/html")},
     }
-    scan = _operation(
-        "Scan texts for prompt injection; lines of JSON are answered line by line",
-        _ref("Scan"),
-        (*_ANY, "400", "404", "408", "413", "422", "504"),
-    )
-    scan["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": _ref("ScanRequest")}},
-    }
-    # A stream of lines can name its model here alone; a body may do so too.
-    scan["parameters"] = [{"name": "model", "in": "query", "schema": _one_of(named["model"])}]
-    paths["/v1/scan"] = {"post": scan}
+    paths |= scan_schema.paths(_operation, _one_of(named["model"]))
     for prefix, names in (
         ("/v2/models/{model}", ("model",)),
         ("/v2/models/{model}/versions/{version}", ("model", "version")),
@@ -180,13 +156,7 @@ def document(
         infer = _operation(
             "Infer", _ref("InferResponse"), (*found, "400", "408", "413", "422", "504")
         )
-        infer["requestBody"] = {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _ref("InferRequest")},
-                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            },
-        }
+        _describe_binary(infer)
         paths[prefix] = {"get": _operation("Model metadata", _OBJECT, found)}
         paths[f"{prefix}/ready"] = {"get": _operation("Is the model ready", _OBJECT, found)}
         paths[f"{prefix}/infer"] = {"post": infer}
@@ -197,6 +167,7 @@ def document(
     if admin:
         paths |= rollout_paths.admin(_operation, _one_of(named["model"]))
     paths |= openai_schema.paths(_ERRORS)
+    schemas = _SCHEMAS | scan_schema.SCHEMAS | rollout_paths.SCHEMAS | openai_schema.SCHEMAS
     return {
         "openapi": "3.1.0",
         "info": {
@@ -207,7 +178,7 @@ def document(
         },
         "paths": paths,
         "components": {
-            "schemas": _SCHEMAS | rollout_paths.SCHEMAS | openai_schema.SCHEMAS,
+            "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -221,21 +192,69 @@ def page() -> str:
         for method, operation in operations.items():
             if method == "parameters":
                 continue
-            answers = ", ".join(operation["responses"])
-            rows.append(
-                f"<tr><td><code>{method.upper()} {html.escape(path)}</code></td>"
-                f"<td>{html.escape(operation['summary'])}</td><td>{answers}</td></tr>"
+            cells = (
+                f"<code>{method.upper()} {html.escape(path)}</code>",
+                html.escape(operation["summary"]),
+                "<br>".join(map(html.escape, _taken(operation))),
+                "<br>".join(map(html.escape, _given(operation))),
+                ", ".join(operation["responses"]),
             )
+            rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+    heads = ("path", "what it does", "takes", "gives", "statuses")
+    rows.insert(0, "".join(f"<th>{head}</th>" for head in heads))
+    table = "".join(f"<tr>{row}</tr>" for row in rows)
     errors = "".join(f"<tr><td>{code}</td><td>{text}</td></tr>" for code, text in _ERRORS.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Interlock</title>'
         "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
-        "padding:0 1rem}td{padding:.25rem 1rem .25rem 0;vertical-align:top}</style></head><body>"
+        "padding:0 1rem}td,th{padding:.25rem 1rem .25rem 0;vertical-align:top;text-align:left}"
+        "</style></head><body>"
         "<h1>Interlock</h1><p>Open Inference Protocol v2; OpenAI's API for text models. "
         "The machine-readable description is "
         '<a href="openapi.json">openapi.json</a>.</p>'
-        f"<table>{''.join(rows)}</table><h2>Errors</h2><table>{errors}</table></body></html>"
+        f"<table>{table}</table><h2>Errors</h2><table>{errors}</table></body></html>"
     )
+
+
+def _describe_binary(infer: dict[str, Any]) -> None:
+    """Say of inference what the binary tensor extension adds to it."""
+    length = {"type": "integer", "minimum": 0}
+    infer["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _ref("InferRequest")},
+            "application/octet-stream": _BINARY,
+        },
+    }
+    infer["parameters"] = [
+        {
+            "name": _HEADER_LENGTH,
+            "in": "header",
+            "description": "How many bytes of the body are JSON, where binary tensors follow; "
+            "without it all of them are.",
+            "schema": length,
+        }
+    ]
+    answer = infer["responses"]["200"]
+    answer["content"]["application/octet-stream"] = _BINARY
+    answer["headers"] = {
+        _HEADER_LENGTH: {
+            "description": "How many bytes of the answer are JSON, where binary tensors follow.",
+            "schema": length,
+        }
+    }
+
+
+def _taken(operation: dict[str, Any]) -> list[str]:
+    """Content types of a request, and what else it may have besides its path."""
+    named = [f"{one['in']} {one['name']}" for one in operation.get("parameters", ())]
+    return [*operation.get("requestBody", {}).get("content", ()), *named]
+
+
+def _given(operation: dict[str, Any]) -> list[str]:
+    """Content types of an answer, and its headers."""
+    answer = operation["responses"]["200"]
+    return [*answer["content"], *(f"header {name}" for name in answer.get("headers", ()))]
 
 
 def _one_of(names: list[str]) -> dict[str, Any]:

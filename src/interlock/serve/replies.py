@@ -25,6 +25,9 @@ from interlock.serve.oip_response import UnanswerableError
 from interlock.serve.openai_reply import error_document, is_openai
 from interlock.serve.rollout.recent import ConflictError, UnknownRequestError
 
+GONE, CLIENT_GONE = 499, "client_gone"
+"""Status and code of a request whose client left before its answer, for the log and the metrics."""
+
 
 class TooLargeError(InputError):
     """The request's body is above the limit."""

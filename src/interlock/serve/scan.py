@@ -26,6 +26,7 @@ from interlock.serve.detector_served import PLACE, TEXT, DetectorServed
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
+from interlock.serve.offload import offload
 from interlock.serve.oip_response import parameters_of
 from interlock.serve.opening import kind_of
 from interlock.serve.replies import (
@@ -100,7 +101,7 @@ class Scans:
             return _Stream(self._stream(request, hosted))
         body = await self._read_body(request)
         began = time.perf_counter()
-        asked = read_json(body, _DECODER)
+        asked = await offload(len(body), read_json, body, _DECODER)
         named = request.query_params.get("model")
         if named is not None and asked.model not in (None, named):
             raise InputError(f"model is {asked.model!r}, and {named!r} in the query")
@@ -215,7 +216,8 @@ class Scans:
             while (found := await under_way.get()) is not None:
                 if isinstance(found, InterlockError):
                     # The head has been sent; what ends the stream is its last line.
-                    yield _line_of({"line": state["rows"]} | described(found))
+                    state["code"] = found.code
+                    yield _line_of({"line": state["rows"]} | _failed(found))
                 else:
                     yield await found
         finally:
@@ -230,7 +232,7 @@ class Scans:
     ) -> bytes:
         head: dict[str, Any] = {"line": number, "request_id": request_id, "model": hosted.name}
         try:
-            asked = read_json(line, _DECODER)
+            asked = await offload(len(line), read_json, line, _DECODER)
             if asked.id is not None:
                 head["id"] = asked.id
             if asked.text is None or asked.texts is not None or asked.model is not None:
@@ -251,9 +253,7 @@ class Scans:
         """The lines of the body that are not empty; a line has the limits that a body has."""
         limit = int(self._settings.body_mb * (1 << 20))
         parts = request.stream().__aiter__()
-        # Joining or counting a line's pieces at each of them would cost the square of its size.
-        pieces: list[bytes] = []
-        size = 0
+        line = bytearray()
         while True:
             try:
                 async with asyncio.timeout(self._settings.body_seconds):
@@ -264,16 +264,16 @@ class Scans:
                 break
             *ended, rest = part.split(b"\n")
             for end in ended:
-                _check_line(size + len(end), limit)
-                line = b"".join([*pieces, end])
-                pieces, size = [], 0
-                if line.strip():
-                    yield line
-            pieces.append(rest)
-            size += len(rest)
-            _check_line(size, limit)
-        if (last := b"".join(pieces)).strip():
-            yield last
+                _check_line(len(line) + len(end), limit)
+                line += end
+                found = bytes(line)
+                line.clear()
+                if found.strip():
+                    yield found
+            line += rest
+            _check_line(len(line), limit)
+        if (found := bytes(line)).strip():
+            yield found
 
 
 def _check_line(size: int, limit: int) -> None:

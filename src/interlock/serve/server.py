@@ -51,7 +51,8 @@ def check(settings: Settings) -> tuple[Tokens, Tokens]:
     """The clients' tokens and the admin's.
 
     Raises ConfigError for what can be told to be wrong before anything is loaded: files of tokens,
-    a server that would stand open, certificates that cannot be used, an address of no collector.
+    a server that would stand open, certificates that cannot be used, a log that is a directory, an
+    address of no collector.
     """
     tokens, admin = Tokens.of(settings), Tokens.of_admin(settings)
     check_exposure(settings, tokens)
@@ -62,6 +63,8 @@ def check(settings: Settings) -> tuple[Tokens, Tokens]:
         except OSError as error:  # SSLError is one
             why = getattr(error, "reason", None) or error.strerror
             raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
+    if settings.log not in ("stderr", "none") and Path(settings.log).is_dir():
+        raise ConfigError(f"log is {settings.log}, which is a directory")
     if settings.otlp_endpoint is not None:
         from interlock.serve.telemetry import endpoint_of
 

@@ -60,6 +60,7 @@ class TextModel:
 
     def prompt_of(self, request: GenerateRequest) -> list[int]:
         """The request's prompt in tokens, checked; raises InputError where it does not fit."""
+        self._check_length(request)
         if request.prompt_tokens is not None:
             tokens = list(request.prompt_tokens)
         elif request.text is not None:
@@ -75,16 +76,35 @@ class TextModel:
                 f"prompt_tokens holds {wrong}; ids are 0 to {self.spec.vocabulary - 1}"
             )
         if len(tokens) >= self.context:
-            raise InputError(
-                f"the prompt has {len(tokens)} tokens; the model's context is {self.context}, "
-                "the answer included",
-                hint="shorten the prompt, or convert the model with a longer --context",
-            )
+            raise self._too_long(len(tokens), "tokens")
         if request.prefix >= len(tokens):
             raise InputError(
                 f"prefix is {request.prefix}; it must be below the prompt's {len(tokens)} tokens"
             )
         return tokens
+
+    def _check_length(self, request: GenerateRequest) -> None:
+        """Raise InputError where the prompt cannot fit, whatever its tokens.
+
+        Cutting a text into tokens takes some 170 bytes of memory a character.
+        """
+        if request.prompt_tokens is not None:
+            if len(request.prompt_tokens) >= self.context:
+                raise self._too_long(len(request.prompt_tokens), "tokens")
+            return
+        messages = request.messages or ()
+        if len(messages) > self.context:
+            raise self._too_long(len(messages), "messages")
+        characters = sum(len(m.content) for m in messages) + len(request.text or "")
+        if characters > self.context * self.tokenizer.longest:
+            raise self._too_long(characters, "characters")
+
+    def _too_long(self, number: int, what: str) -> InputError:
+        return InputError(
+            f"the prompt has {number} {what}; the model's context is {self.context} tokens, "
+            "the answer included",
+            hint="shorten the prompt, or convert the model with a longer --context",
+        )
 
 
 def load_text_model(

@@ -66,6 +66,11 @@ class Tokenizer:
         """How many ids there are."""
         return int(self._markup.get_vocab_size())
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Characters of a text that one token stands for at most."""
+        return max(map(len, self._markup.get_vocab()), default=1)
+
     def check(self, tokens: Sequence[int], vocabulary: int) -> int | None:
         """The first id that a model with so many logits has no embedding for, or None."""
         return next((token for token in tokens if not 0 <= token < vocabulary), None)

@@ -21,7 +21,7 @@ neither bad nor shown to be good; it is left to a person after `max_requests`.
 
 Memory is no matter of chance: a process above the limit, and a quarter above the old version's, in
 all of the last samples is rolled back. One that grows so that it would get there before
-`max_requests` is not promoted.
+`max_requests` is not promoted. After a restart its processes are new, and are looked at anew.
 """
 
 from __future__ import annotations
@@ -183,6 +183,7 @@ class Evidence:
         }
         self._memory: deque[tuple[float, float]] = deque(maxlen=MEMORY_SAMPLES)
         self._growth = _Growth()
+        self._restored = 0  # answers of processes that run no longer
         self._mode = mode
         self._tested = (
             settings.rollback_errors,
@@ -217,7 +218,7 @@ class Evidence:
         """Count a sample: resident bytes of one process of each version, 0 for unknown."""
         if candidate > 0:
             self._memory.append((candidate, stable))
-            if self.answers >= self._settings.min_requests:
+            if self._warm:
                 self._growth.add(self.answers, candidate)
 
     def judge(self) -> Verdict:
@@ -270,6 +271,12 @@ class Evidence:
             raise InputError("what was seen was tested against other limits")
         for name, trigger in self._triggers.items():
             trigger.restore(state.triggers[name])
+        self._restored = self.answers
+
+    @property
+    def _warm(self) -> bool:
+        """Whether the processes that run have answered enough for their memory to say something."""
+        return self.answers - self._restored >= self._settings.min_requests
 
     def _too_large(self) -> bool:
         limit = self._settings.rollback_memory_mb * (1 << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class Observer:
         self._clock = clock
         self._evidence: Evidence | None = None
         self._looking = threading.Lock()
-        self._sampled = clock.monotonic()
+        self._sampled = -math.inf
 
     def begin(self, running: Running) -> None:
         """Observe a rollout, and go on from what was kept of it.
@@ -38,6 +39,7 @@ class Observer:
         evidence = Evidence(self._own, running.mode, running.percent)
         if running.evidence is not None:
             evidence.restore(running.evidence)
+        self._sampled = -math.inf  # at the first look, since no sample would mean not known
         self._evidence = evidence
 
     def end(self) -> None:
