@@ -10,7 +10,7 @@ import pytest
 from support.detectors import ATTACKS, HARMLESS, write_bundle
 
 from interlock.engines.process_pool import ProcessPool
-from interlock.errors import DeadlineError, EngineCrashError
+from interlock.errors import DeadlineError, EngineCrashError, InputError
 from interlock.kernel.batch import BatchOutcome
 from interlock.kernel.clock import NO_DEADLINE, Deadline, ManualClock
 from interlock.kernel.outcome import Status
@@ -61,6 +61,14 @@ def fragile(real: DetectorServed) -> Iterator[tuple[DetectorServed, Fragile]]:
 
 def texts(*found: str) -> dict[str, Any]:
     return {"text": np.array(found, dtype=object)}
+
+
+def test_more_texts_than_a_request_may_have_are_refused(real: DetectorServed) -> None:
+    """Its process would be asked for more than it has time for, and be lost."""
+    most = detector_served.MOST_TEXTS
+    assert real.check(texts(*["Hello world"] * most)) == most
+    with pytest.raises(InputError, match=f"input 'text' has {most + 1} texts"):
+        real.check(texts(*["Hello world"] * (most + 1)))
 
 
 def test_of_several_texts_only_the_one_that_ends_the_process_is_lost(

@@ -42,6 +42,8 @@ from interlock.serve.tensors import text_array
 PLACES = ("auto", "user", "document")
 TEXT, PLACE = "text", "place"
 SCORE, ACTION, BAND, FAMILY = "score", "action", "band", "family"
+MOST_TEXTS = 256
+"""Texts of one request: a process that is asked for more than its time is enough for is lost."""
 
 _STEP = "detector"
 _TARGET = "interlock.serve.child:load_detector"
@@ -113,11 +115,19 @@ class DetectorServed:
         self.known = tuple(self._scores(_CANARY, deadline))
 
     def check(self, inputs: Mapping[str, Array]) -> int:
-        """See `Served.check`; `place` may be left out, and is one word a text otherwise."""
+        """See `Served.check`; `place` may be left out, and is one word a text otherwise.
+
+        More than `MOST_TEXTS` texts are refused.
+        """
         specs = self.inputs
         if PLACE in inputs:
             specs = (*specs, TensorSpec(PLACE, "string", ("rows",)))
         rows = check_inputs(specs, inputs, rows=True)
+        if rows > MOST_TEXTS:
+            raise InputError(
+                f"input '{TEXT}' has {rows} texts; it may have {MOST_TEXTS}",
+                hint="send several requests",
+            )
         for place in inputs[PLACE].tolist() if PLACE in inputs else ():
             if place not in PLACES:
                 raise InputError(f"input 'place' must be one of {', '.join(PLACES)}")

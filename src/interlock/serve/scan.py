@@ -22,7 +22,7 @@ from interlock.kernel.errors import (
     InterlockError,
 )
 from interlock.kernel.outcome import Status, encode_json
-from interlock.serve.detector_served import PLACE, TEXT, DetectorServed
+from interlock.serve.detector_served import MOST_TEXTS, PLACE, TEXT, DetectorServed
 from interlock.serve.hosting import Hosted, Hosting, UnknownModelError
 from interlock.serve.lost import error_of
 from interlock.serve.metrics import Metrics
@@ -45,8 +45,6 @@ from interlock.serve.tensors import text_array
 
 SCAN = "/v1/scan"
 STREAM = "application/x-ndjson"
-MOST_TEXTS = 256
-"""Texts of one request that is no stream."""
 
 
 class _Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

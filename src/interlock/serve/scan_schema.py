@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from interlock.serve.scan import MOST_TEXTS, SCAN, STREAM
+from interlock.serve.detector_served import MOST_TEXTS
+from interlock.serve.scan import SCAN, STREAM
 
 _TEXT = {"type": "string"}
 _PLACE = {"enum": ["auto", "user", "document"]}

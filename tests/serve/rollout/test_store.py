@@ -108,6 +108,20 @@ def test_a_directory_that_cannot_be_used_yet_is_used_once_it_can(tmp_path: Path)
     store.close()
 
 
+def test_a_decision_whose_numbers_are_damaged_is_told_by_its_number(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    store.decide(decision("a"), placement())
+    with sqlite3.connect(store.path) as connection:
+        connection.execute(
+            "INSERT INTO decisions (at, model, rollout, decision, reason, ends, numbers) "
+            "VALUES ('', 'm', 'b', 'started', '', 0, '[1')"
+        )
+    connection.close()
+    with pytest.raises(JournalError, match="decision 2"):
+        store.decisions("m")
+    store.close()
+
+
 def test_a_file_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
     RolloutStore(tmp_path).close()
     with sqlite3.connect(tmp_path / "rollout.sqlite") as connection:

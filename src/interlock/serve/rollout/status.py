@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.kernel.errors import StorageError
+from interlock.kernel.errors import JournalError, StorageError
 from interlock.serve.rollout.loading import source_of
 from interlock.serve.rollout.record import Record
 from interlock.serve.rollout.store import Running
@@ -34,7 +34,7 @@ def status_of(
     }
     try:
         made = record.decisions(decisions)
-    except StorageError as error:
+    except (JournalError, StorageError) as error:
         found["fault"] = error.message
     else:
         found["decisions"] = [msgspec.to_builtins(decision) for decision in made]

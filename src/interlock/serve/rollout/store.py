@@ -186,26 +186,34 @@ class RolloutStore:
         return msgspec.structs.replace(decision, at=at, number=cursor.lastrowid or 0)
 
     def decisions(self, model: str, last: int = 20) -> list[Decision]:
-        """The latest decisions on a model, in the order in which they were made."""
+        """The latest decisions on a model, in the order in which they were made.
+
+        Raises StorageError, and JournalError for one that cannot be read.
+        """
         with self._turn, _errors(self.path):
             rows = self._connection.execute(
                 "SELECT number, at, rollout, decision, reason, ends, numbers FROM decisions "
                 "WHERE model = ? ORDER BY number DESC LIMIT ?",
                 (model, last),
             ).fetchall()
-        return [
-            Decision(
-                model=model,
-                number=number,
-                at=at,
-                rollout=rollout,
-                decision=decision,
-                reason=reason,
-                ends=bool(ends),
-                numbers=msgspec.json.decode(numbers),
-            )
-            for number, at, rollout, decision, reason, ends, numbers in reversed(rows)
-        ]
+        return [self._decision(model, row) for row in reversed(rows)]
+
+    def _decision(self, model: str, row: tuple[Any, ...]) -> Decision:
+        number, at, rollout, decision, reason, ends, numbers = row
+        try:
+            told = msgspec.json.decode(numbers, type=dict[str, Any])
+        except (msgspec.DecodeError, TypeError) as error:
+            raise JournalError(f"{self.path}: decision {number}: {error}") from None
+        return Decision(
+            model=model,
+            number=number,
+            at=at,
+            rollout=rollout,
+            decision=decision,
+            reason=reason,
+            ends=bool(ends),
+            numbers=told,
+        )
 
     def close(self) -> None:
         """Close the file and let go of the directory."""
