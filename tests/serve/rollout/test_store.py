@@ -112,12 +112,9 @@ def test_a_decision_whose_numbers_are_damaged_is_told_by_its_number(tmp_path: Pa
     store = RolloutStore(tmp_path)
     store.decide(decision("a"), placement())
     with sqlite3.connect(store.path) as connection:
-        connection.execute(
-            "INSERT INTO decisions (at, model, rollout, decision, reason, ends, numbers) "
-            "VALUES ('', 'm', 'b', 'started', '', 0, '[1')"
-        )
+        connection.execute("UPDATE decisions SET numbers = x'5b31'")  # "[1"
     connection.close()
-    with pytest.raises(JournalError, match="decision 2"):
+    with pytest.raises(JournalError, match="decision 1"):
         store.decisions("m")
     store.close()
 
