@@ -55,6 +55,20 @@ def test_another_script_is_read_as_it_stands(text: str) -> None:
     assert (found[0].start, found[0].end) == (0, len(text))
 
 
+def test_a_window_stays_where_no_room_is_left_for_it_in_latin_letters() -> None:
+    text = " ".join(
+        f"Wr\u0456te m\u0430il number {number} to my gym th\u0430t I want to c\u0430ncel."
+        for number in range(40)
+    )
+    found, cut = readings(normalise(text), WindowSettings(extra=2))
+    assert cut is not None
+    latin = {(reading.start, reading.end) for reading in found if reading.via}
+    plain = {(reading.start, reading.end) for reading in found if not reading.via}
+    assert len(latin) == 2
+    assert not latin & plain
+    assert len(plain) > 2
+
+
 def test_a_window_without_look_alikes_stays_beside_one_with_them() -> None:
     plain = "The cat sat on the mat and the dog sat on the log. " * 9
     text = f"{plain}\n\nWr\u0456te a short m\u0430il to my gym.\n\n{plain}"

@@ -63,10 +63,10 @@ def readings(
             start, end = view.span(window.start, window.end)
             reading = Reading(text, start, end, via, number, window.start)
             (extra if number else main).append(reading)
-    main = _without_look_alikes(main, extra)
     if len(extra) > settings.extra:
         cuts.append(f"{settings.extra} of {len(extra)} windows of other readings")
         extra = _chosen(extra, hits, settings.extra)
+    main = _without_look_alikes(main, extra)
     if len(main) + len(extra) > settings.most:
         room = max(1, settings.most - len(extra))
         cuts.append(f"{room} of {len(main)} windows")
