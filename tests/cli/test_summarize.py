@@ -176,3 +176,16 @@ def test_the_seeds_mode_keeps_120_characters_a_line(
     document = json.loads((tmp_path / "out" / "summary.json").read_text())
     lines = [line for node in document["nodes"] for line in node["summary"].split("\n")]
     assert max(map(len, lines)) <= 120
+
+
+def test_a_name_longer_than_a_line_is_whole_where_lines_have_no_limit(tmp_path: Path) -> None:
+    name = "count_the_words_of_a_text"
+    write_tree(tmp_path / "tree", {"a.py": f"def {name}(text):\n    return len(text.split())\n"})
+    output = tmp_path / "out"
+    command = ["summarize", str(tmp_path / "tree"), "-o", str(output), "--model", "none"]
+    assert run([*command, "--line-width", "20"]) == 0
+    document = json.loads((output / "summary.json").read_text())
+    said = [node["summary"] for node in document["nodes"] if node["level"] == "chunk"]
+    assert said == ["Defines def\ncount_the_words_of_↩\na_text."]
+    assert name in (output / "index.html").read_text()
+    assert name in (output / "summary.md").read_text().replace("\\", "")

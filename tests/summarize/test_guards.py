@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from support.source_trees import MODULE
 
@@ -9,6 +10,7 @@ from interlock.kernel.outcome import StepResult
 from interlock.summarize.asked import Asked, Summary, instruction_words
 from interlock.summarize.grounding import Grounding
 from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence
+from interlock.summarize.lines import MARK, wrapped
 
 ITEM = Asked("chunk", language="Python", shown=MODULE, ground=MODULE, most=200)
 HONEST = "Counts the words of a text and keeps totals by word in `Counter`."
@@ -64,6 +66,15 @@ def test_a_line_longer_than_its_width_is_refused() -> None:
     assert verdict(HONEST, item)[1] == f"a line of {len(HONEST)} characters; the limit is 30"
 
 
+def test_guards_read_a_broken_word_as_one() -> None:
+    """A stretch of code is a copy, and a name is one name, wherever the lines break."""
+    copied = wrapped("It sets self.totals[word] = self.totals.get(word, 0) + 1 of a text.", 20)
+    assert MARK in copied
+    assert verdict(copied, msgspec.structs.replace(ITEM, width=20))[1] == "echoes the code"
+    name = wrapped("Counts words of a text by CountingOfWordsFactory.", 20)
+    assert verdict(name)[1] == "names CountingOfWordsFactory, not in the source"
+
+
 def test_half_grounded_is_flagged() -> None:
     result, said = verdict("Counts words of a text on shaded triangles.")
     assert result is StepResult.FLAGGED
@@ -93,8 +104,11 @@ def test_an_extractive_summary_has_no_word_of_its_own() -> None:
     assert refused("Counts pixels. Defines def count_words.") == ["a word is not in the source"]
     assert refused("Counts words. Defines def count_wo…") == []
     assert refused("Counts words. Defines def count_pi…") == ["a word is not in the source"]
-    assert refused("Counts words. Defines def count_\nwords.") == []
-    assert refused("Counts words. Defines def count_\npixels.") == ["a word is not in the source"]
+    assert refused(f"Counts words. Defines def count_{MARK}\nwords.") == []
+    assert refused(f"Counts words. Defines def count_{MARK}\npixels.") == [
+        "a word is not in the source"
+    ]
+    assert refused("Counts words. Defines def count_\nwords.") == ["a word is not in the source"]
 
 
 def test_confidence_is_the_geometric_mean_of_its_three_parts() -> None:

@@ -12,6 +12,7 @@ from support.summary_models import NamingModel
 from interlock.errors import DeadlineError, EngineCrashError, EngineError
 from interlock.kernel.outcome import EvidenceKind, Outcome, Status
 from interlock.summarize.asked import Asked, Summary, Written
+from interlock.summarize.lines import unwrapped
 from interlock.summarize.route import Summarizer, shape
 
 ITEM = Asked(
@@ -141,6 +142,36 @@ def test_the_only_parts_summary_stands_for_the_whole_with_its_author() -> None:
     assert [step.name for step in outcome.steps] == ["only-part"]
     assert summary is not None
     assert (summary.text, summary.origin, summary.seconds) == ("Counts words.", "extractive", 0.0)
+
+
+LONG_NAME = "TheCountingOfWordsInTextsOfManyLanguagesFactory"
+
+
+@pytest.mark.parametrize("width", [20, 33, 40])
+@pytest.mark.parametrize("quote", ["", "`"])
+def test_a_grounded_name_longer_than_a_line_is_the_models_own(quote: str, width: int) -> None:
+    source = f"class {LONG_NAME}:\n    def count_words(self, text): ...\n"
+    item = Asked("chunk", language="Python", shown=source, ground=source, width=width)
+    said = f"{quote}{LONG_NAME}{quote} is there to count the words of a text"
+    outcome, summary = summarised(NamingModel(lambda prompt, seed: said), item)
+    assert outcome.status is Status.ACCEPTED, outcome.reasons
+    assert summary is not None
+    assert summary.origin == "model"
+    assert max(map(len, summary.text.split("\n"))) <= width
+    assert unwrapped(summary.text) == f"{said}."
+    _, alike = summarised(
+        NamingModel(lambda prompt, seed: said), msgspec.structs.replace(item, width=0)
+    )
+    assert alike is not None
+    assert summary.confidence == alike.confidence
+
+
+def test_a_name_longer_than_a_line_that_is_not_grounded_is_refused_whole() -> None:
+    item = msgspec.structs.replace(ITEM, width=20)
+    said = f"{LONG_NAME} is there to count the words of a text"
+    outcome, _ = summarised(NamingModel(lambda prompt, seed: said), item)
+    # A word that begins a sentence is no name without more; this one has inner capitals.
+    assert outcome.reasons[0] == f"model: names {LONG_NAME}, not in the source"
 
 
 def test_a_parent_without_any_part_is_not_asked_of_the_model() -> None:

@@ -13,6 +13,7 @@ from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.kernel.route import Verdict
 from interlock.summarize.asked import Asked, facts, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
+from interlock.summarize.lines import unwrapped
 
 REFUSED_BELOW = 0.6
 FLAGGED_BELOW = 0.75
@@ -39,7 +40,7 @@ class NotEmpty:
 
     def check(self, item: Any, answer: Any) -> Verdict:
         """Words are counted, marks are not."""
-        if len(_WORD.findall(answer.text)) < self.least:
+        if len(_WORD.findall(unwrapped(answer.text))) < self.least:
             return _refused(
                 "empty: no words" if self.least == 1 else "empty: fewer than three words"
             )
@@ -75,11 +76,12 @@ class NoRepetition:
 
     def check(self, item: Any, answer: Any) -> Verdict:
         """A word three times in a row, a sentence twice, or three words that keep coming back."""
-        words = [word.lower() for word in _WORD.findall(answer.text)]
+        text = unwrapped(answer.text)
+        words = [word.lower() for word in _WORD.findall(text)]
         for at in range(len(words) - 2):
             if words[at] == words[at + 1] == words[at + 2]:
                 return _refused("repeats a word")
-        sentences = [s.strip(" .!?").lower() for s in re.split(r"[.!?]\s", answer.text)]
+        sentences = [s.strip(" .!?").lower() for s in re.split(r"[.!?]\s", text)]
         if len(set(sentences)) < len(sentences):
             return _refused("repeats a sentence")
         triples = list(zip(words, words[1:], words[2:], strict=False))
@@ -99,7 +101,7 @@ class NoEcho:
 
     def check(self, item: Asked, answer: Any) -> Verdict:
         """A stretch of 40 characters with the marks of code in it is a copy."""
-        text = _flat(answer.text)
+        text = unwrapped(answer.text)
         if text.count("```"):
             return _refused("echoes the code: a fence")
         if _shared(text, _flat(instruction_words())):
@@ -160,13 +162,13 @@ class FromSource:
             (item.doc, item.opening, *(f"{kind} {name}" for kind, name in item.defined))
         )
         words = set(_WORD.findall(f"{taken} {item.ground} {_JOINING}"))
-        for found in _WORD.finditer(answer.text):
+        text = unwrapped(answer.text)
+        for found in _WORD.finditer(text):
             word = found[0]
             if word in words or word.isdigit():
                 continue
-            # Where the text was cut or wrapped, a piece of a word may stand.
-            borders = answer.text[: found.start()][-1:], answer.text[found.end() :][:1]
-            whole = not {"\n", "…"}.intersection(borders)
+            # Where the text was cut, a piece of a word may stand.
+            whole = "…" not in (text[: found.start()][-1:], text[found.end() :][:1])
             if whole or not any(word in each for each in words):
                 return _refused("a word is not in the source")
         return Verdict(evidence=(Evidence(EvidenceKind.CHECKED, "extractive"),))
@@ -187,7 +189,7 @@ EXTRACTIVE_GUARDS = (NotEmpty(least=1), WithinLength(), FromSource())
 def grounding_of(item: Asked, text: str) -> Grounding:
     """A summary's grounding in what it was asked of."""
     source = _vocabulary(f"{item.ground}\n{item.shown}\n{facts(item)}\n{item.name}")
-    return ground(text, source, item.language)
+    return ground(unwrapped(text), source, item.language)
 
 
 @lru_cache(maxsize=32)

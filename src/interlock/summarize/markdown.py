@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.lines import unwrapped
 from interlock.summarize.mark import MARKDOWN_LINE
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
@@ -77,7 +78,7 @@ def _said(finished: Finished, node: Node) -> str:
     if outcome.status.value == "flagged":
         marks.append(f"flagged: {outcome.steps[-1].reason}")
     mark = f" *({_text('; '.join(marks))})*" if marks else ""
-    return f"{_text(' '.join(summary.text.split()))}{mark}"
+    return f"{_text(unwrapped(summary.text))}{mark}"
 
 
 def _view(view: str) -> str:

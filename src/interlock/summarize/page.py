@@ -13,6 +13,7 @@ from interlock.report.blocks import Branch, Tone
 from interlock.report.page import Page, Section
 from interlock.summarize.asked import Summary
 from interlock.summarize.contracts import Contracts
+from interlock.summarize.lines import unwrapped
 from interlock.summarize.mark import GENERATOR
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
@@ -47,7 +48,7 @@ def _lead(summary: Summary | None) -> str:
     if summary is None:
         return "There is no summary of the whole."
     mark = " (extractive)" if summary.origin == "extractive" else ""
-    return " ".join(summary.text.split()) + mark
+    return unwrapped(summary.text) + mark
 
 
 def _tiles(finished: Finished, contracts: Contracts) -> Markup:
@@ -116,7 +117,7 @@ def _branch(finished: Finished, node: Node, children: tuple[Branch, ...]) -> Bra
         note += f", confidence {summary.confidence:.2f}"
     return Branch(
         title=name + ("/" if node.level == "folder" else ""),
-        text=" ".join(summary.text.split()) if summary else "; ".join(outcome.reasons),
+        text=unwrapped(summary.text) if summary else "; ".join(outcome.reasons),
         note=note,
         tone=tone,
         children=children,

@@ -19,6 +19,7 @@ from interlock.summarize import budget, extractive
 from interlock.summarize.asked import PROMPT_VERSION, Asked, Level, SummaryModel
 from interlock.summarize.budget import Budget
 from interlock.summarize.chunks import Chunk, Source, cut, source_of
+from interlock.summarize.lines import MARK, unwrapped
 from interlock.summarize.models import Models, as_models
 from interlock.summarize.options import Options
 from interlock.summarize.outline import Symbol
@@ -280,7 +281,9 @@ class _Maker:
             asked,
             [self._nodes[part].address for part in parts],
         )
-        digest = hashlib.sha256(msgspec.json.encode(decides))
+        # How a word is broken decides which answers stand.
+        breaks = (MARK,) if asked.width else ()
+        digest = hashlib.sha256(msgspec.json.encode((*decides, *breaks)))
         # Seeds fit what samplers take: 63 bits.
         seeded = msgspec.structs.replace(
             asked, seed=int.from_bytes(digest.digest()[:8], "big") >> 1
@@ -296,7 +299,7 @@ def with_parts(
     """What a node above chunks asks, once its parts' summaries (name, text) are there."""
     listed = [f"{name}: {text}" if name else text for name, text in summaries]
     # A line break in a part's summary would look like another part.
-    shown, left_out = room.join([" ".join(line.split()) for line in listed])
+    shown, left_out = room.join([unwrapped(line) for line in listed])
     return msgspec.structs.replace(node.asked, shown=shown, left_out=left_out, only=only)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 import threading
 from typing import Any
 
@@ -25,6 +24,7 @@ from interlock.summarize.asked import (
 )
 from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence, grounding_of
+from interlock.summarize.lines import wrapped
 from interlock.summarize.models import Models, as_models
 
 MODEL = "model"
@@ -93,7 +93,7 @@ class ExtractiveEngine:
         """The summary; raises EngineUnavailableError where there are no words to take."""
         started = self._clock.monotonic()
         text, room = self._text(item, item.most), item.most
-        # A line break stands for a space and costs nothing, but for one inside of a long word.
+        # A line break stands for a space and costs nothing, but for one inside of a word.
         while len(text) > item.most:
             room -= len(text) - item.most
             text = self._text(item, room)
@@ -107,7 +107,7 @@ class ExtractiveEngine:
 
     def _text(self, item: Asked, most: int) -> str:
         text = extractive.describe(item.doc, item.defined, item.opening, most, item.further)
-        return _wrapped(text, item.width)
+        return wrapped(text, item.width)
 
 
 class OnlyPart:
@@ -193,10 +193,4 @@ def shape(text: str, width: int = 0) -> str:
     # The stop text that ended generation is the sentence's own full stop.
     if flat and re.search(r"[\w)`'\"]$", flat):
         flat += "."
-    return _wrapped(flat, width)
-
-
-def _wrapped(text: str, width: int) -> str:
-    if not width:
-        return text
-    return "\n".join(textwrap.wrap(text, width, break_long_words=True, break_on_hyphens=False))
+    return wrapped(flat, width)
