@@ -32,6 +32,69 @@ def test_a_bare_repository_is_read_at_its_head(tmp_path: Path, form: str) -> Non
     assert not opened.exists()
 
 
+def committed(tree: Path, *more: str) -> Path:
+    """The tree, with all of it in a commit of its own repository."""
+    git("init", "-q", *more, str(tree))
+    git("-C", str(tree), "add", ".")
+    git("-C", str(tree), "commit", "-qm", "one")
+    return tree
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_bare_repository_of_sha_256_objects_is_read(tmp_path: Path, packed: bool) -> None:
+    tree = committed(small_tree(tmp_path / "tree"), "--object-format=sha256")
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    if packed:
+        git("--git-dir", str(bare), "gc", "-q")
+    with open_tree(str(bare)) as opened:
+        found = [(file.path, file.digest) for file in read_tree(opened).files]
+    assert found == [(file.path, file.digest) for file in read_tree(tree).files]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("extensions.objectFormat=sha512", "has the object format 'sha512'"),
+        ("extensions.refStorage=reftable", "keeps its references as 'reftable'"),
+    ],
+)
+def test_a_format_that_is_not_read_is_named(tmp_path: Path, setting: str, told: str) -> None:
+    tree = committed(small_tree(tmp_path / "tree"))
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    git("config", "--file", str(bare / "config"), *setting.split("="))
+    with pytest.raises(InputError, match=told), open_tree(str(bare)):
+        pass
+
+
+def test_a_repositorys_configuration_takes_nothing_in(tmp_path: Path) -> None:
+    """What it includes could be any file of this machine, or one that never ends."""
+    tree = committed(small_tree(tmp_path / "tree"))
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    (tmp_path / "more").write_text("[extensions]\n\tobjectformat = sha256\n")
+    git("config", "--file", str(bare / "config"), "include.path", str(tmp_path / "more"))
+    with open_tree(str(bare)) as opened:
+        assert read_tree(opened).files
+
+
+@pytest.mark.parametrize("name", ["HEAD", "config", "refs", "packed-refs"])
+def test_a_part_that_cannot_be_copied_is_an_input_error(tmp_path: Path, name: str) -> None:
+    tree = committed(small_tree(tmp_path / "tree"))
+    bare = tmp_path / "words.git"
+    git("clone", "-q", "--bare", str(tree), str(bare))
+    if name == "refs":
+        os.mkfifo(bare / "refs" / "pipe")
+    else:
+        (bare / name).write_bytes(b"\x00[no\n")
+    with (
+        pytest.raises(InputError, match="bare repository that git cannot read"),
+        open_tree(str(bare)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("target", ["/etc", "../../outside", "README.md"])
 def test_a_link_in_a_bare_repository_is_left_out_as_in_a_work_tree(
     tmp_path: Path, target: str

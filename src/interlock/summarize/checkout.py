@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from interlock.kernel.errors import InputError
 
 _SECONDS = 600.0
 _NOWHERE = "left-out"
+_CLONE = "clone the repository, and give the path of the clone"
 
 
 @contextmanager
@@ -50,13 +50,12 @@ def local_path(place: str) -> Path:
     parts = urlsplit(place)
     if "://" not in place:
         return Path(place)
-    hint = "clone the repository, and give the path of the clone"
     if parts.scheme != "file":
         raise InputError(
-            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read", hint=hint
+            f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read", hint=_CLONE
         )
     if parts.netloc not in ("", "localhost"):
-        raise InputError(f"PATH is on {parts.netloc!r}; only this machine is read", hint=hint)
+        raise InputError(f"PATH is on {parts.netloc!r}; only this machine is read", hint=_CLONE)
     return Path(unquote(parts.path))
 
 
@@ -77,25 +76,63 @@ def _name(repository: Path) -> str:
 
 
 def _unpack(repository: Path, target: Path) -> None:
+    objects_as = _object_format(repository)
     with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
         # An empty repository of our own over the other one's objects and references.
         own = Path(scratch) / "own.git"
-        _git(repository, ["init", "--quiet", "--bare", str(own)])
-        for name in ("HEAD", "packed-refs", "refs"):
-            _take_over(repository / name, own / name)
+        # A Git of before 2.29 reads sha1 alone, and does not know the option.
+        named = [] if objects_as == "sha1" else [f"--object-format={objects_as}"]
+        _git(repository, ["init", "--quiet", "--bare", *named, str(own)])
+        try:
+            for name in ("HEAD", "packed-refs", "refs"):
+                _take_over(repository / name, own / name)
+        except OSError:
+            raise _unreadable(repository) from None
         # What a release leaves out or stamps is source all the same.
         (own / "info").mkdir(exist_ok=True)
         (own / "info" / "attributes").write_text("* -export-ignore -export-subst\n")
         objects = {"GIT_OBJECT_DIRECTORY": str((repository / "objects").resolve())}
-        tar = _git(repository, ["--git-dir", str(own), "archive", "--format=tar", "HEAD"], objects)
-    target.mkdir()
-    try:
-        with tarfile.open(fileobj=io.BytesIO(tar)) as archive:
-            archive.extractall(target, filter=_harmless)
-    except (tarfile.TarError, OSError) as error:
+        # Into a file, as a repository may be larger than the memory.
+        tar = Path(scratch) / "head.tar"
+        packed = ["archive", "--format=tar", f"--output={tar}", "HEAD"]
+        _git(repository, ["--git-dir", str(own), *packed], objects)
+        target.mkdir()
+        try:
+            with tarfile.open(tar, "r:") as archive:
+                archive.extractall(target, filter=_harmless)
+        except (tarfile.TarError, OSError) as error:
+            raise InputError(
+                f"PATH {str(repository)!r} cannot be unpacked at HEAD ({type(error).__name__})"
+            ) from None
+
+
+def _object_format(repository: Path) -> str:
+    """How objects are named: `sha1` or `sha256`; InputError for what is neither, or reftables."""
+    extensions = {
+        name: _setting(repository, f"extensions.{name}") for name in ("objectFormat", "refStorage")
+    }
+    objects_as = extensions["objectFormat"].lower() or "sha1"
+    if objects_as not in ("sha1", "sha256"):
         raise InputError(
-            f"PATH {str(repository)!r} cannot be unpacked at HEAD ({type(error).__name__})"
-        ) from None
+            f"PATH {str(repository)!r} has the object format {objects_as!r}; sha1 and sha256 are "
+            "read",
+            hint=_CLONE,
+        )
+    if (references_as := extensions["refStorage"].lower() or "files") != "files":
+        raise InputError(
+            f"PATH {str(repository)!r} keeps its references as {references_as!r}; those in files "
+            "are read",
+            hint=_CLONE,
+        )
+    return objects_as
+
+
+def _setting(repository: Path, name: str) -> str:
+    """A setting of the repository's own file, empty where it has none; nothing is included."""
+    if not (repository / "config").is_file():
+        return ""
+    read = ["config", "--file", str(repository / "config"), "--no-includes", "--default", ""]
+    return _git(repository, [*read, "--get", name]).decode("utf-8", "replace").strip()
 
 
 def _harmless(member: tarfile.TarInfo, target: str) -> tarfile.TarInfo:
@@ -137,7 +174,9 @@ def _git(repository: Path, arguments: list[str], more: Mapping[str, str] = {}) -
             f"PATH {str(repository)!r} is a bare repository, and there is no git to read it"
         ) from None
     if done.returncode:
-        raise InputError(
-            f"PATH {str(repository)!r} is a bare repository that git cannot read at HEAD"
-        )
+        raise _unreadable(repository)
     return done.stdout
+
+
+def _unreadable(repository: Path) -> InputError:
+    return InputError(f"PATH {str(repository)!r} is a bare repository that git cannot read at HEAD")
