@@ -189,3 +189,23 @@ def test_a_name_longer_than_a_line_is_whole_where_lines_have_no_limit(tmp_path: 
     assert said == ["Defines def\ncount_the_words_of_↩\na_text."]
     assert name in (output / "index.html").read_text()
     assert name in (output / "summary.md").read_text().replace("\\", "")
+
+
+def test_a_source_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steering = "\x1b]0;mine\x07\x1b[2J\x9b1m\u202e"
+    write_tree(
+        tmp_path / "tree",
+        {
+            "README.md": f"# {steering}\n\nThe project counts {steering} words of texts.\n",
+            f"a{steering}.py": f'"""Counts {steering} words."""\n',
+            f"b{steering}.bin": b"\0",
+        },
+    )
+    output = tmp_path / "out"
+    assert run(["summarize", str(tmp_path / "tree"), "-o", str(output), "--model", "none"]) == 0
+    told = capsys.readouterr()
+    written = [(output / name).read_text() for name in ("summary.md", "index.html", "summary.json")]
+    for text in (told.out, told.err, *written[:2]):
+        assert not set(text) & set(steering) - set("]0;mine[2J1m")
+    [top] = [n for n in json.loads(written[2])["nodes"] if n["level"] == "repository"]
+    assert top["summary"].startswith("The project counts ]0;mine [2J 1m words of texts.")

@@ -43,6 +43,7 @@ def test_an_honest_summary_passes() -> None:
         ),
         ('It does return len(re.findall(r"[a-z]+", text)) of the text.', "echoes the code"),
         ("```python\ncount_words(text)\n```", "echoes the code: a fence"),
+        ("Counts the words of a \x1b[31mtext by Counter.", "holds control characters"),
         (instruction_words()[:120], "repeats the instruction"),
         ("Counts the pixels of a PixelBuffer and keeps totals.", "names PixelBuffer"),
         ("A Java class that counts the words of a text.", "names Java"),

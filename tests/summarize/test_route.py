@@ -12,7 +12,7 @@ from support.summary_models import NamingModel
 from interlock.errors import DeadlineError, EngineCrashError, EngineError
 from interlock.kernel.outcome import EvidenceKind, Outcome, Status
 from interlock.summarize.asked import Asked, Summary, Written
-from interlock.summarize.lines import unwrapped
+from interlock.summarize.lines import steers, unwrapped
 from interlock.summarize.route import Summarizer, shape
 
 ITEM = Asked(
@@ -110,6 +110,8 @@ def test_without_a_model_the_only_step_is_extractive() -> None:
         Asked("chunk", defined=tuple(("class", f"ALongNameOfAReader{n}Factory") for n in range(9))),
         Asked("chunk", doc="计数" * 200, defined=(("def", "count"),)),
         Asked("chunk", opening=f"{'x' * 300} word\n"),
+        Asked("chunk", doc="Counts \x1b[31mred\x1b[0m words.", defined=(("def", "a\u202eb"),)),
+        Asked("folder", defined=(("file", "a\x1b[2J.py"),)),
     ],
 )
 def test_the_sources_own_words_are_never_refused(item: Asked, width: int) -> None:
@@ -118,6 +120,7 @@ def test_the_sources_own_words_are_never_refused(item: Asked, width: int) -> Non
     assert outcome.status is Status.ACCEPTED, outcome.reasons
     assert summary is not None
     assert len(summary.text) <= item.most
+    assert not steers(summary.text)
     assert not width or max(map(len, summary.text.split("\n"))) <= width
 
 
@@ -192,6 +195,7 @@ def test_errors_of_ours_are_all_engine_errors() -> None:
         ("Counts words.", 0, "Counts words."),
         ("Counts `words`", 0, "Counts `words`."),
         ("", 0, ""),
+        ("Counts \x1b]0;a\x07 words\x9b of \u202etext", 0, "Counts ]0;a words of text."),
         ("one two three", 8, "one two\nthree."),
     ],
 )

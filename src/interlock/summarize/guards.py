@@ -13,7 +13,7 @@ from interlock.kernel.outcome import Evidence, EvidenceKind, StepResult
 from interlock.kernel.route import Verdict
 from interlock.summarize.asked import Asked, facts, instruction_words
 from interlock.summarize.grounding import Grounding, Vocabulary, ground
-from interlock.summarize.lines import unwrapped
+from interlock.summarize.lines import steers, unwrapped
 
 REFUSED_BELOW = 0.6
 FLAGGED_BELOW = 0.75
@@ -45,6 +45,14 @@ class NotEmpty:
                 "empty: no words" if self.least == 1 else "empty: fewer than three words"
             )
         return Verdict()
+
+
+class Plain:
+    """Refuses a summary that could steer the terminal that it is shown on."""
+
+    def check(self, item: Any, answer: Any) -> Verdict:
+        """No step gives one: it would come from a journal that others wrote."""
+        return _refused("holds control characters") if steers(answer.text) else Verdict()
 
 
 class Complete:
@@ -176,6 +184,7 @@ class FromSource:
 
 MODEL_GUARDS = (
     NotEmpty(),
+    Plain(),
     Complete(),
     WithinLength(),
     NoRepetition(),
@@ -183,7 +192,7 @@ MODEL_GUARDS = (
     Grounded(),
     SawEverything(),
 )
-EXTRACTIVE_GUARDS = (NotEmpty(least=1), WithinLength(), FromSource())
+EXTRACTIVE_GUARDS = (NotEmpty(least=1), Plain(), WithinLength(), FromSource())
 
 
 def grounding_of(item: Asked, text: str) -> Grounding:

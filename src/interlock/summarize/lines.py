@@ -1,9 +1,27 @@
-"""Summaries on lines of a width. A word longer than a line is broken where the reader sees it."""
+"""A summary's characters, and its lines: a word longer than a line is broken where it is seen."""
 
 from __future__ import annotations
 
+import re
+
 MARK = "↩"
 """Ends a line whose last word goes on at the beginning of the next."""
+
+
+_STEERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """The words on one line, with spaces for what would steer a terminal, or turn the direction.
+
+    A source may hold both, and a summary is printed.
+    """
+    return " ".join(_STEERS.sub(" ", text).split())
+
+
+def steers(text: str) -> bool:
+    """Whether `plain` would take anything but line breaks out."""
+    return bool(_STEERS.search(text.replace("\n", "")))
 
 
 def wrapped(text: str, width: int) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from interlock.summarize.contracts import Contracts
-from interlock.summarize.lines import unwrapped
+from interlock.summarize.lines import plain, unwrapped
 from interlock.summarize.mark import MARKDOWN_LINE
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
@@ -95,7 +95,7 @@ def _held(held: bool | None) -> str:
 
 def _text(text: str) -> str:
     """Text of others on one line, so that nothing in it is taken for Markdown or HTML."""
-    return re.sub(r"([\\*_{}\[\]<>#|~`])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\*_{}\[\]<>#|~`])", r"\\\1", plain(text))
 
 
 def _code(text: str) -> str:

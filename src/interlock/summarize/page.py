@@ -13,7 +13,7 @@ from interlock.report.blocks import Branch, Tone
 from interlock.report.page import Page, Section
 from interlock.summarize.asked import Summary
 from interlock.summarize.contracts import Contracts
-from interlock.summarize.lines import unwrapped
+from interlock.summarize.lines import plain, unwrapped
 from interlock.summarize.mark import GENERATOR
 from interlock.summarize.plan import Node
 from interlock.summarize.run import Finished, summary_of
@@ -25,7 +25,7 @@ def build(finished: Finished, contracts: Contracts) -> Page:
     [top] = plan.level("repository")
     summary = summary_of(finished.outcomes[top.key])
     return Page(
-        title=plan.tree.name,
+        title=plain(plan.tree.name),
         lead=_lead(summary),
         opening=[_tiles(finished, contracts), _shares(finished)],
         sections=[
@@ -116,7 +116,7 @@ def _branch(finished: Finished, node: Node, children: tuple[Branch, ...]) -> Bra
     if summary is not None and summary.confidence is not None:
         note += f", confidence {summary.confidence:.2f}"
     return Branch(
-        title=name + ("/" if node.level == "folder" else ""),
+        title=plain(name) + ("/" if node.level == "folder" else ""),
         text=unwrapped(summary.text) if summary else "; ".join(outcome.reasons),
         note=note,
         tone=tone,
@@ -178,7 +178,7 @@ def _kind(reason: str) -> str:
 
 def _skipped(finished: Finished) -> Section:
     skipped = finished.plan.tree.skipped
-    rows = [(item.path, item.reason) for item in skipped[:200]]
+    rows = [(plain(item.path), item.reason) for item in skipped[:200]]
     more = len(skipped) - len(rows)
     return Section(
         "Not summarised",

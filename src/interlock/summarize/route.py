@@ -24,7 +24,7 @@ from interlock.summarize.asked import (
 )
 from interlock.summarize.budget import PROMPT_TOKENS
 from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence, grounding_of
-from interlock.summarize.lines import wrapped
+from interlock.summarize.lines import plain, wrapped
 from interlock.summarize.models import Models, as_models
 
 MODEL = "model"
@@ -107,7 +107,7 @@ class ExtractiveEngine:
 
     def _text(self, item: Asked, most: int) -> str:
         text = extractive.describe(item.doc, item.defined, item.opening, most, item.further)
-        return wrapped(text, item.width)
+        return wrapped(plain(text), item.width)
 
 
 class OnlyPart:
@@ -189,7 +189,7 @@ class Summarizer:
 
 def shape(text: str, width: int = 0) -> str:
     """What a model wrote as one sentence on one line, or on lines of `width` characters."""
-    flat = " ".join(text.split())
+    flat = plain(text)
     # The stop text that ended generation is the sentence's own full stop.
     if flat and re.search(r"[\w)`'\"]$", flat):
         flat += "."
