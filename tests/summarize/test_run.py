@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.source_trees import small_tree
+from support.source_trees import MODULE, small_tree, write_tree
 from support.summary_models import NamingModel, names_in
 
 from interlock.errors import EngineCrashError, InterruptedRunError
 from interlock.kernel.journal import Item, Journal
-from interlock.kernel.outcome import Status
+from interlock.kernel.outcome import Status, StepResult
 from interlock.summarize.asked import SummaryModel, Written
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Plan, make_plan
@@ -84,6 +84,44 @@ def test_a_file_with_one_chunk_costs_nothing_twice(tree: Path, journal: Path) ->
     file, chunk = "file net/acceptor.rs", "chunk net/acceptor.rs:1-15"
     assert finished.outcomes[file].steps[0].name == "only-part"
     assert finished.summary(file).text == finished.summary(chunk).text  # type: ignore[union-attr]
+
+
+def test_a_summary_that_was_flagged_stays_so_where_it_stands_for_the_whole(
+    tmp_path: Path, journal: Path
+) -> None:
+    tree = write_tree(tmp_path / "tree", {"words/counting.py": MODULE})
+    model = NamingModel(lambda prompt, seed: "Counts words of a text on shaded triangles")
+    finished = run_once(tree, journal, model)
+    assert len(model.asked) == 1
+    for outcome in finished.outcomes.values():
+        assert outcome.status is Status.FLAGGED
+        assert outcome.steps[-1].reason == "only 3 of 5 names and words are in the source"
+    assert len(finished.outcomes) == 4
+
+
+def test_an_answer_that_lost_its_parts_flag_is_not_taken_over(
+    tmp_path: Path, journal: Path
+) -> None:
+    tree = write_tree(tmp_path / "tree", {"words/counting.py": MODULE})
+    model = NamingModel(lambda prompt, seed: "Counts words of a text on shaded triangles")
+    plan = plan_of(tree, model)
+    finished = run_once(tree, tmp_path / "other.sqlite", model)
+    items = [Item(node.key, digest=node.address) for node in plan.nodes.values()]
+    with (
+        Journal.open(journal) as opened,
+        opened.create_run(RUN_NAME, config=_config(plan), items=items) as record,
+    ):
+        for key, outcome in finished.outcomes.items():
+            lost = outcome
+            if plan.nodes[key].parts:
+                [step] = outcome.steps
+                taken = msgspec.structs.replace(step, result=StepResult.ACCEPTED, reason="")
+                lost = msgspec.structs.replace(outcome, status=Status.ACCEPTED, steps=(taken,))
+            record.record([(key, lost)])
+        record.finish("done")
+    again = run_once(tree, journal, model)
+    assert {outcome.status for outcome in again.outcomes.values()} == {Status.FLAGGED}
+    assert len(model.asked) == 1
 
 
 def test_a_second_run_asks_nothing(tree: Path, journal: Path) -> None:
@@ -245,6 +283,29 @@ def test_every_emitted_summary_is_grounded_or_marked_extractive(tree: Path, jour
         if outcome.steps[-1].name != "only-part":
             assert evidence & {"grounding", "extractive"}
     assert origins == {"model", "extractive"}
+
+
+@pytest.mark.parametrize("forge", ["without steps", "of no words", "without a summary"])
+def test_an_answer_that_no_run_records_is_made_anew(tree: Path, journal: Path, forge: str) -> None:
+    honest = run_once(tree, journal, None)
+    chunk = "chunk net/acceptor.rs:1-15"
+    outcome = honest.outcomes[chunk]
+    forged = {
+        "without steps": msgspec.structs.replace(outcome, status=Status.FLAGGED, steps=()),
+        "of no words": msgspec.structs.replace(outcome, value={"text": "", "origin": "model"}),
+        "without a summary": msgspec.structs.replace(outcome, value=None),
+    }[forge]
+    other = journal.with_name("forged.sqlite")
+    items = [Item(node.key, digest=node.address) for node in honest.plan.nodes.values()]
+    with (
+        Journal.open(other) as opened,
+        opened.create_run(RUN_NAME, config=_config(honest.plan), items=items) as record,
+    ):
+        record.record([(key, forged if key == chunk else o) for key, o in honest.outcomes.items()])
+        record.finish("done")
+    found = run_once(tree, other, None)
+    assert texts(found) == texts(honest)
+    assert chunk not in found.reused
 
 
 @pytest.mark.parametrize("as_new", [False, True])

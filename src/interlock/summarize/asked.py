@@ -69,6 +69,8 @@ class Summary(msgspec.Struct, frozen=True):
     """The model ran into its limit of tokens."""
     spent: Spent = Spent()
     """What the model spent on it, attempts that were refused included."""
+    flagged: str = ""
+    """Of a part's summary that stands for the whole: why it was flagged."""
 
 
 class Asked(msgspec.Struct, frozen=True):

@@ -158,6 +158,14 @@ class SawEverything:
         return Verdict(StepResult.FLAGGED, item.left_out) if item.left_out else Verdict()
 
 
+class AsItsPart:
+    """Flags the summary of an only part that was flagged there."""
+
+    def check(self, item: Any, answer: Any) -> Verdict:
+        """What was said of it goes with it."""
+        return Verdict(StepResult.FLAGGED, answer.flagged) if answer.flagged else Verdict()
+
+
 _JOINING = "Defines Holds Begins with no words but and more only blank lines"
 
 
@@ -192,6 +200,7 @@ MODEL_GUARDS = (
     Grounded(),
     SawEverything(),
 )
+ONLY_PART_GUARDS = (AsItsPart(),)
 EXTRACTIVE_GUARDS = (NotEmpty(least=1), Plain(), WithinLength(), FromSource())
 
 

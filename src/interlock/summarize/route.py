@@ -23,7 +23,13 @@ from interlock.summarize.asked import (
     messages,
 )
 from interlock.summarize.budget import PROMPT_TOKENS
-from interlock.summarize.guards import EXTRACTIVE_GUARDS, MODEL_GUARDS, confidence, grounding_of
+from interlock.summarize.guards import (
+    EXTRACTIVE_GUARDS,
+    MODEL_GUARDS,
+    ONLY_PART_GUARDS,
+    confidence,
+    grounding_of,
+)
 from interlock.summarize.lines import plain, wrapped
 from interlock.summarize.models import Models, as_models
 
@@ -153,7 +159,9 @@ def build(
 
 def build_only_part() -> Route[Asked, Summary]:
     """The route for what has exactly one part."""
-    return Route("summarize", (RouteStep(ONLY_PART, OnlyPart()),), otherwise="record")
+    return Route(
+        "summarize", (RouteStep(ONLY_PART, OnlyPart(), ONLY_PART_GUARDS),), otherwise="record"
+    )
 
 
 class Summarizer:

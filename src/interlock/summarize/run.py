@@ -199,17 +199,24 @@ def _all_stand(plan: Plan, known: dict[str, Outcome[Any]]) -> bool:
 
 def _stands(plan: Plan, node: Node, known: dict[str, Outcome[Any]]) -> bool:
     """Whether the recorded summary passes the guards of who is said to have written it."""
+    outcome = known[node.key]
     try:
-        summary = summary_of(known[node.key])
+        summary = summary_of(outcome)
     except msgspec.ValidationError:
         return False
     if summary is None:
         # What was refused holds nothing that could be wrong.
-        return True
+        return not outcome.status.usable
+    if not outcome.steps:
+        return False
     asked = _complete(plan, node, known)
     if asked.only is not None:
         # What stands for its only part was judged there.
-        return bool(summary.text == asked.only.text and summary.origin == asked.only.origin)
+        return bool(
+            summary.text == asked.only.text
+            and summary.origin == asked.only.origin
+            and outcome.status is known[node.parts[0]].status
+        )
     guards: tuple[Any, ...] = MODEL_GUARDS if summary.origin == "model" else EXTRACTIVE_GUARDS
     return all(guard.check(asked, summary).result is not StepResult.REFUSED for guard in guards)
 
@@ -326,6 +333,10 @@ def _complete(plan: Plan, node: Node, known: dict[str, Outcome[Any]]) -> Any:
         if found is not None:
             summaries.append((_label(plan.nodes[part]), found.text))
     only = summary_of(known[node.parts[0]]) if len(node.parts) == 1 else None
+    if only is not None:
+        first = known[node.parts[0]]
+        flagged = first.status is Status.FLAGGED and first.steps
+        only = msgspec.structs.replace(only, flagged=first.steps[-1].reason if flagged else "")
     return with_parts(node, summaries, plan.budget, only)
 
 
