@@ -21,8 +21,8 @@ from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.errors import BundleFormatError, InterlockError
 
 ODD: list[Any] = [
-    None, 0, -1, 3, 7, 2**63, 10**30, "", "x", "../../x", [], [[]], [1], {}, {"a": 1}, 1.5, 1e308,
-    True,
+    None, 0, -1, 3, 7, 2**63, 10**30, 10**400, float("inf"), float("nan"), 1e-320, "", "x",
+    "../../x", [], [[]], [1], {}, {"a": 1}, 1.5, 1e308, True,
 ]  # fmt: skip
 
 
@@ -96,8 +96,48 @@ def test_a_rotary_base_that_gives_no_angles_is_refused(tmp_path: Path, theta: fl
     (source / "config.json").write_text(
         json.dumps(config | {"rope_parameters": {"rope_theta": theta}})
     )
-    with pytest.raises(BundleFormatError, match=r"rope_theta .* gives no finite angles"):
+    with pytest.raises(
+        BundleFormatError, match=r"rope_theta (.* gives no finite angles|is '-1.0')"
+    ):
         build_graph(open_checkpoint(source), "int8")
+
+
+LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64, "long_factor": [1.0] * 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hidden_size": float("inf")}, "hidden_size is 'inf'"),
+        ({"num_hidden_layers": 1.5}, "num_hidden_layers is '1.5', no whole number"),
+        ({"num_attention_heads": 1e-320, "head_dim": None}, "num_attention_heads is '1e-320'"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is '1000"),
+        ({"max_position_embeddings": 1}, "context is 1; it must be 16 to"),
+        ({"rope_parameters": {"rope_theta": "x"}}, "rope_theta is 'x'"),
+        ({"rope_theta": 0}, "rope_theta is '0'"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling has no factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "rope_scaling.factor is '2'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope_scaling.factor is '0'"),
+        (
+            {"rope_scaling": LONG | {"original_max_position_embeddings": None}},
+            "rope_scaling has no original_max_position_embeddings",
+        ),
+        ({"rope_scaling": LONG | {"long_factor": ["x"] * 8}}, "long_factor holds no numbers"),
+        ({"rope_scaling": LONG | {"long_factor": [[1], 2]}}, "long_factor holds no numbers"),
+        ({"rope_scaling": LONG | {"long_factor": [1.0]}}, "long_factor has 1 numbers"),
+        ({"rope_scaling": LONG | {"attention_factor": []}}, "attention_factor is '[]'"),
+        ({"model_type": "qwen2", "layer_types": 5}, "q_proj.bias"),
+    ],
+)
+def test_a_setting_that_is_no_such_number_is_named(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    source = save_directory(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(BundleFormatError) as caught:
+        build_graph(open_checkpoint(source), "int8")
+    assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["head_dim", "num_hidden_layers", "intermediate_size"])

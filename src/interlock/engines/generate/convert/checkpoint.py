@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -23,6 +24,24 @@ class SourceError(BundleFormatError):
     default_hint = "look for another file of the model, or for another model"
 
 
+def positive(value: object, name: str) -> float:
+    """`value` where it is a finite number above zero, else SourceError with the `name` of it."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    # An int may be larger than any float.
+    if not known or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
+        raise SourceError(f"{name} is {str(value)[:40]!r}")
+    return value  # type: ignore[return-value]
+
+
+def whole_number(value: object, name: str) -> int:
+    """`value` where it is a whole number above zero, else SourceError with the `name` of it."""
+    number = positive(value, name)
+    if number != int(number):
+        raise SourceError(f"{name} is {str(value)[:40]!r}, no whole number")
+    return int(number)
+
+
+_LEAST = {"context": 16}
 _MOST = {
     "hidden": 1 << 17,
     "intermediate": 1 << 19,
@@ -74,9 +93,9 @@ class Architecture:
     def __post_init__(self) -> None:
         """Raise SourceError for sizes that no such model has; a file can claim any."""
         for name, most in _MOST.items():
-            value = getattr(self, name)
-            if not 1 <= value <= most:
-                raise SourceError(f"the model's {name} is {value}; it must be 1 to {most}")
+            value, least = getattr(self, name), _LEAST.get(name, 1)
+            if not least <= value <= most:
+                raise SourceError(f"the model's {name} is {value}; it must be {least} to {most}")
         if self.heads % self.kv_heads or self.head_size % 2:
             raise SourceError(
                 f"the model has {self.heads} heads over {self.kv_heads} of size {self.head_size}"

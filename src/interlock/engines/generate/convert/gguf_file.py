@@ -22,6 +22,8 @@ from interlock.engines.generate.convert.checkpoint import (
     Rope,
     SourceError,
     Vocabulary,
+    positive,
+    whole_number,
 )
 from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.spec import Family
@@ -193,24 +195,28 @@ class GgufCheckpoint:
             return self.architecture.heads
         return self.architecture.kv_heads if ".self_attn.k_proj." in name else None
 
-    def _number(self, key: str, default: float | None = None) -> float:
+    def _given(self, key: str, default: float | None) -> object:
         value = self._fields.get(f"{self._arch}.{key}", default)
         if value is None:
             raise SourceError(f"the file has no {self._arch}.{key}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise SourceError(f"the file's {self._arch}.{key} is {str(value)[:40]!r}")
         return value
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        return positive(self._given(key, default), f"the file's {self._arch}.{key}")
+
+    def _whole(self, key: str, default: int | None = None) -> int:
+        return whole_number(self._given(key, default), f"the file's {self._arch}.{key}")
 
     def _read_architecture(self, context: int | None) -> Architecture:
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None:
             raise SourceError("the file holds no tensor 'token_embd.weight'")
-        hidden = int(self._number("embedding_length"))
-        heads = int(self._number("attention.head_count"))
-        size = int(self._number("attention.key_length", hidden // heads))
+        hidden = self._whole("embedding_length")
+        heads = self._whole("attention.head_count")
+        size = self._whole("attention.key_length", hidden // heads)
         if self._number("rope.dimension_count", size) != size:
             raise SourceError("rotary embeddings over a part of each head are not supported")
-        native = int(self._number("context_length"))
+        native = self._whole("context_length")
         window = self._fields.get(f"{self._arch}.attention.sliding_window")
         if "blk.0.ffn_gate_inp.weight" in self._tensors:
             raise SourceError("mixtures of experts are not supported")
@@ -218,10 +224,10 @@ class GgufCheckpoint:
         return Architecture(
             family=self._family,
             hidden=hidden,
-            intermediate=int(self._number("feed_forward_length")),
-            layers=int(self._number("block_count")),
+            intermediate=self._whole("feed_forward_length"),
+            layers=self._whole("block_count"),
             heads=heads,
-            kv_heads=int(self._number("attention.head_count_kv", heads)),
+            kv_heads=self._whole("attention.head_count_kv", heads),
             head_size=size,
             vocabulary=int(embedding.shape[1]),
             context=min(native, native if context is None else context),
@@ -253,8 +259,8 @@ class GgufCheckpoint:
             values = {
                 "long_factor": self._factors("rope_factors_long.weight"),
                 "short_factor": self._factors("rope_factors_short.weight"),
-                "original_max_position_embeddings": int(
-                    self._number("rope.scaling.original_context_length")
+                "original_max_position_embeddings": self._whole(
+                    "rope.scaling.original_context_length"
                 ),
                 "max_position_embeddings": native,
                 "attention_factor": self._fields.get(f"{self._arch}.rope.scaling.attn_factor"),

@@ -20,6 +20,8 @@ from interlock.engines.generate.convert.checkpoint import (
     Rope,
     SourceError,
     Vocabulary,
+    positive,
+    whole_number,
 )
 from interlock.engines.generate.spec import Family
 from interlock.kernel.errors import MissingExtraError
@@ -103,20 +105,24 @@ class HuggingFaceCheckpoint:
                 return name.replace(part, whole), slice(start, end)
         return name, None
 
-    def _number(self, key: str, default: float | None = None) -> float:
+    def _given(self, key: str, default: float | None) -> object:
         value = self._config.get(key)
         value = default if value is None else value
         if value is None:
             raise SourceError(f"config.json has no {key}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise SourceError(f"config.json: {key} is {str(value)[:40]!r}")
         return value
+
+    def _number(self, key: str, default: float | None = None) -> float:
+        return positive(self._given(key, default), f"config.json: {key}")
+
+    def _whole(self, key: str, default: int | None = None) -> int:
+        return whole_number(self._given(key, default), f"config.json: {key}")
 
     def _read_architecture(self, context: int | None) -> Architecture:
         config = self._config
-        heads = int(self._number("num_attention_heads"))
-        hidden = int(self._number("hidden_size"))
-        native = int(self._number("max_position_embeddings"))
+        heads = self._whole("num_attention_heads")
+        hidden = self._whole("hidden_size")
+        native = self._whole("max_position_embeddings")
         starcoder2 = self._family == "starcoder2"
         known = _STARCODER2 if starcoder2 else {"hidden_act": ("silu", "swish")}
         for key, words in known.items():
@@ -127,12 +133,12 @@ class HuggingFaceCheckpoint:
         return Architecture(
             family=self._family,
             hidden=hidden,
-            intermediate=int(self._number("intermediate_size")),
-            layers=int(self._number("num_hidden_layers")),
+            intermediate=self._whole("intermediate_size"),
+            layers=self._whole("num_hidden_layers"),
             heads=heads,
-            kv_heads=int(self._number("num_key_value_heads", heads)),
-            head_size=int(self._number("head_dim", hidden // heads)),
-            vocabulary=int(self._number("vocab_size")),
+            kv_heads=self._whole("num_key_value_heads", heads),
+            head_size=self._whole("head_dim", hidden // heads),
+            vocabulary=self._whole("vocab_size"),
             context=min(native, native if context is None else context),
             norm_epsilon=float(self._number(*epsilon)),
             rope=self._rope(native),
@@ -165,20 +171,22 @@ class HuggingFaceCheckpoint:
         if window is None or self._family == "llama":
             return None
         if self._family == "qwen2":
-            kinds = self._config.get("layer_types") or []
+            kinds = str(self._config.get("layer_types"))
             if self._config.get("use_sliding_window") or "sliding_attention" in kinds:
                 raise SourceError(
                     "config.json: sliding windows in some layers only are not supported"
                 )
             return None
-        return int(self._number("sliding_window"))
+        return self._whole("sliding_window")
 
     def _rope(self, native: int) -> Rope:
         # Newer files keep it all in rope_parameters, older ones in rope_theta and rope_scaling.
         given = self._config.get("rope_parameters") or self._config.get("rope_scaling") or {}
         if not isinstance(given, dict):
             raise SourceError("config.json: the rotary parameters are malformed")
-        theta = float(given.get("rope_theta") or self._number("rope_theta", 10000.0))
+        theta = given.get("rope_theta")
+        theta = self._number("rope_theta", 10000.0) if theta is None else theta
+        theta = float(positive(theta, "config.json: rope_theta"))
         kind = str(given.get("rope_type") or given.get("type") or "default")
         partial = given.get("partial_rotary_factor") or self._config.get("partial_rotary_factor")
         if partial not in (None, 1, 1.0):

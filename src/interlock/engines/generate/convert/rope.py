@@ -10,7 +10,13 @@ import math
 
 import numpy as np
 
-from interlock.engines.generate.convert.checkpoint import Architecture, Floats, Rope, SourceError
+from interlock.engines.generate.convert.checkpoint import (
+    Architecture,
+    Floats,
+    Rope,
+    SourceError,
+    positive,
+)
 
 
 def rope_tables(architecture: Architecture) -> tuple[Floats, Floats]:
@@ -51,11 +57,10 @@ def _frequencies(architecture: Architecture) -> tuple[Floats, float]:
         case "default":
             pass
         case "linear":
-            inverse = np.asarray(inverse / float(rope.values["factor"]), np.float32)
+            inverse = np.asarray(inverse / _value(rope, "factor"), np.float32)
         case "factors":
             # Llama 3's scaling as GGUF files keep it: already worked out, one number a frequency.
-            factors: Floats = np.asarray(rope.values["factors"], np.float32)
-            inverse = inverse / factors
+            inverse = inverse / _factors(rope, "factors", inverse)
         case "llama3":
             inverse = _llama3(inverse, rope)
         case "longrope" | "su":
@@ -68,10 +73,10 @@ def _frequencies(architecture: Architecture) -> tuple[Floats, float]:
 
 
 def _llama3(inverse: Floats, rope: Rope) -> Floats:
-    factor = float(rope.values["factor"])
-    low = float(rope.values["low_freq_factor"])
-    high = float(rope.values["high_freq_factor"])
-    original = float(rope.values["original_max_position_embeddings"])
+    factor = _value(rope, "factor")
+    low = _value(rope, "low_freq_factor")
+    high = _value(rope, "high_freq_factor")
+    original = _value(rope, "original_max_position_embeddings")
     wavelength = 2 * math.pi / inverse
     smooth = (original / wavelength - low) / (high - low)
     mixed = (1 - smooth) * inverse / factor + smooth * inverse
@@ -80,20 +85,34 @@ def _llama3(inverse: Floats, rope: Rope) -> Floats:
 
 
 def _longrope(inverse: Floats, rope: Rope, context: int) -> tuple[Floats, float]:
-    original = int(rope.values["original_max_position_embeddings"])
-    longest = int(rope.values["max_position_embeddings"])
+    original = _value(rope, "original_max_position_embeddings")
+    longest = _value(rope, "max_position_embeddings")
     which = "long_factor" if context > original else "short_factor"
-    factors = np.asarray(rope.values[which], np.float32)
-    if factors.shape != inverse.shape:
-        raise SourceError(
-            f"rope_scaling.{which} has {factors.size} numbers; the heads need {inverse.size}"
-        )
-    given = rope.values.get("attention_factor")
-    stretch = float(rope.values.get("factor") or longest / original)
-    if given is not None:
-        scale = float(given)
+    factors = _factors(rope, which, inverse)
+    stretch = _value(rope, "factor") if rope.values.get("factor") else longest / original
+    if rope.values.get("attention_factor") is not None:
+        scale = _value(rope, "attention_factor")
     elif stretch <= 1.0:
         scale = 1.0
     else:
         scale = math.sqrt(1 + math.log(stretch) / math.log(original))
     return (inverse / factors).astype(np.float32), scale
+
+
+def _value(rope: Rope, name: str) -> float:
+    if rope.values.get(name) is None:
+        raise SourceError(f"rope_scaling has no {name}")
+    return float(positive(rope.values[name], f"rope_scaling.{name}"))
+
+
+def _factors(rope: Rope, name: str, inverse: Floats) -> Floats:
+    """One number for each frequency."""
+    try:
+        factors: Floats = np.asarray(rope.values.get(name), np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise SourceError(f"rope_scaling.{name} holds no numbers") from None
+    if factors.shape != inverse.shape:
+        raise SourceError(
+            f"rope_scaling.{name} has {factors.size} numbers; the heads need {inverse.size}"
+        )
+    return factors
