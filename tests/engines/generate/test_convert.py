@@ -219,6 +219,8 @@ def test_the_end_of_a_turn_ends_an_answer_though_the_file_names_another(tmp_path
         ({"num_hidden_layers": 3}, "model.layers.2"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"vocab_size": 100}, "tokenizer"),
+        ({"num_hidden_layers": 1}, "hold model.layers.1, and the model has 1 layers"),
+        ({"eos_token_id": [2, 99999]}, "the token 99999; its ids are 0 to 264"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_by_name(
@@ -265,6 +267,23 @@ def test_a_starcoder_without_biases_keeps_those_of_its_norms(tmp_path: Path) -> 
     biases = {tensor.name for tensor in graph.initializer if tensor.name.endswith(".bias")}
     assert len(biases) == 5
     assert all("norm" in name for name in biases)
+
+
+def test_a_gguf_file_with_more_layers_than_it_says_is_refused(tmp_path: Path) -> None:
+    path = save_gguf(tmp_path / "tiny.gguf", more=("blk.2.attn_norm.weight",))
+    with pytest.raises(BundleFormatError, match=r"hold blk.2, and the model has 2 layers"):
+        GgufCheckpoint(path)
+
+
+def test_a_start_token_that_is_no_id_is_refused(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source")
+    options = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**options, "add_bos_token": True}))
+    refused(source, {"bos_token_id": 99999}, "the token 99999")
+    (source / "config.json").write_text(
+        json.dumps(json.loads((source / "config.json").read_text()) | {"bos_token_id": -1})
+    )
+    assert open_checkpoint(source).vocabulary.start_token is None
 
 
 @pytest.mark.parametrize(("family", "part"), [("llama", "attn_output"), ("phi3", "attn_qkv")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -39,6 +39,17 @@ def whole_number(value: object, name: str) -> int:
     if number != int(number):
         raise SourceError(f"{name} is {str(value)[:40]!r}, no whole number")
     return int(number)
+
+
+def check_layers(names: Iterable[str], before: str, layers: int) -> None:
+    """Raise SourceError where tensors, named by `before` and a number, belong to further layers.
+
+    The model would answer without them, and nothing that it is measured by would tell.
+    """
+    numbers = (name.removeprefix(before).partition(".")[0] for name in names if before in name)
+    last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    if last >= layers:
+        raise SourceError(f"the files hold {before}{last}, and the model has {layers} layers")
 
 
 _LEAST = {"context": 16}

@@ -22,6 +22,7 @@ from interlock.engines.generate.convert.checkpoint import (
     Rope,
     SourceError,
     Vocabulary,
+    check_layers,
     positive,
     whole_number,
 )
@@ -92,6 +93,7 @@ class GgufCheckpoint:
             )
         self._family, self._permuted = _FAMILIES[self._arch]
         self.architecture = self._read_architecture(context)
+        check_layers(self._tensors, "blk.", self.architecture.layers)
         self.vocabulary: Vocabulary = vocabulary_of(self._fields)
         self.provenance: Mapping[str, Any] = {
             key: self._fields[f"general.{key}"]

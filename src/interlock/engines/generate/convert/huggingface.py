@@ -20,6 +20,7 @@ from interlock.engines.generate.convert.checkpoint import (
     Rope,
     SourceError,
     Vocabulary,
+    check_layers,
     positive,
     whole_number,
 )
@@ -68,6 +69,7 @@ class HuggingFaceCheckpoint:
         self._family = _family_of(self._config)
         self.architecture = self._read_architecture(context)
         self._files = _tensor_files(directory)
+        check_layers(self._files, "model.layers.", self.architecture.layers)
         self.vocabulary = _vocabulary_of(directory, self._config)
         self.provenance: Mapping[str, Any] = {
             key: self._config[key]
@@ -337,7 +339,9 @@ def _first_of(tokenizer: bytes) -> int | None:
 
 def _ids(value: Any) -> set[int]:
     values = value if isinstance(value, list) else [value]
-    return {found for found in values if isinstance(found, int) and not isinstance(found, bool)}
+    whole = {found for found in values if isinstance(found, int) and not isinstance(found, bool)}
+    # Some write -1 where there is none.
+    return {found for found in whole if found >= 0}
 
 
 def _token_text(value: Any) -> str | None:

@@ -87,6 +87,13 @@ def convert(
         raise SourceError(
             f"the tokenizer has {tokenizer.size} ids, the model {architecture.vocabulary}"
         )
+    start = () if vocabulary.start_token is None else (vocabulary.start_token,)
+    for token in (*start, *vocabulary.end_tokens):
+        if token >= architecture.vocabulary:
+            raise SourceError(
+                f"the model starts or ends with the token {token}; its ids are 0 to "
+                f"{architecture.vocabulary - 1}"
+            )
     files = {TOKENIZER: vocabulary.tokenizer}
     if vocabulary.chat_template is not None:
         ChatTemplate(vocabulary.chat_template, vocabulary.specials)
