@@ -198,7 +198,7 @@ def _settings(finished: Finished) -> Section:
                 [
                     ("model", plan.models.name or "none: extractive summaries only"),
                     *((f"digest of {each.name}", each.digest) for each in plan.models),
-                    ("the model saw", plan.options.view),
+                    *([("the model saw", plan.options.view)] if plan.models.name else []),
                     ("chunks", f"{plan.options.chunks}, {plan.options.chunk_lines} lines"),
                     ("token budget of an input", f"{plan.budget.tokens:,}"),
                     ("instances", plan.options.instances),
