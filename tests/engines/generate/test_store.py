@@ -122,11 +122,20 @@ def test_a_mistake_is_one_message(
     assert named in document["error"]["message"]
 
 
-@pytest.mark.parametrize("kind", ["store", "model"])
+@pytest.mark.parametrize("kind", ["store", "model", "above"])
 def test_a_place_that_cannot_be_written_is_told_before_converting(
-    kind: str, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if kind == "model":
+    if kind == "above":
+        # As the user root may write everywhere, a place where nobody can.
+        (tmp_path / "file").touch()
+        store = tmp_path / "file" / "store"
+        monkeypatch.setenv("INTERLOCK_MODELS", str(store))
+    elif kind == "model":
         store.mkdir()
         (store / "mine").mkdir()
         (store / "mine" / "notes.txt").write_text("not a bundle")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,10 +133,21 @@ def list_models() -> list[StoredModel]:
 def place_for(name: str) -> tuple[Path, str | None]:
     """Where a model called `name` is to be written, and the digest of the one that it replaces.
 
-    Raises ConfigError for a name that cannot be one, and for a place that holds something else.
+    The store is made where there is none. Raises ConfigError for a name that cannot be one, and for
+    a place that holds something else, or that cannot be written.
     """
     path = path_of(name)
     _check_store(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell: a disk may be full, or mounted to be read.
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        raise ConfigError(
+            f"the store {str(path.parent)!r} cannot be written: {error.strerror}",
+            hint=f"{ENVIRONMENT} names another",
+        ) from None
     check_target(path)
     try:
         return path, digest_of((path / MANIFEST).read_bytes())
