@@ -45,7 +45,11 @@ Scope = tuple[Set[str], ...]
 
 
 def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
-    """Parse `model.onnx`; raises BundleFormatError for anything else than one ONNX model."""
+    """Parse `model.onnx`.
+
+    Raises BundleFormatError for anything else than one ONNX model, MemoryError where there is none
+    left to parse it.
+    """
     if len(data) > PROTOBUF_LIMIT:
         raise BundleFormatError(f"{MODEL} has {len(data)} bytes; protobuf carries {PROTOBUF_LIMIT}")
     if data[4:8] == b"ORTM":
@@ -56,6 +60,9 @@ def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
     try:
         model.ParseFromString(data)
     except (DecodeError, RuntimeError) as error:
+        # Which protobuf says by these words alone.
+        if "alloc failed" in str(error):
+            raise MemoryError(f"{MODEL} cannot be parsed: no memory is left") from None
         raise BundleFormatError(f"{MODEL} is not an ONNX model: {error}") from None
     size = model.ByteSize()
     model.DiscardUnknownFields()
