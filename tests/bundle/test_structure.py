@@ -77,12 +77,12 @@ def test_a_subgraph_does_not_see_what_comes_after_or_lies_in_another(name: str) 
         check(choice("first", branch(inside, gives="inside")), choice("y", uses), AFTER)
 
 
-PARSED_WITHOUT_MEMORY = """
+WITHOUT_MEMORY = """
 import resource
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from interlock.bundle.limits import DEFAULT_LIMITS
-from interlock.bundle.structure import parse_model
+from interlock.bundle.structure import inline, parse_model
 
 count = 16 << 20
 weights = numpy_helper.from_array(np.zeros(count, np.float32), "w")
@@ -90,18 +90,20 @@ output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [count])
 node = helper.make_node("Identity", ["w"], ["y"])
 graph = helper.make_graph([node], "g", [], [output], [weights])
 data = helper.make_model(graph).SerializeToString()
-parse_model(data, DEFAULT_LIMITS)
+model = parse_model(data, DEFAULT_LIMITS)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20), resource.RLIM_INFINITY))
-try:
-    parse_model(data, DEFAULT_LIMITS)
-except MemoryError as error:
-    print(error)
+for call in (lambda: parse_model(data, DEFAULT_LIMITS), lambda: inline(model, [], {})):
+    try:
+        call()
+    except MemoryError as error:
+        print(error)
 """
 
 
 def test_a_model_that_memory_is_lacking_for_is_not_called_malformed() -> None:
-    command = [sys.executable, "-c", PARSED_WITHOUT_MEMORY]
+    command = [sys.executable, "-c", WITHOUT_MEMORY]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.stdout.strip() == "model.onnx cannot be parsed: no memory is left", done.stderr
+    told = ["cannot be parsed: no memory is left", "cannot be put together: no memory is left"]
+    assert done.stdout.splitlines() == [f"model.onnx {each}" for each in told], done.stderr

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Set
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from interlock.bundle.limits import PROTOBUF_LIMIT, BundleLimits
 from interlock.bundle.manifest import MODEL
@@ -64,9 +64,9 @@ def parse_model(data: bytes, limits: BundleLimits) -> onnx.ModelProto:
         if "alloc failed" in str(error):
             raise MemoryError(f"{MODEL} cannot be parsed: no memory is left") from None
         raise BundleFormatError(f"{MODEL} is not an ONNX model: {error}") from None
-    size = model.ByteSize()
+    size = _size(model)
     model.DiscardUnknownFields()
-    if model.ByteSize() != size:
+    if _size(model) != size:
         # ONNX Runtime may know the fields that this parser does not, and act on them.
         raise BundleFormatError(f"{MODEL} has fields that this release does not know")
     if not model.HasField("graph") or not model.graph.output:
@@ -103,7 +103,16 @@ def in_one_piece(model: onnx.ModelProto, external: list[External]) -> bool:
 
 
 def _total(model: onnx.ModelProto, external: list[External]) -> int:
-    return int(model.ByteSize()) + sum(place.length for place in external)
+    return _size(model) + sum(place.length for place in external)
+
+
+def _size(model: onnx.ModelProto) -> int:
+    """Bytes of the model. Protobuf puts them together to count them."""
+    try:
+        return int(model.ByteSize())
+    except EncodeError:
+        # It was parsed from bytes that protobuf carries, so that is all that can be wrong.
+        raise MemoryError(f"{MODEL} cannot be put together: no memory is left") from None
 
 
 def beside(external: list[External], files: Mapping[str, bytes]) -> dict[str, Array]:
@@ -130,7 +139,8 @@ def beside(external: list[External], files: Mapping[str, bytes]) -> dict[str, Ar
 def inline(model: onnx.ModelProto, external: list[External], files: Mapping[str, bytes]) -> bytes:
     """The model's bytes with every external tensor put in.
 
-    Raises BundleFormatError above the 2 GB that protobuf can carry.
+    Raises BundleFormatError above the 2 GB that protobuf can carry, MemoryError where there is none
+    left for the bytes.
     """
     if not in_one_piece(model, external):
         total = _total(model, external)
@@ -144,7 +154,10 @@ def inline(model: onnx.ModelProto, external: list[External], files: Mapping[str,
         place.tensor.raw_data = data[place.offset : place.offset + place.length]
         place.tensor.ClearField("external_data")
         place.tensor.ClearField("data_location")
-    return bytes(model.SerializeToString())
+    try:
+        return bytes(model.SerializeToString())
+    except EncodeError:
+        raise MemoryError(f"{MODEL} cannot be put together: no memory is left") from None
 
 
 def _functions(model: onnx.ModelProto) -> dict[Key, onnx.FunctionProto]:
