@@ -77,7 +77,8 @@ def _shares(finished: Finished) -> Markup:
         ("refused", "refused"),
         ("failed", "failed"),
     )
-    return svg.stacked_bar([(name, tone, counts[name]) for name, tone in order])
+    shares = [(name, tone, counts[name]) for name, tone in order]
+    return svg.stacked_bar(shares, caption="Chunks by who wrote their summary")
 
 
 def _standing(finished: Finished, node: Node) -> tuple[str, Tone]:
