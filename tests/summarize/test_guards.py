@@ -76,6 +76,31 @@ def test_guards_read_a_broken_word_as_one() -> None:
     assert verdict(name)[1] == "names CountingOfWordsFactory, not in the source"
 
 
+PARTS = Asked(
+    "folder",
+    name="words",
+    language="Python",
+    shown=(
+        "counting.py: `Counter` counts the words of a text and keeps totals by word.\n"
+        "handlers.py: `handle_create` answers the requests of a user with what they ask for."
+    ),
+    most=200,
+)
+
+
+def test_the_summary_of_one_part_is_none_of_them_all() -> None:
+    said = "The folder counts the words of a text and keeps totals by word."
+    assert verdict(said, PARTS) == (StepResult.REFUSED, "repeats the summary of one part")
+    wrapped_too = msgspec.structs.replace(PARTS, width=20)
+    assert verdict(wrapped(said, 20), wrapped_too)[1] == "repeats the summary of one part"
+    both = "It counts the words of a text and answers the requests of a user."
+    assert verdict(both, PARTS) == (StepResult.ACCEPTED, "")
+    # One part is all there is, and a chunk has none.
+    alone = msgspec.structs.replace(PARTS, shown=PARTS.shown.split("\n")[0])
+    assert verdict(said, alone)[0] is StepResult.ACCEPTED
+    assert verdict(said, msgspec.structs.replace(PARTS, level="chunk"))[0] is StepResult.ACCEPTED
+
+
 def test_half_grounded_is_flagged() -> None:
     result, said = verdict("Counts words of a text on shaded triangles.")
     assert result is StepResult.FLAGGED

@@ -196,6 +196,8 @@ def test_errors_of_ours_are_all_engine_errors() -> None:
         ("Counts `words`", 0, "Counts `words`."),
         ("", 0, ""),
         ("Counts \x1b]0;a\x07 words\x9b of \u202etext", 0, "Counts ]0;a words of text."),
+        ("- Counts words of -x and a - b", 0, "Counts words of -x and a - b."),
+        ("-x counts words", 0, "-x counts words."),
         ("one two three", 8, "one two\nthree."),
     ],
 )

@@ -124,6 +124,21 @@ class NoEcho:
         return Verdict()
 
 
+class OfAllParts:
+    """Refuses a summary of several parts that repeats what was said of one of them."""
+
+    def check(self, item: Asked, answer: Any) -> Verdict:
+        """More than half of it, in one stretch: of the others it says nothing, or little."""
+        parts = item.shown.split("\n")
+        if item.level == "chunk" or len(parts) < 2:
+            return Verdict()
+        text = unwrapped(answer.text)
+        most = max(_ECHO, len(text) // 2 + 1)
+        if any(_shared(text, part, most) for part in parts):
+            return _refused("repeats the summary of one part")
+        return Verdict()
+
+
 class Grounded:
     """Refuses a summary that names what its source does not hold, or hardly speaks of it."""
 
@@ -197,6 +212,7 @@ MODEL_GUARDS = (
     WithinLength(),
     NoRepetition(),
     NoEcho(),
+    OfAllParts(),
     Grounded(),
     SawEverything(),
 )
@@ -238,9 +254,9 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _shared(text: str, source: str) -> str:
-    """The first stretch of 40 characters that both hold, or nothing."""
-    for at in range(len(text) - _ECHO + 1):
-        if text[at : at + _ECHO] in source:
-            return text[at : at + _ECHO]
+def _shared(text: str, source: str, length: int = _ECHO) -> str:
+    """The first stretch of `length` characters that both hold, or nothing."""
+    for at in range(len(text) - length + 1):
+        if text[at : at + length] in source:
+            return text[at : at + length]
     return ""

@@ -197,7 +197,8 @@ class Summarizer:
 
 def shape(text: str, width: int = 0) -> str:
     """What a model wrote as one sentence on one line, or on lines of `width` characters."""
-    flat = plain(text)
+    # Parts are listed in the prompt, and a model may go on with the list.
+    flat = re.sub(r"^[-*] ", "", plain(text))
     # The stop text that ended generation is the sentence's own full stop.
     if flat and re.search(r"[\w)`'\"]$", flat):
         flat += "."
