@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,6 +73,17 @@ def test_draws_follow_the_distribution() -> None:
     expected = np.array([0.5, 0.25, 0.15, 0.0]) / 0.9
     # Five standard deviations of a share at n = 4000.
     assert np.abs(drawn - expected).max() < 5 * 0.5 / np.sqrt(4000)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e-307, 1e-300])
+@pytest.mark.parametrize("logits", [[1.0, 8.0, 7.9], [-1.0, -0.5, -8.0], [0.0, 3.0, -3.0]])
+@pytest.mark.parametrize("cuts", [{}, {"top_p": 0.5}, {"top_k": 2}, {"min_p": 0.1}])
+def test_the_least_temperature_draws_the_likeliest(
+    temperature: float, logits: list[float], cuts: dict[str, Any]
+) -> None:
+    sampler = Sampler(Sampling(temperature=temperature, seed=1, **cuts), [])
+    assert sampler.draw(np.array(logits, np.float32)) == 1
 
 
 def test_a_seed_repeats_its_draws_and_another_does_not() -> None:

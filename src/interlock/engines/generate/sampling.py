@@ -57,7 +57,12 @@ class Sampler:
         return logits
 
     def _drawn(self, logits: Floats) -> int:
-        scaled = logits.astype(np.float64) / self._temperature
+        wide = logits.astype(np.float64)
+        with np.errstate(over="ignore"):
+            scaled = wide / self._temperature
+            if not np.isfinite(scaled.max()):
+                # So little that the largest is beyond float64: only its equals are left.
+                scaled = (wide - wide.max()) / self._temperature
         weights = np.exp(scaled - scaled.max())
         ids, chosen = self._cut(weights)
         sums = np.cumsum(chosen)
