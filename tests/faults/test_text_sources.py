@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from safetensors.numpy import load_file, save_file
 from support.counts import count
 from support.gguf_models import save_gguf
 from support.text_models import save_directory
 
 from interlock.engines.generate.chat_template import ChatTemplate
+from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.convert.graph import build_graph
-from interlock.engines.generate.convert.publish import open_checkpoint
+from interlock.engines.generate.convert.publish import convert, open_checkpoint
 from interlock.engines.generate.tokenizer import Tokenizer
 from interlock.errors import BundleFormatError, InterlockError
 
@@ -138,6 +140,60 @@ def test_a_setting_that_is_no_such_number_is_named(
     with pytest.raises(BundleFormatError) as caught:
         build_graph(open_checkpoint(source), "int8")
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("tokens", [1, 2, 3], "tokens are no texts"),
+        ("merges", [1], "no merges"),
+        ("scores", ["x", "y", "z"], "scores are no finite numbers"),
+        ("scores", [0.0, float("nan"), 1.0], "scores are no finite numbers"),
+        ("unknown_token_id", 3, "unknown_token_id is 3"),
+        ("unknown_token_id", -2, "unknown_token_id is -2"),
+        ("bos_token_id", -2, "bos_token_id is -2"),
+        ("bos_token_id", 0xFFFFFFFF, ""),
+        ("bos_token_id", -1, ""),
+        ("eot_token_id", 0xFFFFFFFF, ""),
+    ],
+)
+def test_a_vocabulary_of_another_kind_is_refused_by_name(
+    kind: str, name: str, value: Any, named: str
+) -> None:
+    fields = {
+        "model": kind,
+        "tokens": ["a", "b", "ab"],
+        "token_type": [1, 1, 1],
+        "merges": ["a b"],
+        "scores": [0.0, 0.0, -1.0],
+        "eos_token_id": 1,
+        "bos_token_id": 0,
+        "add_bos_token": True,
+    }
+    changed = {f"tokenizer.ggml.{key}": each for key, each in (fields | {name: value}).items()}
+    used = {"merges": "gpt2", "scores": "llama", "unknown_token_id": "llama"}
+    if not named:
+        found = vocabulary_of(changed)
+        assert found.end_tokens == (1,)
+        assert found.start_token == (None if name == "bos_token_id" else 0)
+    elif used.get(name, kind) == kind:
+        with pytest.raises(BundleFormatError, match=named):
+            vocabulary_of(changed)
+    else:
+        assert vocabulary_of(changed).start_token == 0
+
+
+def test_a_tokenizer_that_makes_no_token_is_refused(tmp_path: Path) -> None:
+    source = save_directory(tmp_path / "source")
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE({name: number for number, name in enumerate(names)}, [])
+    )
+    made.add_special_tokens(list(names))
+    made.save(str(source / "tokenizer.json"))
+    with pytest.raises(BundleFormatError, match="makes no token of a text"):
+        convert(source, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("key", ["head_dim", "num_hidden_layers", "intermediate_size"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from interlock.engines.generate.convert.checkpoint import Architecture
+from interlock.engines.generate.convert.checkpoint import Architecture, SourceError
 from interlock.engines.generate.convert.graph import BuiltGraph, cache_names, with_all_logits
 from interlock.engines.generate.sampling import Floats, log_sums
 from interlock.engines.generate.spec import Fidelity
@@ -35,9 +35,14 @@ def measure(
     architecture: Architecture,
     tokenizer: Tokenizer,
 ) -> Fidelity:
-    """The fidelity of `candidate` on the text that lies beside this file."""
+    """The fidelity of `candidate` on the text that lies beside this file.
+
+    Raises SourceError where the tokenizer makes nothing of the text.
+    """
     data = _TEXT.read_bytes()
     tokens = tokenizer.encode(data.decode("utf-8"))
+    if not tokens:
+        raise SourceError("the tokenizer makes no token of a text")
     window = min(_WINDOW, architecture.context - 1)
     windows = [tokens[at : at + window] for at in range(0, len(tokens), window)]
     expected = _Reader(reference, architecture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,8 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
             "the file holds no tokenizer (tokenizer.ggml.tokens)",
             hint="use a file that was made with its tokenizer inside",
         )
+    if not all(isinstance(token, str) for token in tokens):
+        raise SourceError("the file's tokens are no texts (tokenizer.ggml.tokens)")
     kind = fields.get("tokenizer.ggml.model")
     if kind == "gpt2":
         model = _byte_level(fields, tokens)
@@ -72,9 +75,8 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
         for number, token in enumerate(tokens)
         if kinds[number] in (_CONTROL, _USER_DEFINED)
     ]
-    start, end = (fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
-    turn = fields.get("tokenizer.ggml.eot_token_id")
-    ends = {number for number in (end, turn) if isinstance(number, int)}
+    start, end, turn = (_token_id(fields, name) for name in ("bos", "eos", "eot"))
+    ends = {number for number in (end, turn) if number is not None}
     # Files of chat models often name the end of a text and not the end of a turn.
     ends |= {
         number
@@ -89,14 +91,24 @@ def vocabulary_of(fields: Mapping[str, Any]) -> Vocabulary:
     return Vocabulary(
         tokenizer=json.dumps(model, ensure_ascii=False).encode(),
         end_tokens=tuple(sorted(ends)),
-        start_token=start if adds_start and isinstance(start, int) else None,
+        start_token=start if adds_start else None,
         specials={
             name: tokens[number]
             for name, number in (("bos_token", start), ("eos_token", end))
-            if isinstance(number, int) and 0 <= number < len(tokens)
+            if number is not None and number < len(tokens)
         },
         chat_template=template if isinstance(template, str) else None,
     )
+
+
+def _token_id(fields: Mapping[str, Any], name: str) -> int | None:
+    """The id of a special token. Where there is none, some files say -1, in 32 bits."""
+    number = fields.get(f"tokenizer.ggml.{name}_token_id")
+    if not isinstance(number, int) or isinstance(number, bool) or number in (-1, 0xFFFFFFFF):
+        return None
+    if number < 0:
+        raise SourceError(f"the file's tokenizer.ggml.{name}_token_id is {number}")
+    return number
 
 
 def _whole(parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,7 +131,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
             f"the file's tokenizer cuts text in the way {name[:40]!r}",
             hint=f"known are {', '.join(_PRE)}; a Hugging Face directory brings its own",
         )
-    if not isinstance(merges, list):
+    if not isinstance(merges, list) or not all(isinstance(merge, str) for merge in merges):
         raise SourceError("the file holds no merges (tokenizer.ggml.merges)")
     return _whole(
         {
@@ -153,6 +165,8 @@ def _sentencepiece(
     scores = fields.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise SourceError("the file holds no scores (tokenizer.ggml.scores)")
+    if not all(isinstance(score, int | float) and math.isfinite(score) for score in scores):
+        raise SourceError("the file's scores are no finite numbers (tokenizer.ggml.scores)")
     known = {token: number for number, token in enumerate(tokens)}
     merges: list[tuple[float, int, str, str]] = []
     for number, token in enumerate(tokens):
@@ -175,7 +189,9 @@ def _sentencepiece(
     if prefix:
         normalizers.insert(0, {"type": "Prepend", "prepend": "▁"})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    unknown = fields.get("tokenizer.ggml.unknown_token_id")
+    unknown = _token_id(fields, "unknown")
+    if unknown is not None and unknown >= len(tokens):
+        raise SourceError(f"the file's tokenizer.ggml.unknown_token_id is {unknown}")
     return _whole(
         {
             "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -184,7 +200,7 @@ def _sentencepiece(
             "model": {
                 "type": "BPE",
                 "dropout": None,
-                "unk_token": tokens[unknown] if isinstance(unknown, int) else None,
+                "unk_token": None if unknown is None else tokens[unknown],
                 "continuing_subword_prefix": None,
                 "end_of_word_suffix": None,
                 "fuse_unk": True,
