@@ -112,6 +112,15 @@ def test_a_link_in_a_bare_repository_is_left_out_as_in_a_work_tree(
     assert [file.path for file in found.files] == [file.path for file in read_tree(tree).files]
 
 
+def test_a_bare_repository_inside_of_a_tree_is_left_out_and_told(tmp_path: Path) -> None:
+    tree = committed(small_tree(tmp_path / "tree"))
+    git("clone", "-q", "--bare", str(tree), str(tree / "fixtures" / "words.git"))
+    found = read_tree(tree)
+    assert not [file.path for file in found.files if file.path.startswith("fixtures")]
+    told = {item.path: item.reason for item in found.skipped}
+    assert told["fixtures/words.git"] == "a bare Git repository"
+
+
 def test_a_path_is_itself(tmp_path: Path) -> None:
     with open_tree(str(tmp_path)) as opened:
         assert opened == tmp_path

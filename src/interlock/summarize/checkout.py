@@ -30,7 +30,7 @@ def open_tree(place: str) -> Iterator[Path]:
     repository.
     """
     path = local_path(place)
-    if not _is_bare(path):
+    if not is_bare(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="interlock-") as scratch:
@@ -59,7 +59,8 @@ def local_path(place: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _is_bare(path: Path) -> bool:
+def is_bare(path: Path) -> bool:
+    """Whether it is what Git keeps its objects and references in."""
     try:
         files, directories = (path / "HEAD").is_file(), (path / "objects", path / "refs")
         return files and all(each.is_dir() for each in directories)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from interlock.kernel.errors import InputError
 from interlock.summarize import ignore, kinds, mark
+from interlock.summarize.checkout import is_bare
 from interlock.summarize.decode import decode
 from interlock.summarize.languages import Language, language_of
 
@@ -180,6 +181,9 @@ class _Walk:
             reason = "ignored by .gitignore"
         elif mark.is_output(directory):
             reason = mark.REASON
+        elif is_bare(directory):
+            # Git's own files are nobody's source; named as PATH, it is read at its HEAD.
+            reason = "a bare Git repository"
         elif self._exclude is not None and self._exclude.match_file(f"{shown}/"):
             reason = "excluded"
         elif reason is not None and self._selection.allows(reason):
