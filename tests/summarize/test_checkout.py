@@ -8,7 +8,7 @@ import pytest
 from support.source_trees import small_tree
 
 from interlock.errors import InputError
-from interlock.summarize.checkout import open_tree
+from interlock.summarize.checkout import local_path, open_tree
 from interlock.summarize.tree import read_tree
 
 
@@ -205,6 +205,22 @@ def test_nothing_that_an_archive_would_leave_out_or_rewrite_is_lost(tmp_path: Pa
     with open_tree(str(tmp_path / "words.git")) as opened:
         found = [(file.path, file.digest) for file in read_tree(opened).files]
     assert found == [(file.path, file.digest) for file in read_tree(tree).files]
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///a/b%20c", "/a/b c"),
+        ("file://localhost/a/b", "/a/b"),
+        ("file:///a#b", "/a#b"),
+        ("file:///a?b=c#d", "/a?b=c#d"),
+        ("file:///a%23b", "/a#b"),
+        ("file:///a//b", "/a/b"),
+        ("a#b", "a#b"),
+    ],
+)
+def test_a_url_names_all_of_its_path(url: str, path: str) -> None:
+    assert local_path(url) == Path(path)
 
 
 def test_no_path_is_not_the_working_directory() -> None:

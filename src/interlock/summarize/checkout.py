@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from interlock.kernel.errors import InputError
 
@@ -56,7 +56,9 @@ def local_path(place: str) -> Path:
         )
     if parts.netloc not in ("", "localhost"):
         raise InputError(f"PATH is on {parts.netloc!r}; only this machine is read", hint=_CLONE)
-    return Path(unquote(parts.path))
+    # To Git, marks of a query and of a fragment are a path's like others.
+    rest = parts._replace(scheme="", netloc="")
+    return Path(unquote(urlunsplit(rest)))
 
 
 def is_bare(path: Path) -> bool:
