@@ -17,6 +17,9 @@ from interlock.summarize.lines import MARK, unwrapped, wrapped
         ("twothreefourfive.", 6, f"twoth{MARK}\nreefo{MARK}\nurfiv{MARK}\ne."),
         ("a-b one-two-three", 8, f"a-b\none-two{MARK}\n-three"),
         ("", 8, ""),
+        # The text's own mark, at the end of a line, is not taken for a break.
+        (f"press {MARK} now", 8, f"press {MARK}\n{MARK} now"),
+        (f"press{MARK} twothree", 8, f"press{MARK}\n{MARK} twoth{MARK}\nree"),
     ],
 )
 def test_lines_break_between_words_and_visibly_inside_of_them(
@@ -26,7 +29,7 @@ def test_lines_break_between_words_and_visibly_inside_of_them(
     assert unwrapped(lines) == text
 
 
-@given(st.text(st.characters(exclude_characters=MARK)), st.integers(2, 60))
+@given(st.text() | st.text(f"ab {MARK}"), st.integers(3, 60))
 def test_no_line_is_longer_and_nothing_is_lost(text: str, width: int) -> None:
     flat = " ".join(text.split())
     lines = wrapped(flat, width)

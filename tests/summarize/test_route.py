@@ -112,6 +112,9 @@ def test_without_a_model_the_only_step_is_extractive() -> None:
         Asked("chunk", opening=f"{'x' * 300} word\n"),
         Asked("chunk", doc="Counts \x1b[31mred\x1b[0m words.", defined=(("def", "a\u202eb"),)),
         Asked("folder", defined=(("file", "a\x1b[2J.py"),)),
+        Asked(
+            "chunk", doc="Waits until ↩ pressed↩ again↩ is released↩ by↩ the↩ user↩ and↩ is read."
+        ),
     ],
 )
 def test_the_sources_own_words_are_never_refused(item: Asked, width: int) -> None:

@@ -34,9 +34,10 @@ def wrapped(text: str, width: int) -> str:
         if line and len(line) + 1 + len(word) <= width:
             line += f" {word}"
             continue
-        if line:
+        if line and line != MARK:
             lines.append(line)
-        line = word
+        # A mark of the text's own would be taken for a break: it goes on to the next line.
+        line = f"{MARK} {word}" if line.endswith(MARK) else word
         while len(line) > width:
             lines.append(line[: width - 1] + MARK)
             line = line[width - 1 :]
