@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.counts import count
 
@@ -70,6 +70,7 @@ def test_the_cuts_leave_what_those_of_transformers_leave(seed: int, sampling: Sa
 
 @settings(max_examples=count(500, 5000), deadline=None)
 @given(seed=st.integers(0, 10**6), sampling=cuts, greedy=st.booleans())
+@example(13236, Sampling(temperature=0.8, top_k=5, top_p=0.999), False)
 def test_a_draw_that_is_not_close_survives_a_disturbance(
     seed: int, sampling: Sampling, greedy: bool
 ) -> None:

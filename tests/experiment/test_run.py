@@ -196,6 +196,26 @@ def test_a_resumed_run_asks_only_what_is_missing(tmp_path: Path) -> None:
         assert again.files == report.files
 
 
+def test_a_run_killed_after_its_last_answer_is_done_once_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next start would find it unfinished and without a checkpoint, and pay anew."""
+    one = Scripted()
+    raw = config(tmp_path, count=4)
+
+    def killed(run: JournalRun, state: str) -> None:
+        raise KeyboardInterrupt
+
+    with registered(one=one):
+        with monkeypatch.context() as patched:
+            patched.setattr(JournalRun, "finish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run_experiment(raw, display=None)
+        for _ in range(2):
+            assert go(raw, resume=True).complete
+    assert set(one.asked.values()) == {1}
+
+
 def test_a_deleted_checkpoint_asks_for_a_fresh_start(tmp_path: Path) -> None:
     one = Scripted()
     raw = config(tmp_path, count=8, concurrency=1)

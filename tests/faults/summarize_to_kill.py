@@ -26,7 +26,7 @@ def make_work(log: str) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
 
     Slow enough that a fast machine is not done before the kills are.
     """
-    return Summarizer(NamingModel(log=Path(log), seconds=0.02))
+    return Summarizer(NamingModel(log=Path(log), seconds=0.1))
 
 
 def main(tree: Path, output: Path, kind: str, log: str) -> None:

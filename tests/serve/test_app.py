@@ -10,6 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 from serve.conftest import RED
+from support.rollouts import until
 from support.serving import Running
 
 
@@ -292,7 +293,12 @@ def test_the_log_has_one_line_a_request_with_its_outcome(server: Running) -> Non
     reply = server.infer("affine", [[1, 2, 3]])
     server.get("/v2/health/live")
     wanted = reply.headers["x-request-id"]
-    lines = [event for event in list(server.log) if event.get("request_id") == wanted]
+
+    def lines_of_it() -> list[dict[str, Any]]:
+        return [event for event in list(server.log) if event.get("request_id") == wanted]
+
+    until(lines_of_it)  # a line is read after its answer
+    lines = lines_of_it()
     assert len(lines) == 1
     assert (lines[0]["endpoint"], lines[0]["model"]) == ("infer", "affine")
     assert (lines[0]["status"], lines[0]["outcome"], lines[0]["rows"]) == (200, "accepted", 1)

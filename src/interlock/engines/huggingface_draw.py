@@ -99,10 +99,11 @@ def _thresholds(
         edges = _edge(ranked, last, tolerance)
         slack = tolerance / temperature
         before = float(sums[last - 1]) if last else 0.0
+        # One token fewer or more, and of two that are close it may be either.
         if last and top_p - before < slack:
-            edges = (max(edges[0], float(ranked[last - 1])), edges[1], edges[2])
+            edges = (max(edges[0], float(ranked[last - 1]) + tolerance), edges[1], edges[2])
         if float(sums[last]) - top_p < slack and last + 1 < ranked.numel():
-            edges = (edges[0], edges[1], min(edges[2], float(ranked[last + 1])))
+            edges = (edges[0], edges[1], min(edges[2], float(ranked[last + 1]) - tolerance))
         surely, usual, perhaps = (
             max(pair) for pair in zip((surely, usual, perhaps), edges, strict=True)
         )
@@ -116,8 +117,10 @@ def _thresholds(
 
 def _edge(ranked: torch.Tensor, last: int, tolerance: float) -> tuple[float, float, float]:
     """Thresholds of a cut after rank `last`: the two tokens at it may be close."""
-    usual = float(ranked[last])
-    following = float(ranked[last + 1]) if last + 1 < ranked.numel() else float("-inf")
+    if last + 1 == ranked.numel():
+        # It leaves what the cut before left, whose own thresholds then hold.
+        return -math.inf, -math.inf, -math.inf
+    usual, following = float(ranked[last]), float(ranked[last + 1])
     if usual - following < tolerance:
         return usual + tolerance, usual, following - tolerance
     return usual, usual, usual
