@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ def test_draws_follow_the_distribution() -> None:
 
 @settings(max_examples=count(200, 2000), deadline=None)
 @given(seed=st.integers(0, 10**6), sampling=cuts)
+@example(107, Sampling(temperature=1.0, top_p=0.999))
 def test_the_cuts_leave_what_those_of_transformers_leave(seed: int, sampling: Sampling) -> None:
     processors = pytest.importorskip("transformers")
     logits = logits_of(seed)
@@ -62,10 +64,17 @@ def test_the_cuts_leave_what_those_of_transformers_leave(seed: int, sampling: Sa
         left = processors.TopPLogitsWarper(sampling.top_p)(None, left)
     if sampling.min_p:
         left = processors.MinPLogitsWarper(sampling.min_p)(None, left)
-    _, usual, _ = _thresholds(logits, sampling, 0.0)
-    mine = {index for index in range(SIZE) if float(logits[index]) >= usual - 1e-5}
     theirs = {index for index in range(SIZE) if float(left[0, index]) > -math.inf}
-    assert mine == theirs
+
+    def kept(**changes: Any) -> set[int]:
+        _, usual, _ = _thresholds(logits, replace(sampling, **changes), 0.0)
+        return {index for index in range(SIZE) if float(logits[index]) >= usual - 1e-5}
+
+    if sampling.top_p is None or sampling.top_p == 1.0:
+        assert kept() == theirs
+    else:
+        # A sum in float32 that is the limit itself may fall on either side of it.
+        assert kept(top_p=sampling.top_p - 1e-6) <= theirs <= kept(top_p=sampling.top_p + 1e-6)
 
 
 @settings(max_examples=count(500, 5000), deadline=None)
