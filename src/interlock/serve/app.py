@@ -54,6 +54,8 @@ from interlock.serve.text_served import TextServed
 
 # Apart from the threads that large bodies and metrics need: a canary may hang for seconds.
 _CANARIES = ThreadPoolExecutor(16, "interlock-canary")
+_UNWATCHED = 0.05
+"""Seconds of a request that should be quick in which nobody looks whether its client left."""
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -247,10 +249,11 @@ class Endpoints:
             deadline = Deadline.after(min(seconds, asked.seconds or seconds))
             state["rows"] = rows
             began = time.perf_counter()
-            waits_long = pick.version.lane.waits_long
+            lane = pick.version.lane
+            busy, unwatched = lane.busy, 0.0 if lane.waits_long else _UNWATCHED
             asking = pick.ask(asked.inputs, rows, deadline)
             # Watching a connection costs more than a quick answer, so only one that waits is.
-            answer = await (_while_connected(request, asking) if waits_long else asking)
+            answer = await (_while_connected(request, asking, unwatched) if busy else asking)
             self._metrics.stage(state, "answer", began)
         finally:
             pick.leave()
@@ -316,18 +319,26 @@ class Endpoints:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _while_connected(request: Request, asking: Coroutine[Any, Any, T]) -> T:
-    """What `asking` comes to; raises ConnectionResetError, ending it, where the client leaves."""
+async def _while_connected(request: Request, asking: Coroutine[Any, Any, T], unwatched: float) -> T:
+    """What `asking` comes to; raises ConnectionResetError, ending it, where the client leaves.
+
+    For `unwatched` seconds nobody looks whether it did.
+    """
     answer = asyncio.ensure_future(asking)
-    left = asyncio.ensure_future(request.receive())  # the body is read, so this is its end
+    left: asyncio.Future[Any] | None = None
     try:
-        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+        if unwatched:
+            await asyncio.wait({answer}, timeout=unwatched)
         if not answer.done():
-            raise ConnectionResetError
+            left = asyncio.ensure_future(request.receive())  # the body is read, so this is its end
+            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise ConnectionResetError
         return answer.result()
     finally:
         answer.cancel()
-        left.cancel()
+        if left is not None:
+            left.cancel()
 
 
 def _encoded(found: Encoded) -> Response:
