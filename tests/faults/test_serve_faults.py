@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,10 @@ def test_a_client_that_leaves_while_it_waits_makes_room(tmp_path: Path) -> None:
         )
         hanging.start()
         until(lambda: 'running_requests{model="steered"} 1.0' in server.metrics())
-        body = (
-            b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[0,0,1]}],'
-            b'"parameters":{"timeout":200000000}}'
-        )
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            head = "POST /v2/models/steered/infer HTTP/1.1\r\nhost: x\r\n"
-            connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            until(lambda: 'queue_requests{model="steered"} 1.0' in server.metrics())
+        waiting = HTTPConnection("127.0.0.1", server.port)
+        ask(waiting, [0, 0, 1])
+        until(lambda: 'queue_requests{model="steered"} 1.0' in server.metrics())
+        waiting.close()
         until(lambda: any(event.get("code") == "client_gone" for event in list(server.log)))
         assert 'queue_requests{model="steered"} 0.0' in server.metrics()
         assert codes == []  # all this while the model hangs
@@ -133,6 +130,37 @@ def test_a_client_that_leaves_while_it_waits_makes_room(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         hanging.join(60)
         assert codes == [503]
+
+
+def test_a_client_that_leaves_behind_a_model_that_was_quick_makes_room(tmp_path: Path) -> None:
+    (tmp_path / "steered.onnx").write_bytes(models.steered())
+    settings = {"path": "steered.onnx", "call_seconds": 300.0, "queue": 8}
+    with serving(tmp_path, {"steered": settings}) as server:
+        first, second = (HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(2))
+        second.connect()
+        for _ in range(30):
+            assert ask(first, [0, 0, 1]).getresponse().read()
+        # Both arrive while the last answer is news, so the second seems about to be answered.
+        ask(first, [HANG, 0, 0])
+        ask(second, [0, 0, 1])
+        until(lambda: 'queue_requests{model="steered"} 1.0' in server.metrics())
+        second.close()
+        until(lambda: any(event.get("code") == "client_gone" for event in list(server.log)))
+        assert 'queue_requests{model="steered"} 0.0' in server.metrics()
+        for pid in workers(server):
+            os.kill(pid, signal.SIGKILL)
+        assert first.getresponse().status == 503
+        first.close()
+
+
+def ask(connection: HTTPConnection, row: list[float]) -> HTTPConnection:
+    """Send a request that sets no deadline to speak of; who wants the answer reads it."""
+    asked = {
+        "inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": row}],
+        "parameters": {"timeout": 200_000_000},
+    }
+    connection.request("POST", "/v2/models/steered/infer", json.dumps(asked))
+    return connection
 
 
 def test_sigterm_answers_what_is_under_way_and_takes_the_workers_along(server: Running) -> None:
