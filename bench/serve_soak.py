@@ -1,6 +1,6 @@
 """`make soak-serve`: long load at 80% of the server's capacity, then at 300% of it.
 
-    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 64] [--standing 2]
+    python bench/serve_soak.py [--seconds 600] [--overload-seconds 60] [--queue 64] [--standing 1]
         [--model encoder]
 
 Capacity is what eight clients that ask one after the other get through. The bars: no error and at
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--overload-seconds", type=float, default=60.0)
     # Few may wait for long: a queue only sells latency for the sight of fewer refusals.
     parser.add_argument("--queue", type=int, default=64, help="requests that may wait in a burst")
-    parser.add_argument("--standing", type=int, default=2, help="requests that may wait for long")
+    parser.add_argument("--standing", type=int, default=1, help="requests that may wait for long")
     parser.add_argument("--model", choices=("encoder", "detector"), default="encoder")
     options = parser.parse_args()
     print(measure.machine(("onnxruntime", "uvicorn", "starlette")))

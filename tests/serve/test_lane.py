@@ -238,28 +238,51 @@ def test_a_burst_may_fill_the_queue_but_a_lasting_overload_may_not() -> None:
             while lane.waiting > waiting:
                 await asyncio.sleep(0.001)
 
+        def refuse() -> None:
+            """Three more ask in vain."""
+            for _ in range(3):
+                with pytest.raises(ServiceError) as refused:
+                    lane.check_room()
+                assert refused.value.retryable
+
         found = [await fill()]
         for _ in range(80):
             await answer(1)
             await fill()
+            refuse()
         assert lane.waiting == 1
-        with pytest.raises(ServiceError) as refused:
-            lane.check_room()
-        assert refused.value.retryable
         found.append(await fill())
         await answer(1)
-        for _ in range(20):
-            # Quieter times: the thread waits for each of them.
-            while lane.running:
-                served.let.release()
+
+        async def after_a_pause(seconds: float = 0.001) -> None:
+            """Let all be answered; the thread then has to wait for the next one."""
+            served.let.release(lane.running + lane.waiting)
+            while lane.running or lane.waiting:
                 await asyncio.sleep(0.001)
+            await asyncio.sleep(seconds)
             asked.append(asyncio.ensure_future(ask(lane, 1.0)))
             await busy(lane)
+
+        for _ in range(20):
+            await after_a_pause()
+            assert await fill() == 1  # the overload goes on as long as most are refused
+            refuse()
+        for _ in range(40):
+            await after_a_pause()
+        found.append(await fill())
+        for _ in range(80):
+            await answer(1)
+            while lane.waiting > 1:
+                await answer(1)
+            await fill()
+            refuse()
+        await after_a_pause(seconds=1.1)
         found.append(await fill())
         served.let.release(len(asked))
         await asyncio.gather(*asked)
         await asyncio.get_running_loop().run_in_executor(None, lane.close, 10.0)
         return found
 
-    # One at work and eight that wait; none more than one after a lasting overload; then as before.
-    assert asyncio.run(main()) == [9, 0, 8]
+    # One at work and eight that wait; none more than one in a lasting overload; after quieter times
+    # as before, and after a pause at once.
+    assert asyncio.run(main()) == [9, 0, 8, 8]

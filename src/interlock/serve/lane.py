@@ -20,9 +20,14 @@ from interlock.serve.served import Answer, Served
 # Weight of the last batch in the running mean of a request's service time.
 _WEIGHT = 0.1
 _LONGEST_WAIT = 60.0
-# An overload is lasting where threads waited for less than this share of some 32 batches. At 80%
+# An overload is lasting once threads waited for less than this share of some 32 batches. At 80%
 # of what they can do, two threads wait for about a third.
-_SELDOM, _OF_LATE = 0.15, 1 / 32
+_SELDOM, _OF_LATE = 0.1, 1 / 32
+# It goes on while more than this share of some 32 requests is refused: a short queue leaves threads
+# without work now and then, also at three times of what they can do.
+_MANY = 0.4
+# Seconds for which no thread waits in an overload; after such a pause a burst has its room again.
+_PAUSE = 1.0
 _LONG = 0.02
 
 
@@ -79,6 +84,8 @@ class Lane:
         self._limit = limit
         self._standing = limit if standing is None else min(standing, limit)
         self._idle = 1.0  # share of late of the batches for which a thread had to wait
+        self._refused = 0.0  # share of late of the requests for which there was no room
+        self._lasting = False
         self._batch_rows = batch_rows
         self._batch_wait = batch_wait
         self._on_run = on_run
@@ -108,13 +115,12 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether a further request would be refused now, whatever its deadline."""
-        # By batches and not by time, so that a machine that stood still is no overload.
-        lasting = self._idle < _SELDOM
-        return len(self._queue) >= (self._standing if lasting else self._limit)
+        return len(self._queue) >= (self._standing if self._lasting else self._limit)
 
     def check_room(self) -> None:
         """Raise ServiceError, with the seconds after which to come back, where it is full."""
         if self.full:
+            self._refused += _OF_LATE * (1.0 - self._refused)
             raise self._refusal()
 
     async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
@@ -130,9 +136,11 @@ class Lane:
         with self._changed:
             if self._closed:
                 raise ServiceError(f"{self.served.name}: stopping", wait_seconds=1.0)
+            self.check_room()
             left = deadline.remaining()
-            if self.full or (left is not None and self.expected_wait() > left):
+            if left is not None and self.expected_wait() > left:
                 raise self._refusal()
+            self._refused -= _OF_LATE * self._refused
             self._queue.append(item)
             self._changed.notify()
         try:
@@ -193,14 +201,15 @@ class Lane:
 
     def _next(self) -> list[_Waiting] | None:
         """The next batch; None where the lane is closed and nothing waits."""
-        waited = False
+        waited = 0.0
         with self._changed:
             while True:
                 while not self._queue:
                     if self._closed:
                         return None
-                    waited = True
+                    began = time.monotonic()
                     self._changed.wait()
+                    waited += time.monotonic() - began
                 first = self._queue.popleft()
                 if self._usable(first):
                     break
@@ -214,8 +223,15 @@ class Lane:
                         break
                     self._changed.wait(left)
             self._running += len(batch)
-            self._idle += _OF_LATE * (waited - self._idle)
+            self._watch_load(waited)
             return batch
+
+    def _watch_load(self, waited: float) -> None:
+        if waited > _PAUSE:
+            self._idle, self._refused = 1.0, 0.0
+        # By batches and not by time, so that a machine that stood still is no overload.
+        self._idle += _OF_LATE * ((waited > 0.0) - self._idle)
+        self._lasting = self._idle < _SELDOM or (self._lasting and self._refused > _MANY)
 
     def _gather(self, batch: list[_Waiting], rows: int) -> int:
         """Move what fits from the queue to the batch, in order; the rows it then has."""
