@@ -15,11 +15,12 @@ import logging
 import math
 import os
 import re
+import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -81,6 +82,10 @@ _OWN_FIELDS = frozenset(
     ]
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z_.\[\]]{0,60}")
+
+NONE = msgspec.Raw(b"null")
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+"""Tokens that a service counted; what lies outside is no count, and would spoil sums of money."""
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -157,10 +162,22 @@ def checked_extra(provider: str, fields: Mapping[str, Any]) -> None:
 
 
 def checked_url(provider: str, url: str | None) -> str | None:
-    """`url` as given; raises ConfigError where it is no http or https URL."""
-    if url is not None and not re.match(r"https?://[^/\s]+", url):
+    """`url` as given; raises ConfigError where it is no http or https URL, without quoting it.
+
+    A configuration may write it as `${NAME}`, since it may hold a key.
+    """
+    if url is None:
+        return None
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # Looking at the port is what checks it.
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isprintable() or " " in url:
         raise ConfigError(
-            f"{provider}: base_url is {url!r}; it must begin with http:// or https://"
+            f"{provider}: base_url cannot be used; it must begin with http:// or https:// and a "
+            "host, and a port is a number"
         )
     return url
 
@@ -226,13 +243,22 @@ class SdkClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def get(self) -> Any:
-        """The client, made at the first use; imports the SDK."""
+        """The client, made at the first use; imports the SDK.
+
+        Raises ConfigError for a base_url that the SDK does not take.
+        """
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
+            import httpx2
+
             # Connections belong to the event loop that opened them.
             self._loop = loop
             self._http = http_client()
-            self._client = self._make(self._http)
+            try:
+                self._client = self._make(self._http)
+            except httpx2.InvalidURL:
+                # From None: the SDK's exception quotes a part of it.
+                raise ConfigError("base_url cannot be used", hint="check base_url") from None
             quiet(*self._loggers)
         return self._client
 
@@ -383,12 +409,25 @@ def decoded(body: bytes | str, schema: type[T], provider: str, content_type: str
         return msgspec.json.decode(body, type=schema)
     except msgspec.ValidationError:
         problem = "is not what the service documents"
+    except UnicodeDecodeError:
+        problem = "is not UTF-8 text"
     except msgspec.DecodeError:
         kind = content_type.partition(";")[0].strip().lower()
         problem = "is empty" if not body else "is not JSON"
         if kind == "text/html":
             problem = "is an HTML page, as proxies and captive portals send"
     raise MalformedAnswerError(f"{provider}: the answer {problem}")
+
+
+def decoded_part(part: msgspec.Raw, schema: type[T]) -> T | None:
+    """A part of an answer that the answer stands without; None where it is not as documented.
+
+    The text was paid for, and is not lost because of what comes with it.
+    """
+    try:
+        return msgspec.json.decode(part, type=schema)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _number(text: str | None) -> float | None:
@@ -402,7 +441,7 @@ def _number(text: str | None) -> float | None:
 def _moment(text: str) -> datetime | None:
     try:
         moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 

@@ -13,6 +13,8 @@ import msgspec
 
 from interlock.engines.chat import Capabilities, ChatAnswer, ChatRequest, StopReason, Usage
 from interlock.engines.chat_http import (
+    NONE,
+    Count,
     HttpOptions,
     SdkClient,
     asked_wait,
@@ -21,6 +23,7 @@ from interlock.engines.chat_http import (
     checked_url,
     connection_fault,
     decoded,
+    decoded_part,
     model_entry,
     require,
     sent,
@@ -243,21 +246,21 @@ class _Block(msgspec.Struct):
 
 
 class _OutputDetails(msgspec.Struct):
-    thinking_tokens: int | None = None
+    thinking_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int
-    output_tokens: int
-    cache_creation_input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
+    input_tokens: Count
+    output_tokens: Count
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
     output_tokens_details: _OutputDetails | None = None
 
 
 class _Message(msgspec.Struct):
     content: list[_Block]
     model: str
-    usage: _Usage
+    usage: msgspec.Raw = NONE
     stop_reason: str | None = None
 
 
@@ -271,22 +274,27 @@ def _answer(
     stop = STOPS.get(found.stop_reason or "", StopReason.OTHER)
     if not text and stop in (StopReason.END, StopReason.OTHER):
         raise MalformedAnswerError("claude: the answer is empty")
-    usage = found.usage
-    cached = usage.cache_read_input_tokens
-    details = usage.output_tokens_details
     return ChatAnswer(
         text=text,
         stop=stop,
         model_version=found.model,
-        # The service counts what it reads from and writes to its cache apart from the rest.
-        usage=Usage(
-            input=usage.input_tokens + (cached or 0) + (usage.cache_creation_input_tokens or 0),
-            output=usage.output_tokens,
-            cached=cached,
-            reasoning=details.thinking_tokens if details else None,
-        ),
+        usage=_usage(decoded_part(found.usage, _Usage)),
         applied=applied,
         not_applied=left_out,
         request_id=headers.get("request-id"),
         raw_stop=found.stop_reason,
+    )
+
+
+def _usage(found: _Usage | None) -> Usage:
+    if found is None:
+        return Usage()
+    cached = found.cache_read_input_tokens
+    details = found.output_tokens_details
+    return Usage(
+        # The service counts what it reads from and writes to its cache apart from the rest.
+        input=found.input_tokens + (cached or 0) + (found.cache_creation_input_tokens or 0),
+        output=found.output_tokens,
+        cached=cached,
+        reasoning=details.thinking_tokens if details else None,
     )

@@ -18,6 +18,8 @@ from interlock.engines.chat import (
     Usage,
 )
 from interlock.engines.chat_http import (
+    NONE,
+    Count,
     HttpOptions,
     SdkClient,
     asked_wait,
@@ -26,6 +28,7 @@ from interlock.engines.chat_http import (
     checked_url,
     connection_fault,
     decoded,
+    decoded_part,
     model_entry,
     require,
     sent,
@@ -286,7 +289,7 @@ class _Logprobs(msgspec.Struct):
 class _Candidate(msgspec.Struct):
     content: _Content | None = None
     finishReason: str | None = None
-    logprobsResult: _Logprobs | None = None
+    logprobsResult: msgspec.Raw = NONE
 
 
 class _Feedback(msgspec.Struct):
@@ -294,16 +297,17 @@ class _Feedback(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    promptTokenCount: int | None = None
-    candidatesTokenCount: int | None = None
-    thoughtsTokenCount: int | None = None
-    cachedContentTokenCount: int | None = None
+    promptTokenCount: Count | None = None
+    candidatesTokenCount: Count | None = None
+    thoughtsTokenCount: Count | None = None
+    cachedContentTokenCount: Count | None = None
+    totalTokenCount: Count | None = None
 
 
 class _Response(msgspec.Struct):
     candidates: list[_Candidate] = []
     promptFeedback: _Feedback | None = None
-    usageMetadata: _Usage | None = None
+    usageMetadata: msgspec.Raw = NONE
     modelVersion: str | None = None
     responseId: str | None = None
 
@@ -322,8 +326,9 @@ def _answer(
         stop = STOPS.get(raw or "", StopReason.OTHER)
         if candidate.content is not None:
             text = "".join(part.text for part in candidate.content.parts if not part.thought)
-        if candidate.logprobsResult is not None:
-            logprobs = _logprobs(candidate.logprobsResult, request.sampling.logprob_tokens)
+        drawn = decoded_part(candidate.logprobsResult, _Logprobs)
+        if drawn is not None:
+            logprobs = _logprobs(drawn, request.sampling.logprob_tokens)
     elif blocked is not None:
         raw, stop = blocked, StopReason.CONTENT_FILTER
     else:
@@ -337,7 +342,7 @@ def _answer(
         text=text,
         stop=stop,
         model_version=found.modelVersion or request.model,
-        usage=_usage(found.usageMetadata),
+        usage=_usage(decoded_part(found.usageMetadata, _Usage)),
         applied=applied,
         not_applied=left_out,
         logprobs=logprobs,
@@ -365,6 +370,9 @@ def _usage(found: _Usage | None) -> Usage:
     if found.thoughtsTokenCount is not None:
         # The service counts thoughts beside the answer, and bills both.
         output = (output or 0) + found.thoughtsTokenCount
+    elif output is None and found.totalTokenCount == found.promptTokenCount:
+        # Zeros are left out on the wire: of a prompt that was blocked nothing came.
+        output = 0 if found.promptTokenCount is not None else None
     return Usage(
         input=found.promptTokenCount,
         output=output,

@@ -19,6 +19,8 @@ from interlock.engines.chat import (
     Usage,
 )
 from interlock.engines.chat_http import (
+    NONE,
+    Count,
     HttpOptions,
     SdkClient,
     asked_wait,
@@ -27,6 +29,7 @@ from interlock.engines.chat_http import (
     checked_url,
     connection_fault,
     decoded,
+    decoded_part,
     model_entry,
     require,
     sent,
@@ -254,20 +257,20 @@ class _Message(msgspec.Struct):
 class _Choice(msgspec.Struct):
     message: _Message
     finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
+    logprobs: msgspec.Raw = NONE
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -275,7 +278,7 @@ class _Usage(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
     model: str | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = NONE
     system_fingerprint: str | None = None
 
 
@@ -294,14 +297,15 @@ def _answer(
     if not text and stop in (StopReason.END, StopReason.OTHER):
         raise MalformedAnswerError("openai: the answer is empty")
     logprobs = None
-    if choice.logprobs is not None and choice.logprobs.content is not None:
+    drawn = decoded_part(choice.logprobs, _Logprobs)
+    if drawn is not None and drawn.content is not None:
         logprobs = tuple(
             TokenLogprob(
                 token.token,
                 token.logprob,
                 tuple((each.token, each.logprob) for each in token.top_logprobs),
             )
-            for token in choice.logprobs.content[: request.sampling.logprob_tokens]
+            for token in drawn.content[: request.sampling.logprob_tokens]
         )
     elif "logprobs" in applied:
         del applied["logprobs"]
@@ -313,7 +317,7 @@ def _answer(
         text=text,
         stop=stop,
         model_version=version,
-        usage=_usage(found.usage),
+        usage=_usage(decoded_part(found.usage, _Usage)),
         applied=applied,
         not_applied=left_out,
         logprobs=logprobs,
