@@ -112,7 +112,8 @@ def test_what_would_fail_again_is_not_retried() -> None:
     class Bad(Exception):
         status_code = 400
 
-    for error in (RequestRejectedError("no"), Bad(), ValueError("x")):
+    too_long = RateLimitError("busy", wait_seconds=1e300)
+    for error in (RequestRejectedError("no"), Bad(), ValueError("x"), too_long):
         runner = failing(error, error)
         assert runner.run_prompt("q", "p").retry_count == 0
         assert len(runner.errors) == 1

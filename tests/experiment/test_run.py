@@ -21,6 +21,7 @@ from interlock.errors import (
     RequestRejectedError,
     RunChangedError,
     RunLockedError,
+    ServiceError,
     StorageError,
     UsageError,
 )
@@ -449,6 +450,23 @@ def test_an_account_that_answers_no_more_stops_the_run(tmp_path: Path) -> None:
         one.script = lambda r, n: say(r)
         report = go(raw, resume=True, retry_failed=True)
     assert report.complete
+
+
+@pytest.mark.parametrize("kind", [RateLimitError, ServiceError])
+def test_a_service_that_asks_for_a_wait_of_hours_stops_the_run(tmp_path: Path, kind: Any) -> None:
+    """A wait that long would look as if the run hung, and holds the place of another call."""
+    one = Scripted(lambda r, n: kind("later", wait_seconds=1e9))
+    raw = config(tmp_path, count=50, concurrency=2)
+    with registered(one=one):
+        with pytest.raises(kind, match="later"):
+            go(raw)
+        assert len(one.asked) <= 5
+        assert max(one.asked.values()) == 1
+        found = results(tmp_path)[0]
+        assert (found.error_type, found.retry_count) == (kind.code, 0)
+        assert found.error_detail == "later; the service asks for a wait of 1000000000 s"
+        one.script = lambda r, n: say(r)
+        assert go(raw, resume=True, retry_failed=True).complete
 
 
 def test_what_a_model_does_not_take_is_told_or_refused(tmp_path: Path) -> None:

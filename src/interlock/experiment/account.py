@@ -10,7 +10,12 @@ from collections.abc import Callable
 
 from interlock.experiment.pacing import AccountLimits, Pacer
 from interlock.kernel.clock import SYSTEM_CLOCK, Clock
-from interlock.kernel.errors import AuthenticationError, InterlockError, QuotaError
+from interlock.kernel.errors import (
+    AuthenticationError,
+    InterlockError,
+    QuotaError,
+    TransientError,
+)
 
 POLL = 0.02
 """Seconds after which a call that waits looks again: corrections may have made room."""
@@ -20,6 +25,15 @@ AHEAD = 0.1
 
 HOPELESS = 3
 """Calls in a row that the account itself made fail, after which nothing more is sent on it."""
+
+LONGEST_WAIT = 3600.0
+"""Seconds. A service that asks for a longer wait answers no more in this start: a run that sleeps
+for days looks as if it hung."""
+
+
+def asks_too_long(error: Exception) -> bool:
+    """Whether the service asks for a wait that is not worth waiting for."""
+    return isinstance(error, TransientError) and (error.wait_seconds or 0.0) > LONGEST_WAIT
 
 
 class Account:
@@ -69,7 +83,7 @@ class Account:
 
     def failed(self, error: InterlockError, sent_at: float) -> None:
         """The service, or the way to it, failed under what was sent at `sent_at`."""
-        if isinstance(error, AuthenticationError | QuotaError):
+        if isinstance(error, AuthenticationError | QuotaError) or asks_too_long(error):
             self._in_a_row += 1
             if self._in_a_row >= HOPELESS:
                 self.hopeless = error

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from interlock.engines.chat import ChatAnswer, ChatProvider
-from interlock.experiment.account import Account
+from interlock.experiment.account import Account, asks_too_long
 from interlock.experiment.answers import Sample, answered, failed, maybe_billed, words
 from interlock.experiment.config import DEFAULT_TIMEOUT
 from interlock.experiment.executor import Mailbox, given_back
@@ -220,6 +220,11 @@ class AsyncLane:
                 result = failed(sample, failure, seconds=seconds, retries=retry - 1)
                 if again:
                     result.error_detail = f"{failure.message}; the budget had no room for a retry"
+                elif asks_too_long(failure):
+                    asked = getattr(failure, "wait_seconds", 0.0)
+                    result.error_detail = (
+                        f"{failure.message}; the service asks for a wait of {asked:.0f} s"
+                    )
                 result.uncertain_usd = uncertain or None
                 return result
             wait = self._retry.wait_before(retry, failure, self._rng)
@@ -272,7 +277,7 @@ class AsyncLane:
         return result
 
     def _may_retry(self, error: InterlockError, retry: int) -> bool:
-        if retry > self._retry.retries:
+        if retry > self._retry.retries or asks_too_long(error):
             return False
         return error.retryable or (self._retry_timeouts and isinstance(error, DeadlineError))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from interlock.engines.chat import ChatProvider, Sampling
 from interlock.engines.chat_registry import make_chat_provider
+from interlock.experiment.account import asks_too_long
 from interlock.experiment.answers import Sample, answered, words
 from interlock.experiment.config import DEFAULT_TIMEOUT, ModelConfig, expand_all, parse_config
 from interlock.experiment.lane_async import LoopThread
@@ -145,6 +146,8 @@ def _words(error: Exception) -> str:
 
 
 def _worth_a_retry(error: Exception) -> bool:
+    if asks_too_long(error):
+        return False
     if isinstance(error, InterlockError):
         return error.retryable or isinstance(error, DeadlineError)
     status = getattr(error, "status_code", None)
