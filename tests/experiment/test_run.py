@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from interlock.experiment.config import parse_config
 from interlock.experiment.plan import asked
 from interlock.experiment.records import FILE_ORDER, PromptResult, read_results
 from interlock.experiment.run import RunOptions, RunReport, run_experiment
+from interlock.kernel.clock import SystemClock
 from interlock.kernel.journal import JournalRun
 
 
@@ -257,6 +260,37 @@ def test_a_changed_question_is_refused_and_shown_unless_accepted(tmp_path: Path)
             go(changed | {"samples": 3}, resume=True)
         again = go(changed | {"samples": 3}, resume=True, accept_changes=True)
         assert again.recorded == 3
+
+
+def test_answers_are_not_paid_for_again_when_prompts_come_back(tmp_path: Path) -> None:
+    one = Scripted()
+    raw = config(tmp_path, count=6)
+    with registered(one=one):
+        whole = go(raw)
+        document = json.loads(whole.files[-1].read_text())
+        part = go(raw | {"num_prompts": 2}, resume=True, accept_changes=True)
+        assert part.samples == 2
+        assert part.sent == 0
+        again = go(raw, resume=True, accept_changes=True)
+    assert again.sent == 0
+    assert again.complete
+    assert max(one.asked.values()) == 1
+    found = {r.prompt_id: r.full_response for r in results(tmp_path)}
+    assert found == {r["prompt_id"]: r["full_response"] for r in document["runs"][0]["results"]}
+
+
+def test_a_run_with_other_prompts_leaves_earlier_result_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = config(tmp_path, count=6)
+    start, minutes = datetime(2026, 1, 1, tzinfo=UTC), itertools.count()
+    monkeypatch.setattr(SystemClock, "now", lambda self: start + timedelta(minutes=next(minutes)))
+    with registered(one=Scripted()):
+        whole = go(raw)
+        before = {path: path.read_bytes() for path in whole.files}
+        part = go(raw | {"num_prompts": 2}, resume=True, accept_changes=True)
+    assert not set(part.files) & set(whole.files)
+    assert {path: path.read_bytes() for path in whole.files} == before
 
 
 def test_changed_labels_are_refused_and_shown_and_accepted_without_asking(tmp_path: Path) -> None:

@@ -158,6 +158,29 @@ def test_an_accepted_change_withdraws_what_was_answered_for_another_input(
         assert list(run.pending()) == ["d", "new"]
 
 
+def test_an_item_that_comes_back_has_its_answer_and_attempts_again(journal: Journal) -> None:
+    """What was answered, and perhaps paid for, is not asked again."""
+    items = [Item(key, f"prompt {key}") for key in "abcd"]
+    with journal.create_run("test", config={}, items=items, run_id="one") as run:
+        run.begin(["a", "b", "c"])
+        run.record([("a", answer(1)), ("b", answer(2))])
+        run.ask_again(["b"], "again")
+        run.record([("b", answer(3))])
+    given = [Item("a", "another prompt"), items[3]]
+    with journal.resume_run("one", config={}, items=given, accept_changes=True) as run:
+        assert list(run.pending()) == ["a", "d"]
+        run.record([("a", answer(4))])
+
+    with journal.resume_run("one", config={}, items=items, accept_changes=True) as run:
+        assert run.open_attempts() == ["c"]
+        assert sorted(run.pending()) == ["c", "d"]
+    assert dict(journal.outcomes("one")) == {"a": answer(1), "b": answer(3)}
+    with journal.resume_run("one", config={}, items=given, accept_changes=True):
+        assert dict(journal.outcomes("one")) == {"a": answer(4)}
+    # The earlier answers to b and to both prompts of a stay in the file.
+    assert journal.info("one").withdrawn == 4
+
+
 @settings(max_examples=count(25, 1000), deadline=None)
 @given(
     recorded=st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 2), st.booleans())),
@@ -192,3 +215,9 @@ def test_accepting_keeps_exactly_the_answers_whose_input_is_the_same(
         # The digest depends on keys and contents alone, whichever way the run came to them.
         journal.create_run("test", config={}, items=given, run_id="two").close()
         assert journal.info("two").inputs_digest == digest
+        with journal.resume_run("one", config={}, items=items, accept_changes=True) as run:
+            back = dict(journal.outcomes("one"))
+            assert back == {str(key): answer(key) for key, (_, done) in recorded.items() if done}
+            assert {key: run.payload(str(key)) for key in recorded} == {
+                key: payload for key, (payload, _) in recorded.items()
+            }

@@ -96,12 +96,17 @@ def latest(journal: Journal) -> RunInfo | None:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A run that this process holds. `notes` say what a person should know of how it began."""
+    """A run that this process holds.
+
+    notes    what a person should know of how it began
+    changed  its prompts or what they are asked are others than before
+    """
 
     run: JournalRun
     plan: Plan
     prompts: AskedPrompts
     notes: tuple[str, ...]
+    changed: bool = False
 
 
 def refuse_unfinished(journal: Journal, directory: Path) -> None:
@@ -194,7 +199,8 @@ def resume(
     old = plan.parsed()
     digest = file_sha256(source)
     notes = describe(plan, raw)
-    if digest == plan.prompts_sha256 and asked(config) == asked(old):
+    changed = digest != plan.prompts_sha256 or asked(config) != asked(old)
+    if not changed:
         run = journal.resume_run(run_id, config=asked(config), items=None)
     else:
         following = target.with_name(f".next.{target.name}")
@@ -234,7 +240,7 @@ def resume(
     try:
         plan = msgspec.structs.replace(plan, config=raw, resumed=True)
         write_plan(directory, plan)
-        return Taken(run, plan, AskedPrompts(target), tuple(notes))
+        return Taken(run, plan, AskedPrompts(target), tuple(notes), changed)
     except BaseException:
         run.close()
         raise

@@ -171,8 +171,9 @@ class _Run:
                 shown.note(note)
             summary = self._drive(shown, before, stop or threading.Event(), on_result)
             recorded, sent, seconds = summary
-        elif self.start.journal.info(self.run.run_id).state != "done":
-            # Killed after its last answer: without a checkpoint it would be started afresh.
+        elif self.taken.changed or self.start.journal.info(self.run.run_id).state != "done":
+            # Killed after its last answer: without a checkpoint it would be started afresh. And
+            # result files are named by when the run ended: those of other prompts must stay.
             self.run.finish("done")
         files: list[Path] = []
         if self.start.options.export:

@@ -187,7 +187,8 @@ class Journal:
         the configuration or an input differs, unless `accept_changes`: then recorded outcomes of
         unchanged items stay, added items are appended, removed items are withdrawn, and a changed
         item is withdrawn and asked again under its key. Withdrawn items keep their attempts and
-        outcomes in the file, but no longer count; what was accepted is kept in `RunInfo.changes`.
+        outcomes in the file, but no longer count, until a later change gives the same item again;
+        what was accepted is kept in `RunInfo.changes`.
         """
         self._row(run_id)
         hold = self._hold(run_id)

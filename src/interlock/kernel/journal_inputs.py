@@ -131,7 +131,8 @@ def accept(connection: sqlite3.Connection, run: int) -> None:
     """Exchange the run's items for those that `compare` was given, in the caller's transaction.
 
     A removed or changed item is withdrawn; a changed one's successor takes its position, an added
-    one comes after the last.
+    one comes after the last. One that was withdrawn earlier and is given again, with the same key
+    and digest, takes its place with its attempts and its outcome, so that it is not asked again.
     """
     end = connection.execute(
         "SELECT coalesce(max(position), -1) + 1 FROM items WHERE run = ?", (run,)
@@ -140,17 +141,29 @@ def accept(connection: sqlite3.Connection, run: int) -> None:
         "UPDATE items SET position = NULL WHERE id IN (SELECT tail.id FROM tail"
         " LEFT JOIN given USING (key) WHERE given.digest IS NULL OR given.digest <> tail.digest)"
     )
+    connection.execute("DROP TABLE IF EXISTS temp.placed")
     connection.execute(
-        "INSERT INTO items (run, position, key, digest, payload)"
-        " SELECT ?, tail.position, key, given.digest, given.payload FROM tail"
-        " JOIN given USING (key) WHERE tail.digest <> given.digest",
+        "CREATE TEMP TABLE placed AS"
+        " SELECT tail.position, key, given.digest, given.payload FROM tail"
+        " JOIN given USING (key) WHERE tail.digest <> given.digest"
+        " UNION ALL"
+        " SELECT ? + row_number() OVER (ORDER BY position), key, digest, payload FROM given"
+        " WHERE key NOT IN (SELECT key FROM tail)",
+        (end,),
+    )
+    connection.execute("CREATE UNIQUE INDEX temp.placed_by_key ON placed (key)")
+    connection.execute(
+        "UPDATE items SET position = (SELECT position FROM placed WHERE placed.key = items.key)"
+        # Of several the latest: an earlier one was asked again.
+        " WHERE id IN (SELECT max(id) FROM items JOIN placed USING (key, digest)"
+        " WHERE run = ? AND items.position IS NULL GROUP BY key)",
         (run,),
     )
     connection.execute(
         "INSERT INTO items (run, position, key, digest, payload)"
-        " SELECT ?, ? + row_number() OVER (ORDER BY position), key, digest, payload FROM given"
-        " WHERE key NOT IN (SELECT key FROM tail)",
-        (run, end),
+        " SELECT ?1, position, key, digest, payload FROM placed WHERE key NOT IN"
+        " (SELECT key FROM items WHERE run = ?1 AND position IS NOT NULL)",
+        (run,),
     )
 
 
@@ -158,6 +171,7 @@ def discard(connection: sqlite3.Connection) -> None:
     """Forget what `stage` or `compare` kept."""
     connection.execute("DROP TABLE IF EXISTS temp.given")
     connection.execute("DROP TABLE IF EXISTS temp.tail")
+    connection.execute("DROP TABLE IF EXISTS temp.placed")
 
 
 def _give(
