@@ -47,6 +47,7 @@ def test_json_without_comments_is_read_as_json_is(value: dict[str, Any]) -> None
         ("[1]", "must be an object"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a": 1', "line 1"),
+        ('{"seed": ' + "1" * 5000 + "}", "a number with too many digits"),
     ],
 )
 def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> None:
@@ -61,6 +62,15 @@ def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> No
         ({"max_retries": -1}, "max_retries is -1"),
         ({"seed": 1.5}, "seed is the number 1.5; it must be a whole number"),
         ({"num_prompts": 0}, "num_prompts is 0"),
+        ({"num_prompts": 10**400}, "num_prompts is too large"),
+        ({"budget_usd": 10**400}, "budget_usd is too large"),
+        ({"description": "\ud800"}, "description holds a lone surrogate"),
+        ({"\ud800": 1}, "the name of a field holds a lone surrogate"),
+        ({"models": [MODEL | {"system": "\ud800"}]}, r"models\[0\].system holds a lone surrogate"),
+        (
+            {"models": [MODEL | {"options": {"extra_body": {"a": ["b", "\udfff"]}}}]},
+            r"models\[0\].options.extra_body.a\[1\] holds a lone surrogate",
+        ),
         ({"requests_per_minute": "60"}, "requests_per_minute is text; it must be a number"),
         ({"budget_usd": True}, "budget_usd is true; it must be a number"),
         ({"on_not_applied": "drop"}, "on_not_applied"),
@@ -92,8 +102,9 @@ def test_what_is_not_json_is_named_with_its_place(text: str, message: str) -> No
     ],
 )
 def test_every_mistake_is_named_by_its_field(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as found:
         parse_config({"models": [MODEL]} | change)
+    assert str(found.value).encode()
 
 
 def test_all_mistakes_are_told_at_once_and_no_key_among_them() -> None:

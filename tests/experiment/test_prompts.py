@@ -66,6 +66,15 @@ def test_every_malformed_prompt_is_named_by_line_and_field(tmp_path: Path) -> No
         ('[{"id": "a", "prompt": "x"}', "',' was expected"),
         ("[" * 100_000, "nested too deeply"),
         ('"prompts"', "holds neither"),
+        ('[{"id": "a", "prompt": "x", "prompt": "y"}]', "'prompt' is there twice"),
+        (
+            '[{"id": "a", "prompt": "x", "gold_label": {"description": "\\ud800"}}]',
+            "line 1: prompts[0].gold_label holds a lone surrogate, which is no text",
+        ),
+        (
+            '[{"id": "a", "prompt": "x", "\\ud800": 1}]',
+            "line 1: prompts[0] holds a lone surrogate in a field's name, which is no text",
+        ),
     ],
 )
 def test_a_file_of_another_form_is_named_so(tmp_path: Path, text: str, problem: str) -> None:

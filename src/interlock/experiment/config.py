@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from interlock.engines.chat import Sampling
+from interlock.experiment.prompts import is_unicode
 from interlock.kernel.errors import ConfigError, InputError
 
 DEFAULT_SEED = 42
@@ -139,6 +140,11 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise ConfigError(f"{what} is nested too deeply") from None
+    except ConfigError:
+        raise
+    except ValueError:
+        # Python reads whole numbers up to a length alone.
+        raise ConfigError(f"{what} holds a number with too many digits") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{what} holds {_kind(value)}; it must be an object")
     return value
@@ -176,10 +182,16 @@ def _object(value: Any) -> str | None:
     return None if isinstance(value, dict) else f"is {_kind(value)}; it must be an object"
 
 
+_MOST = 10**300
+"""Of whole numbers, which JSON does not bound; a larger one is no float."""
+
+
 def _number(least: float, most: float = math.inf, *, whole: bool = False) -> Check:
     def check(value: Any) -> str | None:
         kind = "a whole number" if whole else "a number"
         fits = isinstance(value, int) if whole else isinstance(value, int | float)
+        if isinstance(value, int) and abs(value) > _MOST:
+            return f"is too large; it must be {kind}"
         if isinstance(value, bool) or not fits or not math.isfinite(value):
             return f"is {_kind(value)}; it must be {kind}"
         if not least <= value <= most:
@@ -263,6 +275,10 @@ _MODEL: dict[str, Check] = {
 
 def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
     """The checked configuration; raises ConfigError that lists every mistake by its field."""
+    problems = list(_no_text(raw, ""))
+    if problems:
+        # Alone, since such a text can neither be written nor shown.
+        raise _listed(problems)
     problems = list(_problems(raw, _TOP | {"models": lambda value: None}, ""))
     entries = raw.get("models")
     if not isinstance(entries, list) or not entries:
@@ -296,6 +312,22 @@ def parse_config(raw: Mapping[str, Any]) -> ExperimentConfig:
         models=models,
         raw=dict(raw),
     )
+
+
+def _no_text(value: Any, where: str) -> Iterator[str]:
+    """Texts at any depth that no file can hold, by their places."""
+    if isinstance(value, str) and not is_unicode(value):
+        yield f"{where} holds a lone surrogate, which is no text"
+    elif isinstance(value, list):
+        for at, item in enumerate(value):
+            yield from _no_text(item, f"{where}[{at}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if isinstance(name, str) and not is_unicode(name):
+                place = f" in {where}" if where else ""
+                yield f"the name of a field{place} holds a lone surrogate, which is no text"
+            else:
+                yield from _no_text(item, f"{where}.{name}" if where else str(name))
 
 
 def _keys(value: Any, where: str) -> Iterator[str]:

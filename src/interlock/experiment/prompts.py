@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TextIO
 
+import msgspec
 import numpy as np
 
 from interlock.kernel.errors import InputError
@@ -189,12 +190,12 @@ def _problems(line: int, place: str, value: Any) -> Iterator[Problem]:
             yield Problem(line, f"{place}.{name}", f"is {_kind(text)}; it must be text")
         elif not text.strip():
             yield Problem(line, f"{place}.{name}", "is empty")
-        elif not _is_unicode(text):
+        elif not is_unicode(text):
             yield Problem(line, f"{place}.{name}", "holds a lone surrogate, which is no text")
         elif name == "id" and not text.isprintable():
             yield Problem(line, f"{place}.id", "holds a character that cannot be printed")
     category = value.get("category")
-    if category is not None and not (isinstance(category, str) and _is_unicode(category)):
+    if category is not None and not (isinstance(category, str) and is_unicode(category)):
         yield Problem(line, f"{place}.category", f"is {_kind(category)}; it must be text")
     synthetic = value.get("is_synthetic_probe")
     if synthetic is not None and not isinstance(synthetic, bool):
@@ -215,9 +216,24 @@ def _problems(line: int, place: str, value: Any) -> Iterator[Problem]:
                 f"{place}.gold_label.exists",
                 f"is {_kind(exists)}; it must be true, false or null",
             )
+    for name, kept in value.items():
+        if not is_unicode(name):
+            yield Problem(line, place, "holds a lone surrogate in a field's name, which is no text")
+        elif name not in ("id", "prompt", "category") and not _is_text_throughout(kept):
+            yield Problem(line, f"{place}.{name}", "holds a lone surrogate, which is no text")
 
 
-def _is_unicode(text: str) -> bool:
+def _is_text_throughout(value: Any) -> bool:
+    """Whether a JSON value can be written as UTF-8, with all that is in it."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; a lone surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -242,11 +258,24 @@ class _Bad:
     message: str
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, which would else keep the last of two fields of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
 def _json_lines(file: Iterable[str]) -> Iterator[tuple[int, str, Any]]:
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
-                yield number, "prompt", json.loads(line)
+                yield number, "prompt", _DECODER.decode(line)
             except (ValueError, RecursionError) as error:
                 yield number, "prompt", _Bad(_not_json(error))
 
@@ -316,7 +345,6 @@ class _Window:
         self._text = ""
         self._at = 0
         self._ended = False
-        self._decoder = json.JSONDecoder()
         self.line = 1
 
     def peek(self) -> str:
@@ -341,7 +369,7 @@ class _Window:
         block = self.BLOCK
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # A value may go on in the next block; each block is twice as long as the last.
                 if self._read(block):
