@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.scripted_chat import Scripted, registered
 
-from interlock.errors import ConfigError, RateLimitError, RequestRejectedError
-from interlock.experiment import ModelRunner, PilotRunner, PromptResult, RateLimiter
+from interlock.errors import BudgetError, ConfigError, RateLimitError, RequestRejectedError
+from interlock.experiment import (
+    ModelRunner,
+    PilotRunner,
+    PromptResult,
+    RateLimiter,
+    read_results,
+)
+from interlock.experiment.config import parse_config
+from interlock.experiment.pilot import ProviderRunner
+from interlock.experiment.plan import variants
 from interlock.kernel.clock import ManualClock
 
 
@@ -57,6 +67,73 @@ def test_a_runner_of_ones_own_runs_beside_a_provider(tmp_path: Path) -> None:
     assert shout["results"][0]["applied_sampling"] == {}
     assert shout["results"][0]["not_applied"]["temperature"] == "the runner does not say"
     assert len(other["results"]) == 4
+
+
+class Polite(ProviderRunner):
+    """Changes what a provider is asked and what it answered."""
+
+    def _execute_prompt(self, prompt: str, prompt_id: str) -> PromptResult:
+        result = super()._execute_prompt(f"{prompt} Please.", prompt_id)
+        result.full_response = f"Thanks: {result.full_response}"
+        return result
+
+
+class WithPolite(PilotRunner):
+    def _create_runner(self, model_config: dict[str, Any]) -> ModelRunner:
+        made = parse_config({**self.config, "models": [model_config]})
+        return Polite(variants(made)[0])
+
+
+def test_what_a_runner_makes_of_a_provider_is_not_passed_by(tmp_path: Path) -> None:
+    config = {"models": [{"name": "m1", "type": "one", "temperature": 0.0}]}
+    one = Scripted()
+    with registered(one=one):
+        WithPolite(benchmark(tmp_path / "p.json"), tmp_path / "out", config).run()
+    assert [r.full_response[:8] for r in read_results(tmp_path / "out")] == ["Thanks: "] * 4
+    assert {r.messages[-1].content[-8:] for r in one.requests} == {" Please."}
+
+
+class Paid(Upper):
+    """Says what it cost."""
+
+    def _execute_prompt(self, prompt: str, prompt_id: str) -> PromptResult:
+        result = super()._execute_prompt(prompt, prompt_id)
+        result.cost_usd = 1.0
+        return result
+
+
+class WithPaid(PilotRunner):
+    def _create_runner(self, model_config: dict[str, Any]) -> ModelRunner:
+        return Paid(str(model_config["name"]))
+
+
+def test_a_budget_ends_a_run_of_ones_own_runner_when_it_is_used_up(tmp_path: Path) -> None:
+    """What the next prompt will cost is the runner's to know, so the last one may pass it."""
+    prompts = benchmark(tmp_path / "p.json")
+    config = {"budget_usd": 1.5, "models": [{"name": "m", "type": "paid", "temperature": 0.0}]}
+    with pytest.raises(BudgetError, match=r"budget of \$1.5: \$2.0000 spent"):
+        WithPaid(prompts, tmp_path / "out", config).run()
+    assert len(list(read_results(tmp_path / "out"))) == 2
+    with pytest.raises(BudgetError, match=r"\$2.0000 spent"):
+        WithPaid(prompts, tmp_path / "out", config).run(resume=True)
+    WithPaid(prompts, tmp_path / "out", config | {"budget_usd": 10}).run(resume=True)
+    assert len(list(read_results(tmp_path / "out"))) == 4
+
+
+class Leaving(Upper):
+    def _execute_prompt(self, prompt: str, prompt_id: str) -> PromptResult:
+        raise SystemExit(3)
+
+
+class WithLeaving(PilotRunner):
+    def _create_runner(self, model_config: dict[str, Any]) -> ModelRunner:
+        return Leaving(str(model_config["name"]))
+
+
+def test_a_runner_that_exits_fails_its_prompt(tmp_path: Path) -> None:
+    config = {"models": [{"name": "m", "type": "leaving", "temperature": 0.0}]}
+    WithLeaving(benchmark(tmp_path / "p.json"), tmp_path / "out", config).run()
+    assert {r.status for r in read_results(tmp_path / "out")} == {"failed"}
 
 
 def test_the_pilot_runner_resumes(tmp_path: Path) -> None:

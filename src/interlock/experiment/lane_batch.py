@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from interlock.engines.chat import BatchChatProvider, ChatAnswer
 from interlock.experiment.answers import Sample, answered, failed, words
 from interlock.experiment.executor import Mailbox, given_back
+from interlock.experiment.ledger import Ledger
 from interlock.experiment.plan import Variant
 from interlock.experiment.prices import FREE
 from interlock.experiment.recorded import outcome_of
@@ -152,14 +153,23 @@ class BatchLane:
 
 
 class RunnerLane:
-    """One variant asked by a callable, `workers` samples at once in threads. Satisfies `Lane`."""
+    """One variant asked by a callable, `workers` samples at once in threads. Satisfies `Lane`.
+
+    What a sample will cost only the callable knows, so a budget ends the lane when it is used up.
+    """
 
     def __init__(
-        self, ask: Callable[[Sample], PromptResult], mailbox: Mailbox, *, workers: int = 1
+        self,
+        ask: Callable[[Sample], PromptResult],
+        mailbox: Mailbox,
+        *,
+        workers: int = 1,
+        ledger: Ledger | None = None,
     ) -> None:
         self._ask = ask
         self._mailbox = mailbox
         self._workers = workers
+        self._ledger = ledger if ledger is not None else Ledger()
         self._in_flight = 0
         self._lock = threading.Lock()
         self._stopping = self._cancelled = False
@@ -173,6 +183,8 @@ class RunnerLane:
 
     def room(self, promised: int) -> int:
         """See `Lane.room`."""
+        if self._ledger.used_up:
+            return 0
         return max(0, self._workers - self._in_flight - promised)
 
     def submit(self, task: Task) -> None:
@@ -202,8 +214,11 @@ class RunnerLane:
                 done = given_back(task, sent=False)
             else:
                 try:
-                    done = Completed(task, (outcome_of(self._ask(task.items[0])),))
-                except Exception as error:  # noqa: BLE001 - a task that vanished would be waited for
+                    result = self._ask(task.items[0])
+                    done = Completed(task, (outcome_of(result),))
+                    self._ledger.spend(result.cost_usd or 0.0, result.uncertain_usd or 0.0)
+                # SystemExit too, which would end this thread alone.
+                except BaseException as error:  # noqa: BLE001 - what vanished would be waited for
                     done = Completed(task, error=reason_of(error))
             with self._lock:
                 self._in_flight -= 1

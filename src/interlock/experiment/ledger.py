@@ -56,6 +56,12 @@ class Ledger:
                 return math.inf
             return math.floor((self.budget + SLACK - self._total()) / worst)
 
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing of the budget is left; what costs nothing uses nothing up."""
+        with self._lock:
+            return self.budget is not None and 0 < self._total() >= self.budget - SLACK
+
     def release(self, worst: float, *, spent: float = 0.0, uncertain: float = 0.0) -> None:
         """A request ended: it cost `spent`, or up to `uncertain`."""
         with self._lock:

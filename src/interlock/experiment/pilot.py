@@ -250,7 +250,7 @@ class PilotRunner:
     def _create_runner(self, model_config: dict[str, Any]) -> ModelRunner:
         """The runner of one entry of `models`; override it for a kind of model of your own.
 
-        Models whose runner is a `ProviderRunner` are asked side by side, not through it.
+        Models whose runner is a plain `ProviderRunner` are asked side by side, not through it.
         """
         config = parse_config({**self.config, "models": [model_config]})
         model = config.models[0]
@@ -268,7 +268,7 @@ class PilotRunner:
         entry = dict(variant.model.entry)
         entry["temperature"] = variant.temperature
         runner = self._create_runner(entry)
-        if isinstance(runner, ProviderRunner):
+        if type(runner) is ProviderRunner:
             return None
         return _asking(runner, variant)
 

@@ -310,7 +310,8 @@ class _Run:
         worst = {each.label: each.sample or 0.0 for each in self.estimates}
         lanes = build(self.config, asked, self.start.found, loop, mailbox, self.ledger, worst=worst)
         own: dict[str, Lane] = {
-            label: RunnerLane(runner, mailbox) for label, runner in self.start.runners.items()
+            label: RunnerLane(runner, mailbox, ledger=self.ledger)
+            for label, runner in self.start.runners.items()
         }
         # In the order of the configuration, which is the order of their turns.
         both = dict(lanes.by_label) | own
@@ -318,6 +319,12 @@ class _Run:
         return lanes
 
     def _closed(self, lane: Lane) -> InterlockError | None:
+        if isinstance(lane, RunnerLane) and self.ledger.used_up:
+            money = self.ledger.read()
+            return BudgetError(
+                f"run '{self.run.run_id}' stopped at its budget of ${self.ledger.budget or 0:g}: "
+                f"${money.spent:.4f} spent, ${money.uncertain:.4f} uncertain"
+            )
         if not isinstance(lane, AsyncLane):
             return None
         if lane.account.hopeless is not None:
