@@ -116,6 +116,16 @@ def test_people_who_agree_have_a_kappa_of_one(exported: Exported) -> None:
     assert len(found.majority["stance"]) == exported.rows
 
 
+def test_labels_of_long_answers_are_read_back(exported: Exported) -> None:
+    """The csv module takes no more than 131,072 characters a cell by itself."""
+    limit = csv.field_size_limit()
+    long = {"prompt": "word " * 40_000, "response": "word " * 40_000}
+    fill(exported.annotators[0], lambda row: long | {"stance": "denies"})
+    found = read_annotation(exported.key, exported.annotators[:1])
+    assert len(found.labels["stance"]) == exported.rows
+    assert csv.field_size_limit() == limit
+
+
 def test_people_who_disagree_have_no_majority(exported: Exported) -> None:
     fill(exported.annotators[0], lambda _: {"correct": "yes"})
     fill(exported.annotators[1], lambda _: {"correct": "No "})

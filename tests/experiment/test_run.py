@@ -293,6 +293,18 @@ def test_a_run_with_other_prompts_leaves_earlier_result_files_alone(
     assert {path: path.read_bytes() for path in whole.files} == before
 
 
+def test_a_model_with_a_long_name_gets_its_result_file(tmp_path: Path) -> None:
+    """Paths are names of local models, and file systems take 255 bytes."""
+    names = [f"/models/{'deep/' * 60}one", f"/models/{'deep/' * 60}two"]
+    models = [{"name": name, "type": "one", "temperature": 0.0} for name in names]
+    with registered(one=Scripted()):
+        report = go(config(tmp_path, *models))
+    assert report.complete
+    assert len(set(report.files)) == 3
+    found = [json.loads(path.read_text())["runs"][0]["model_config"] for path in report.files]
+    assert [each["name"] for each in found[:2]] == names
+
+
 def test_changed_labels_are_refused_and_shown_and_accepted_without_asking(tmp_path: Path) -> None:
     one = Scripted()
     raw = config(tmp_path, count=4)

@@ -16,6 +16,8 @@ from interlock.experiment.annotate import KEY_COLUMNS, LABELS, digest
 from interlock.experiment.scoring import Verdict
 from interlock.kernel.errors import InputError
 
+_LONGEST_CELL = 2**31 - 1
+
 # scorer -> column, and which labels are its yes and its no
 _COUNTERPARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "existence": ("correct", ("yes",), ("no",)),
@@ -203,9 +205,18 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, s
     except UnicodeDecodeError:
         raise InputError(f"{path.name} is not UTF-8 text; save it as “CSV UTF-8”") from None
     header = text.split("\n", 1)[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=lambda mark: header.count(mark))
-    )
+    mark = max(",;\t", key=lambda each: header.count(each))
+    # A prompt or an answer may be longer than what the module takes by itself.
+    usual = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        return _rows(path, csv.DictReader(io.StringIO(text, newline=""), delimiter=mark), columns)
+    finally:
+        csv.field_size_limit(usual)
+
+
+def _rows(
+    path: Path, reader: csv.DictReader[str], columns: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
     names = [name.strip() for name in reader.fieldnames or []]
     for column in columns:
         if column not in names:

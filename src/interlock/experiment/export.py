@@ -6,6 +6,7 @@ same form: `metadata` and `runs`, each with `model_config`, `results` and `compl
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from interlock.kernel.errors import StorageError
 from interlock.kernel.journal import Journal
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+=@-]")
+_LONGEST = 200
+"""Of 255 bytes that file systems take, with what stands before and after."""
 
 
 def export_run(
@@ -61,8 +64,14 @@ def export_run(
 
 
 def file_name(label: str) -> str:
-    """A model's name as part of a file's: `/` and what file systems refuse become `_`."""
-    return _UNSAFE.sub("_", label)
+    """A model's name as part of a file's: `/` and what file systems refuse become `_`.
+
+    Of a long one the end is kept, where models in one directory differ, after a digest of it all.
+    """
+    safe = _UNSAFE.sub("_", label)
+    if len(safe) <= _LONGEST:
+        return safe
+    return hashlib.sha256(label.encode()).hexdigest()[:8] + safe[8 - _LONGEST :]
 
 
 def _by_file(chosen: Sequence[Variant]) -> dict[str, list[Variant]]:
