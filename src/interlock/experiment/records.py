@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from interlock.kernel.errors import InputError
+from interlock.kernel.outcome import Status
 
 JOURNAL_NAME = "journal.sqlite"
 
@@ -86,18 +87,31 @@ class PromptResult:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> PromptResult:
-        """A result of a file, fields of later releases left out; raises InputError."""
+        """A result of a file, fields of later releases left out; raises InputError.
+
+        What is null is taken as not there.
+        """
+        known = {name: value[name] for name in FILE_ORDER if value.get(name) is not None}
         for name in ("prompt_id", "model", "full_response"):
             # The pilot's failed entries have an id and an error alone.
-            if name not in value and (name == "prompt_id" or not value.get("error")):
+            if name not in known and (name == "prompt_id" or not known.get("error")):
                 raise InputError(f"a result lacks {name}")
-        known = {name: value[name] for name in FILE_ORDER if name in value}
         known = {"model": "", "full_response": "", "tokens_used": {}} | known
         if known.get("error") and "status" not in known:
             known["status"] = "failed"
-        return cls(**known)
+        try:
+            result = msgspec.convert(known, cls)
+        except msgspec.ValidationError as error:
+            # "Expected `str`, got `int` - at `$.full_response`": no value stands in it.
+            raise InputError(f"a result's field: {error}") from None
+        if result.status not in _STATUSES:
+            raise InputError(f"a result's status is none of {', '.join(_STATUSES)}")
+        if result.sample_index < 0:
+            raise InputError("a result's sample_index is negative")
+        return result
 
 
+_STATUSES = tuple(status.value for status in Status)
 _SEED_ORDER = (
     "prompt_id",
     "model",
