@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -330,6 +331,14 @@ def test_the_request_s_name_and_key_go_into_headers(server: FakeLLM) -> None:
     headers = server.log()[-1]["headers"]
     assert headers["x-client-request-id"] == "run-7/prompt_0001"
     assert headers["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("key", [" m|p1|0", "m|p1|0 ", "modèle|p1|0", "m" * 600, "a\nb"])
+def test_a_name_that_no_header_can_carry_is_left_out(server: FakeLLM, key: str) -> None:
+    pytest.importorskip(OPENAI.package)
+    server.plan(Plan())
+    found = ask(OPENAI.provider(server), replace(OPENAI.request(), key=key))[0]
+    assert isinstance(found, ChatAnswer), found
 
 
 def test_a_wrong_key_is_found_by_looking(server: FakeLLM) -> None:

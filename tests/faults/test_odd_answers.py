@@ -118,6 +118,18 @@ def test_bytes_that_are_no_utf_8_are_a_malformed_answer(vendor: Vendor) -> None:
     assert type(told(vendor, data)) is MalformedAnswerError
 
 
+def test_an_answer_in_pieces_is_the_text_among_them() -> None:
+    """So Mistral's models that reason write, on OpenAI's wire."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    pieces = [thought, {"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    message = {"role": "assistant", "content": pieces}
+    found = told(OPENAI, said(OPENAI, None, message=message))
+    assert isinstance(found, ChatAnswer), found
+    assert found.text == "hello"
+    message = {"role": "assistant", "content": [thought]}
+    assert type(told(OPENAI, said(OPENAI, None, message=message))) is MalformedAnswerError
+
+
 def test_what_gemini_leaves_out_of_the_usage_of_a_blocked_prompt_is_none() -> None:
     """Zeros are not on its wire: nothing was written, so the output is no unknown."""
     blocked = {"promptFeedback": {"blockReason": "SAFETY"}}

@@ -129,8 +129,10 @@ class OpenAIProvider:
         body = self._body(request, applied, left_out)
         client = self._client.get()
         options = {}
-        if request.key.isascii() and request.key.isprintable() and 0 < len(request.key) <= 512:
-            options["headers"] = {"X-Client-Request-Id": request.key}
+        key = request.key
+        # A header carries nothing else, and no space at its ends.
+        if key.isascii() and key.isprintable() and key == key.strip() and 0 < len(key) <= 512:
+            options["headers"] = {"X-Client-Request-Id": key}
         response = await sent(
             lambda: client.post(
                 "/chat/completions", cast_to=httpx2.Response, body=body, options=options
@@ -249,8 +251,14 @@ class _Logprobs(msgspec.Struct):
     content: list[_Token] | None = None
 
 
+class _Piece(msgspec.Struct):
+    type: str = ""
+    text: str = ""
+
+
 class _Message(msgspec.Struct):
-    content: str | None = None
+    # Pieces come from compatible services, with thinking beside the text.
+    content: str | list[_Piece] | None = None
     refusal: str | None = None
 
 
@@ -292,6 +300,8 @@ def _answer(
     choice = found.choices[0]
     stop = STOPS.get(choice.finish_reason or "", StopReason.OTHER)
     text = choice.message.content or ""
+    if isinstance(text, list):
+        text = "".join(piece.text for piece in text if piece.type == "text")
     if choice.message.refusal:
         stop, text = StopReason.REFUSAL, choice.message.refusal
     if not text and stop in (StopReason.END, StopReason.OTHER):
