@@ -187,6 +187,21 @@ def test_kappa_is_undefined_where_one_label_was_used() -> None:
         cohen_kappa(["yes"], [])
 
 
+@pytest.mark.parametrize("n", [2, 10, 200])
+def test_full_agreement_on_few_items_is_no_certainty(n: int) -> None:
+    """Resampled, items that all agree would give an interval of no width for any n."""
+    labels = ["yes", "no"] * (n // 2)
+    pair = cohen_kappa(labels, labels)
+    several = krippendorff_alpha([{"x": label, "y": label, "z": label} for label in labels])
+    for found in (pair, several):
+        assert found.value == found.high == 1.0
+        assert found.low is not None
+        # The share of items to disagree on that none of n leaves open, over half by chance.
+        open_share = 1 - 0.025 ** (1 / n)
+        assert found.low == pytest.approx(max(-1.0, 1 - open_share / 0.5), abs=0.03 + 0.6 / n)
+    assert (pair.low or 0.0) < 1.0
+
+
 def test_krippendorffs_own_example() -> None:
     """Four observers, twelve units, missing labels: 0.743 for nominal data."""
     observers = [

@@ -11,6 +11,7 @@ import numpy as np
 
 from interlock.experiment.bootstrap import cluster_bootstrap, expanded_percentiles, generator
 from interlock.kernel.errors import InputError
+from interlock.kernel.intervals import clopper_pearson_upper
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Agreement:
     share      items on which both gave the same label (for alpha: pairs of labels that match)
     value      kappa or alpha: 1 is full agreement, 0 what chance gives; None where only one label
                was used at all, for which neither is defined
-    low, high  its interval, items resampled; None with `value`
+    low, high  its interval, items resampled; where all agree, what an unseen item could change;
+               None with `value`
     """
 
     statistic: str
@@ -67,6 +69,15 @@ def cohen_kappa(
     value = float(kappa(np.ones((1, n)))[0])
     if math.isnan(value):
         return Agreement("Cohen's kappa", n, float(same.mean()), None, None, None)
+    if same.all():
+        return Agreement(
+            "Cohen's kappa",
+            n,
+            1.0,
+            1.0,
+            _unseen(n, 1 - (one_a.mean(0) ** 2).sum(), confidence),
+            1.0,
+        )
     low, high = expanded_percentiles(
         cluster_bootstrap(kappa, n, generator(seed, "kappa"), resamples=resamples), n, confidence
     )
@@ -114,7 +125,20 @@ def krippendorff_alpha(
     share = float(matched.sum() / size.sum())
     if math.isnan(value):
         return Agreement("Krippendorff's alpha", n, share, None, None, None)
+    if matched.sum() == size.sum():
+        total, each = size.sum(), counts.sum(0)
+        expected = 1 - (each * (each - 1)).sum() / (total * (total - 1))
+        return Agreement("Krippendorff's alpha", n, 1.0, 1.0, _unseen(n, expected, confidence), 1.0)
     low, high = expanded_percentiles(
         cluster_bootstrap(alpha, n, generator(seed, "alpha"), resamples=resamples), n, confidence
     )
     return Agreement("Krippendorff's alpha", n, share, value, max(-1.0, low), min(1.0, high))
+
+
+def _unseen(n: int, by_chance: float, confidence: float) -> float:
+    """The lower end of a statistic where all n items agree, which no resampling varies.
+
+    What is left is how often an unseen item could disagree, over how often chance would.
+    """
+    open_share = clopper_pearson_upper(0, n, (1 + confidence) / 2)
+    return max(-1.0, 1 - open_share / float(by_chance))
