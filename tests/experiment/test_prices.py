@@ -31,6 +31,9 @@ def test_the_shipped_table_is_dated_and_knows_releases_by_their_name() -> None:
     dated = table.price(model("claude-3-5-sonnet-20241022", "claude"))
     assert dated == table.price(model("claude-3-5-sonnet", "claude"))
     assert table.price(model("gemini-1.5-pro-002", "gemini")) is not None
+    # The first release of this one costs more than those that its bare name stands for.
+    assert table.price(model("gpt-4o-2024-05-13", "openai")) == Price(5.0, 15.0, 5.0)
+    assert table.price(model("gpt-4o-2024-11-20", "openai")) == Price(2.5, 10.0, 1.25)
     # A name that begins alike is another model, and may cost ten times as much.
     assert table.price(model("gpt-5-pro", "openai")) is None
     assert table.price(model("gpt-4o", "claude")) is None

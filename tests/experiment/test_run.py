@@ -293,6 +293,20 @@ def test_a_run_with_other_prompts_leaves_earlier_result_files_alone(
     assert {path: path.read_bytes() for path in whole.files} == before
 
 
+def test_runs_that_end_in_the_same_second_have_result_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SystemClock, "now", lambda self: datetime(2026, 1, 1, tzinfo=UTC))
+    raw = config(tmp_path)
+    with registered(one=Scripted()):
+        first, second = go(raw), go(raw)
+        again = go(raw, resume=True)
+    for report in (first, second):
+        found = [json.loads(path.read_text())["metadata"]["run_id"] for path in report.files]
+        assert found == [report.run_id] * 2
+    assert again.files == second.files
+
+
 def test_a_model_with_a_long_name_gets_its_result_file(tmp_path: Path) -> None:
     """Paths are names of local models, and file systems take 255 bytes."""
     names = [f"/models/{'deep/' * 60}one", f"/models/{'deep/' * 60}two"]

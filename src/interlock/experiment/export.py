@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +38,6 @@ def export_run(
     target = directory if target is None else target
     info = journal.info(plan.run_id)
     ended = info.finished or datetime.now().astimezone()
-    stamp = f"{ended.astimezone():%Y%m%d_%H%M%S}"
     chosen = variants(plan.parsed())
     metadata = {
         "start_time": plan.started,
@@ -54,13 +53,34 @@ def export_run(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(target, error) from None
+    groups = {**_by_file(chosen), "results": list(chosen)}
+    moment = ended.astimezone()
+    while any(_of_another_run(_path(target, name, moment), plan.run_id) for name in groups):
+        # Two runs may end in one second, and neither's files replace the other's.
+        moment += timedelta(seconds=1)
     files = []
-    for name, group in [*_by_file(chosen).items(), ("results", list(chosen))]:
-        path = target / f"pilot_{name}_{stamp}.json"
+    for name, group in groups.items():
+        path = _path(target, name, moment)
         with _whole(path) as file:
             _write(file, metadata, group, journal, plan, directory)
         files.append(path)
     return files
+
+
+def _path(target: Path, name: str, moment: datetime) -> Path:
+    return target / f"pilot_{name}_{moment:%Y%m%d_%H%M%S}.json"
+
+
+def _of_another_run(path: Path, run_id: str) -> bool:
+    """Whether a result file is there and not this run's, by the line of its metadata."""
+    try:
+        with path.open("rb") as file:
+            file.readline()
+            return f'"run_id":"{run_id}"'.encode() not in file.readline()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _cannot_write(path, error) from None
 
 
 def file_name(label: str) -> str:
