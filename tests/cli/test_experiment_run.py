@@ -220,6 +220,24 @@ def test_check_finds_a_full_disk(
     assert any("are free" in e for e in findings(document, "error"))
 
 
+@pytest.mark.parametrize(("samples", "level"), [(100, ""), (1000, "warning"), (10_000, "error")])
+def test_check_counts_the_prompts_that_the_disk_is_for(
+    capsys: Captured, setup: Path, monkeypatch: pytest.MonkeyPatch, samples: int, level: str
+) -> None:
+    import shutil
+
+    def nearly_full(path: Any) -> Any:
+        # For about 3,000 samples.
+        return shutil._ntuple_diskusage(1 << 40, 1 << 40, 12 << 20)
+
+    monkeypatch.setattr("interlock.experiment.check.shutil.disk_usage", nearly_full)
+    change(setup, samples=samples)
+    with registered(one=Scripted()):
+        document = as_json(capsys, "check", "--config", setup, code=int(level == "error"))
+    told = {f["level"] for f in document["findings"] if "are free" in f["message"]}
+    assert told == ({level} if level else set())
+
+
 def test_check_estimates_the_cost(capsys: Captured, setup: Path, tmp_path: Path) -> None:
     prices = tmp_path / "prices.toml"
     prices.write_text("as_of = 2026-01-01\n[one]\nm1 = { input = 1.0, output = 10.0 }\n")

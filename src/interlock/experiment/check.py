@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -80,10 +80,10 @@ def check_experiment(
         return Checked((_error("config", error),))
     count = sum(len(model.temperatures) for model in config.models)
     found.append(Finding("ok", "config", f"{len(config.models)} models, {count} variants"))
-    source = _prompts(config, base, found)
+    source, asked_prompts = _prompts(config, base, found)
     table = _table(config, prices, base, found)
     models = _models(config, table, base, contact, found)
-    _output(config, base, found)
+    _output(config, base, asked_prompts, found)
     estimates: list[Estimate] = []
     try:
         if models is not None and source is not None:
@@ -98,10 +98,11 @@ def _error(what: str, error: InterlockError) -> Finding:
     return Finding("error", what, error.message, error.hint)
 
 
-def _prompts(config: ExperimentConfig, base: Path, found: list[Finding]) -> Path | None:
+def _prompts(config: ExperimentConfig, base: Path, found: list[Finding]) -> tuple[Path | None, int]:
+    """The prompts' file, None where it cannot be used, and how many of its prompts are asked."""
     if config.prompts_file is None:
         found.append(Finding("error", "prompts", "prompts_file is missing", "use --prompts"))
-        return None
+        return None, 0
     strata: Counter[tuple[str, bool]] = Counter()
     good = True
     try:
@@ -114,9 +115,9 @@ def _prompts(config: ExperimentConfig, base: Path, found: list[Finding]) -> Path
                 strata[each.category, each.is_synthetic] += 1
     except InterlockError as error:
         found.append(_error("prompts", error))
-        return None
+        return None, 0
     if not good:
-        return None
+        return None, 0
     total = sum(strata.values())
     synthetic = sum(n for (_, made_up), n in strata.items() if made_up)
     categories = len({category for category, _ in strata})
@@ -131,7 +132,7 @@ def _prompts(config: ExperimentConfig, base: Path, found: list[Finding]) -> Path
         found.append(
             Finding("warning", "prompts", f"num_prompts is {config.num_prompts}; all {total} run")
         )
-    return source
+    return source, min(total, config.num_prompts or total)
 
 
 def _table(
@@ -198,7 +199,7 @@ def _make_only(model: Any, base: Path) -> None:
     make_chat_provider(model.type, options, base=base)
 
 
-def _output(config: ExperimentConfig, base: Path, found: list[Finding]) -> None:
+def _output(config: ExperimentConfig, base: Path, asked_prompts: int, found: list[Finding]) -> None:
     try:
         where = base / expand(config.output_dir or DEFAULT_OUTPUT, "output_dir")
     except InterlockError as error:
@@ -208,11 +209,7 @@ def _output(config: ExperimentConfig, base: Path, found: list[Finding]) -> None:
     if problem:
         found.append(Finding("error", "output", problem, "choose another directory with --output"))
         return
-    checks: tuple[Callable[[ExperimentConfig, Path], Iterator[Finding]], ...] = (
-        _other_run,
-        _space,
-    )
-    problems = [finding for look in checks for finding in look(config, where)]
+    problems = [*_other_run(config, where), *_space(config, where, asked_prompts)]
     found.extend(problems or [Finding("ok", "output", f"{where} can be written")])
 
 
@@ -272,12 +269,12 @@ def _other_run(config: ExperimentConfig, where: Path) -> Iterator[Finding]:
         yield _error("output", error)
 
 
-def _space(config: ExperimentConfig, where: Path) -> Iterator[Finding]:
+def _space(config: ExperimentConfig, where: Path, asked_prompts: int) -> Iterator[Finding]:
     there = where
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    samples = (config.num_prompts or 1000) * config.samples * len(variants(config))
+    samples = asked_prompts * config.samples * len(variants(config))
     wanted = samples * BYTES_A_SAMPLE
     if free < wanted:
         yield Finding(
