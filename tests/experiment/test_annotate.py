@@ -126,6 +126,15 @@ def test_labels_of_long_answers_are_read_back(exported: Exported) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_empty_rows_of_a_spreadsheet_are_left_out(exported: Exported) -> None:
+    fill(exported.annotators[0], lambda row: {"stance": "denies"}, ";")
+    text = exported.annotators[0].read_text("utf-8-sig")
+    columns = text.split("\n", 1)[0].count(";")
+    exported.annotators[0].write_text(text + f"{';' * columns}\r\n \r\n", "utf-8")
+    found = read_annotation(exported.key, exported.annotators[:1])
+    assert len(found.labels["stance"]) == exported.rows
+
+
 def test_people_who_disagree_have_no_majority(exported: Exported) -> None:
     fill(exported.annotators[0], lambda _: {"correct": "yes"})
     fill(exported.annotators[1], lambda _: {"correct": "No "})

@@ -223,6 +223,8 @@ def _rows(
             raise InputError(f"{path.name} has no column {column!r}")
     reader.fieldnames = names
     try:
-        return [(reader.line_num, {name: row[name] or "" for name in names}) for row in reader]
+        rows = [(reader.line_num, {name: row[name] or "" for name in names}) for row in reader]
     except csv.Error as error:
         raise InputError(f"{path.name}, line {reader.line_num}: {error}") from None
+    # Spreadsheets end a file with rows of separators alone.
+    return [(line, row) for line, row in rows if any(cell.strip() for cell in row.values())]
