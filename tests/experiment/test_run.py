@@ -19,6 +19,7 @@ from interlock.errors import (
     ConfigError,
     ConnectionLostError,
     InterruptedRunError,
+    MalformedAnswerError,
     RateLimitError,
     RequestRejectedError,
     RunChangedError,
@@ -488,6 +489,24 @@ def test_what_is_asked_again_was_paid_for_once_already(tmp_path: Path, how: str)
         with pytest.raises(BudgetError, match="budget"):
             go(again, resume=True, accept_changes=how == "changed", retry_failed=how == "failed")
         assert sum(one.asked.values()) == 10
+
+
+def test_an_answer_without_text_costs_what_was_counted(tmp_path: Path) -> None:
+    """Not its worst case, which a budget would have to hold back."""
+    counted = Usage(input=5, output=10, reasoning=10)
+    one = Scripted(lambda r, n: MalformedAnswerError("the answer is empty", usage=counted))
+    raw = priced(tmp_path, count=8, budget_usd=0.2)
+    with registered(one=one):
+        report = go(raw)
+        assert go(raw, resume=True).spent == pytest.approx(0.08)
+    assert report.spent == pytest.approx(0.08)
+    assert report.uncertain == 0.0
+    for found in results(tmp_path):
+        assert (found.status, found.error_type) == ("failed", "malformed_answer")
+        assert found.tokens_used == {"input": 5, "output": 10, "total": 15}
+        assert found.token_details == {"reasoning": 10}
+        assert found.cost_usd == pytest.approx(0.01)
+        assert found.uncertain_usd is None
 
 
 def test_a_budget_needs_known_prices(tmp_path: Path) -> None:

@@ -118,6 +118,15 @@ def test_bytes_that_are_no_utf_8_are_a_malformed_answer(vendor: Vendor) -> None:
     assert type(told(vendor, data)) is MalformedAnswerError
 
 
+@pytest.mark.parametrize("vendor", VENDORS, ids=lambda vendor: vendor.name)
+def test_what_an_answer_without_text_took_is_told(vendor: Vendor) -> None:
+    response = said(vendor, dict(zip(COUNTS[vendor.name], (5, 2), strict=True)))
+    empty = json.loads(json.dumps(response).replace("hello", ""))
+    found = told(vendor, empty)
+    assert type(found) is MalformedAnswerError
+    assert found.usage == Usage(input=5, output=2)
+
+
 def test_an_answer_in_pieces_is_the_text_among_them() -> None:
     """So Mistral's models that reason write, on OpenAI's wire."""
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}

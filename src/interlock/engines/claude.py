@@ -272,13 +272,14 @@ def _answer(
     # Thinking and its signatures are no part of the answer.
     text = "".join(block.text for block in found.content if block.type == "text")
     stop = STOPS.get(found.stop_reason or "", StopReason.OTHER)
+    usage = _usage(decoded_part(found.usage, _Usage))
     if not text and stop in (StopReason.END, StopReason.OTHER):
-        raise MalformedAnswerError("claude: the answer is empty")
+        raise MalformedAnswerError("claude: the answer is empty", usage=usage)
     return ChatAnswer(
         text=text,
         stop=stop,
         model_version=found.model,
-        usage=_usage(decoded_part(found.usage, _Usage)),
+        usage=usage,
         applied=applied,
         not_applied=left_out,
         request_id=headers.get("request-id"),

@@ -333,8 +333,9 @@ def _answer(
         raw, stop = blocked, StopReason.CONTENT_FILTER
     else:
         raise MalformedAnswerError("gemini: the answer holds neither candidate nor block reason")
+    usage = _usage(decoded_part(found.usageMetadata, _Usage))
     if not text and stop in (StopReason.END, StopReason.OTHER):
-        raise MalformedAnswerError("gemini: the answer is empty")
+        raise MalformedAnswerError("gemini: the answer is empty", usage=usage)
     if logprobs is None and "logprobs" in applied:
         del applied["logprobs"]
         left_out["logprobs"] = "the service gave none"
@@ -342,7 +343,7 @@ def _answer(
         text=text,
         stop=stop,
         model_version=found.modelVersion or request.model,
-        usage=_usage(decoded_part(found.usageMetadata, _Usage)),
+        usage=usage,
         applied=applied,
         not_applied=left_out,
         logprobs=logprobs,

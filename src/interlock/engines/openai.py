@@ -304,8 +304,9 @@ def _answer(
         text = "".join(piece.text for piece in text if piece.type == "text")
     if choice.message.refusal:
         stop, text = StopReason.REFUSAL, choice.message.refusal
+    usage = _usage(decoded_part(found.usage, _Usage))
     if not text and stop in (StopReason.END, StopReason.OTHER):
-        raise MalformedAnswerError("openai: the answer is empty")
+        raise MalformedAnswerError("openai: the answer is empty", usage=usage)
     logprobs = None
     drawn = decoded_part(choice.logprobs, _Logprobs)
     if drawn is not None and drawn.content is not None:
@@ -327,7 +328,7 @@ def _answer(
         text=text,
         stop=stop,
         model_version=version,
-        usage=_usage(decoded_part(found.usage, _Usage)),
+        usage=usage,
         applied=applied,
         not_applied=left_out,
         logprobs=logprobs,

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from interlock.engines.chat import ChatAnswer, ChatRequest, Sampling, StopReason
+from interlock.engines.chat import ChatAnswer, ChatRequest, Sampling, StopReason, Usage
 from interlock.experiment.plan import Variant, asked_sampling, sample_seed
 from interlock.experiment.prices import Price
 from interlock.experiment.prompts import Prompt
 from interlock.experiment.recorded import requested, timestamp
 from interlock.experiment.records import PromptResult
-from interlock.kernel.errors import ConnectionLostError, InterlockError
+from interlock.kernel.errors import ConnectionLostError, InterlockError, MalformedAnswerError
 from interlock.kernel.outcome import Status
 
 _STATUS: Mapping[StopReason, Status] = {
@@ -118,15 +118,7 @@ def answered(
         result.error = f"Refused: {WORDS['empty_answer']}"
     elif status is Status.FLAGGED:
         result.flag = answer.stop.value
-    usage = answer.usage
-    both = usage.input is not None and usage.output is not None
-    result.tokens_used = {
-        "input": usage.input,
-        "output": usage.output,
-        "total": (usage.input or 0) + (usage.output or 0) if both else None,
-    }
-    details = {"cached": usage.cached, "reasoning": usage.reasoning}
-    result.token_details = {k: v for k, v in details.items() if v is not None} or None
+    _count(result, answer.usage, price)
     result.status = status.value
     if status.usable:
         result.full_response = answer.text
@@ -139,13 +131,34 @@ def answered(
     result.token_logprobs = _logprobs(answer)
     result.elapsed_seconds = seconds
     result.retry_count = retries
-    result.cost_usd = None if price is None else price.cost(usage)
     return result
 
 
-def failed(sample: Sample, error: InterlockError, *, seconds: float, retries: int) -> PromptResult:
-    """The result of a sample that nothing could answer."""
+def _count(result: PromptResult, usage: Usage, price: Price | None) -> None:
+    """Tokens and their cost, as the provider counted."""
+    both = usage.input is not None and usage.output is not None
+    result.tokens_used = {
+        "input": usage.input,
+        "output": usage.output,
+        "total": (usage.input or 0) + (usage.output or 0) if both else None,
+    }
+    details = {"cached": usage.cached, "reasoning": usage.reasoning}
+    result.token_details = {k: v for k, v in details.items() if v is not None} or None
+    result.cost_usd = None if price is None else price.cost(usage)
+
+
+def failed(
+    sample: Sample,
+    error: InterlockError,
+    *,
+    seconds: float,
+    retries: int,
+    price: Price | None = None,
+) -> PromptResult:
+    """The result of a sample that nothing could answer; one without text may have been counted."""
     result = blank(sample)
+    if isinstance(error, MalformedAnswerError) and isinstance(error.usage, Usage):
+        _count(result, error.usage, price)
     result.status = Status.FAILED.value
     result.error_type = error.code
     tried = f"Failed after {retries} retries" if retries else "Failed"

@@ -208,16 +208,20 @@ class AsyncLane:
                 result.uncertain_usd = uncertain or None
                 return result
             seconds = self.account.clock.monotonic() - sent_at
-            # What was refused used no tokens; what may have run is taken to have used them.
-            lost = maybe_billed(failure)
-            self.account.pacer.settle(tokens, tokens if lost else 0.0)
+            result = failed(sample, failure, seconds=seconds, retries=retry, price=self._price)
+            # What was refused used no tokens; what may have run is taken to have used them, unless
+            # the service counted them all the same.
+            lost = maybe_billed(failure) and result.cost_usd is None
+            used = result.tokens_used["total"] or (tokens if maybe_billed(failure) else 0.0)
+            self.account.pacer.settle(tokens, used)
             self.account.failed(failure, sent_at)
-            self._ledger.release(worst, uncertain=worst if lost else 0.0)
+            self._ledger.release(
+                worst, spent=result.cost_usd or 0.0, uncertain=worst if lost else 0.0
+            )
             uncertain += worst if lost else 0.0
             retry += 1
             again = self._may_retry(failure, retry)
             if not again or not self._ledger.reserve(worst):
-                result = failed(sample, failure, seconds=seconds, retries=retry - 1)
                 if again:
                     result.error_detail = f"{failure.message}; the budget had no room for a retry"
                 elif asks_too_long(failure):

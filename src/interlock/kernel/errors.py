@@ -247,10 +247,15 @@ class QuotaError(EngineError):
 class MalformedAnswerError(EngineError):
     """The answer cannot be read: not JSON, cut short, empty, or not what the service documents.
 
-    It is not asked again by itself, since it may have been billed.
+    It is not asked again by itself, since it may have been billed. `usage`, where given, is what
+    the provider counted all the same (`interlock.engines.chat.Usage`).
     """
 
     code = "malformed_answer"
+
+    def __init__(self, message: str, *, usage: Any = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.usage = usage
 
 
 class DeadlineError(EngineError):
