@@ -258,6 +258,7 @@ def test_a_newer_schema_is_refused_and_says_what_to_do() -> None:
         {"$unknown": 1},
         {"$complex": [1]},
         {"$complex": ["1", 2]},
+        {"$complex": [10**400, 0]},
         {"$array": {}},
         {"$array": {"dtype": "|O", "shape": [1], "base64": "AAAAAAAAAAA="}},
         {"$array": {"dtype": "(1+f4", "shape": [1], "base64": "AAAA"}},

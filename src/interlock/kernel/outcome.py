@@ -270,7 +270,10 @@ def _special_from_plain(value: dict[str, Any]) -> Any:
             case {"$complex": [re, im]}:
                 parts = from_plain(re), from_plain(im)
                 if all(isinstance(part, int | float) for part in parts):
-                    return complex(*parts)
+                    try:
+                        return complex(*parts)
+                    except OverflowError:
+                        raise InputError("not a value: a $complex beyond its range") from None
             case {"$array": {"dtype": str(dtype), "shape": list(shape), "base64": str(data)}}:
                 return _array_from_plain(dtype, shape, data)
     raise InputError(f"not a value: a malformed {sorted(value)}")
