@@ -241,6 +241,7 @@ def test_as_a_share_of_all_rows_it_abstains_too() -> None:
     ("change", "named"),
     [
         ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"alpha": 1e-310}, "alpha is 1e-310; it must lie between 1e-09 and 1"),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"alpha": "0.1"}, "alpha is '0.1'"),
         ({"delta": 1.0}, "delta is 1.0"),
