@@ -157,6 +157,14 @@ def test_losses_are_safe_up_to_the_tolerance_and_equal_to_it() -> None:
     assert certified(booleans).data == certified(numbers).data
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e6), (np.float32, 1e39)])
+def test_an_infinite_loss_is_unsafe_whatever_the_tolerance(dtype: Any, tolerance: float) -> None:
+    loss = np.zeros(200, dtype)
+    loss[:3] = np.inf
+    found = calibrate_tau(np.full(200, 0.5), loss, 0.1, 0.1, tolerance=tolerance, start=0.5)
+    assert certified(found).unsafe == 3
+
+
 def test_the_pilot_rows_are_not_tested_and_are_at_most_a_thousand() -> None:
     found = certified(calibrate_tau(Q, UNSAFE, ALPHA, DELTA))
     assert (found.pilot, found.n) == (400, 3_600)

@@ -306,6 +306,16 @@ def test_triggers_and_the_jump_between_two_batches() -> None:
     assert events[2]["direction"] == "increase"
 
 
+def test_a_jump_of_exactly_the_threshold_counts() -> None:
+    events: list[Mapping[str, Any]] = []
+    monitor = StrictInferenceMonitor("B", events.append, acceptance_rate_drift_threshold=0.1)
+    for bottom in (1, 2, 3, 2):
+        monitor.update(np.arange(10) < bottom)
+    assert [event.get("direction") for event in events] == ["decrease", "decrease", "increase"]
+    monitor.update(np.arange(100) < 29)  # nine points
+    assert len(events) == 3
+
+
 def test_drift_from_the_calibration_is_one_event_until_it_is_reset(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     log = JsonlLogger(tmp_path / "events.jsonl")

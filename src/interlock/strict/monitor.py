@@ -8,6 +8,7 @@ the calibration sample, and raises a false alarm with at most the stated probabi
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -287,7 +288,8 @@ class StrictInferenceMonitor:
         threshold = self.acceptance_rate_drift_threshold
         if threshold is not None and previous is not None:
             delta = accept_rate - previous
-            if abs(delta) >= threshold:
+            # Rates are rounded quotients: 0.8 - 0.9 falls a hair short of 0.1.
+            if abs(delta) > threshold or math.isclose(abs(delta), threshold):
                 change = {
                     "accept_rate": accept_rate,
                     "previous_accept_rate": previous,
