@@ -282,6 +282,14 @@ def test_a_malformed_value_is_refused(value: Any) -> None:
         Outcome.from_json(json.dumps(document))
 
 
+def test_an_array_in_a_mappings_place_is_refused() -> None:
+    document = valid()
+    array = {"$array": {"dtype": "<f4", "shape": [0], "base64": ""}}
+    document["evidence"] = {"kind": "checked", "by": "", "detail": array}
+    with pytest.raises(InputError, match="Expected `object`, got an array"):
+        Outcome.from_json(json.dumps(document))
+
+
 @EXAMPLES
 @given(st.binary(max_size=80) | st.text(max_size=80))
 def test_garbage_raises_nothing_but_an_input_error(data: bytes | str) -> None:

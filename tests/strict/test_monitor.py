@@ -510,6 +510,7 @@ def test_what_is_no_monitor_is_refused() -> None:
         broken(rows_accepted=10**9),
         broken(sides={"other": [1, 1]}),
         broken(sides={"gap": [99, 1]}),
+        broken(sides={"$array": {"dtype": "<f4", "shape": [0], "base64": ""}}),
         broken(q_abs_min=-1.0),
         broken(histograms={"batch_size": [[1, -1]]}),
         broken(batches=[[1, 1, 1, {}]] * 9),

@@ -166,7 +166,7 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "an outcome", newest=OUTCOME_SCHEMA)
         try:
-            return msgspec.convert(plain, Outcome[Any])
+            return struct_from_plain(plain, Outcome[Any])
         except msgspec.ValidationError as error:
             raise InputError(f"not an outcome: {error}") from None
 
@@ -211,6 +211,15 @@ def decode_json(data: bytes | str, what: str, *, newest: int) -> dict[str, Any]:
     except RecursionError:
         raise InputError(f"not {what}: nested too deeply") from None
     return decoded
+
+
+def struct_from_plain(plain: Any, kind: type[T]) -> T:
+    """`plain`, as `decode_json` gives it, as a Struct; raises msgspec.ValidationError."""
+    try:
+        return msgspec.convert(plain, kind)
+    except AttributeError:
+        # msgspec asks an array that stands in a mapping's place for its keys.
+        raise msgspec.ValidationError("Expected `object`, got an array") from None
 
 
 def to_plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from interlock.kernel.drift import DriftState, RateDrift
 from interlock.kernel.errors import ConfigError, InputError, StorageError
 from interlock.kernel.events import EventLogger
 from interlock.kernel.events import JsonlLogger as JsonlLogger
-from interlock.kernel.outcome import decode_json, encode_json
+from interlock.kernel.outcome import decode_json, encode_json, struct_from_plain
 from interlock.kernel.replace_file import replace_file
 from interlock.strict.batch_counts import SIDES, BatchCounts, count_batch, magnitudes
 from interlock.strict.tally import Tally, TallyState, share
@@ -238,7 +238,7 @@ class StrictInferenceMonitor:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a strict monitor", newest=STATE_SCHEMA)
         try:
-            return cls._from_state(msgspec.convert(plain, _State), event_logger)
+            return cls._from_state(struct_from_plain(plain, _State), event_logger)
         except (msgspec.ValidationError, ConfigError) as error:
             raise InputError(f"not a strict monitor: {error}") from None
 
