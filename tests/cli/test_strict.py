@@ -201,6 +201,19 @@ def test_mistakes_are_usage_errors_with_a_name(
     assert named in said.document["error"]["message"]
 
 
+def test_a_certificate_is_not_written_over_the_data_or_into_a_bundle(
+    calibrate: Any, rows: Path, tmp_path: Path
+) -> None:
+    bundle, _ = columns_bundle(tmp_path / "b", 1e-3)
+    before = rows.read_bytes()
+    for output, named in ((rows, "holds the data"), (tmp_path / "b" / "c.json", "in the bundle")):
+        said = calibrate(rows, "--alpha", 0.1, "--output", output, "--json")
+        assert said.code == 2
+        assert named in said.document["error"]["message"]
+    assert rows.read_bytes() == before
+    assert validate_bundle(tmp_path / "b").digest == bundle.digest
+
+
 def test_objects_in_an_npz_file_are_not_unpickled(calibrate: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", q_abs=np.array([object()]), loss=np.zeros(1))
     said = calibrate(tmp_path / "rows.npz", "--alpha", 0.1, "--json")
