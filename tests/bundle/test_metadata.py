@@ -68,6 +68,7 @@ def test_smoke_vectors_keep_every_bit(array: Any) -> None:
         (SOUND.replace(b'"test": true', b'"test": "\\ud800"'), "metadata.json"),
         (SOUND.replace(b": true", b": " + b"[" * 100_000 + b"]" * 100_000), "nested too deeply"),
         (SOUND.replace(b'"batch_axis"', b'"batch_axes"'), "unknown field `batch_axes`"),
+        (SOUND.replace(b'"batch_axis"', b'"a\\u001b[2J\\nb"'), r"unknown field `a\?\[2J\?b`"),
         (SOUND.replace(b'"schema_version": 1', b'"schema_version": 2'), "schema_version is 2"),
         (SOUND.replace(b'"kind": "strict"', b'"kind": "other"'), "kind"),
         (SOUND.replace(b'"kind": "strict"', b'"kind": "model"'), "kind"),
