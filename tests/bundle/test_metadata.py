@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,12 @@ from interlock.errors import BundleFormatError, InputError
 
 MODEL = strict_model()
 SOUND = strict_metadata(MODEL).encode()
+
+
+def with_smoke_input(value: Any) -> bytes:
+    document = json.loads(SOUND)
+    document["smoke"][0]["inputs"] = {"x": value}
+    return json.dumps(document).encode()
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -61,6 +68,7 @@ def test_smoke_vectors_keep_every_bit(array: Any) -> None:
         (SOUND.replace(b'"test": true', b'"test": "\\ud800"'), "metadata.json"),
         (SOUND.replace(b": true", b": " + b"[" * 100_000 + b"]" * 100_000), "nested too deeply"),
         (SOUND.replace(b'"batch_axis"', b'"batch_axes"'), "unknown field `batch_axes`"),
+        (SOUND.replace(b'"batch_axis"', b'"a\\u001b[2J\\nb"'), r"unknown field `a\?\[2J\?b`"),
         (SOUND.replace(b'"schema_version": 1', b'"schema_version": 2'), "schema_version is 2"),
         (SOUND.replace(b'"kind": "strict"', b'"kind": "other"'), "kind"),
         (SOUND.replace(b'"kind": "strict"', b'"kind": "model"'), "kind"),
@@ -69,6 +77,7 @@ def test_smoke_vectors_keep_every_bit(array: Any) -> None:
         (b"[]", "metadata.json"),
         (SOUND.replace(b'"dtype": "<f4"', b'"dtype": "|O"', 1), "not an array"),
         (SOUND.replace(b'"dtype": "<f4"', b'"dtype": "<f8"', 1), "smoke"),
+        (with_smoke_input({"$complex": [10**400, 0]}), "beyond its range"),
     ],
 )
 def test_refused(data: bytes, reason: str) -> None:

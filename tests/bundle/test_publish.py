@@ -94,6 +94,17 @@ def test_a_manifest_alone_makes_no_bundle(manifest: str | None, tmp_path: Path) 
     assert names(tmp_path) == {"b"}
 
 
+@pytest.mark.parametrize("files", [["model.onnx"], ["model.onnx", "metadata.json"], [MANIFEST]])
+def test_files_with_names_of_a_bundle_make_none(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in files:
+        (tmp_path / "b" / name).write_text("ten years of work")
+    with pytest.raises(ConfigError, match="it is left alone"):
+        strict_bundle(tmp_path / "b")
+    assert names(tmp_path / "b") == set(files)
+    assert all(path.read_text() == "ten years of work" for path in (tmp_path / "b").iterdir())
+
+
 @pytest.mark.parametrize("manifest", [b"", b"{}", b"\xff", b"[" * 100_000])
 def test_a_bundle_with_a_broken_manifest_is_replaced(manifest: bytes, tmp_path: Path) -> None:
     strict_bundle(tmp_path / "b")

@@ -69,6 +69,16 @@ def test_an_error_prints_its_message_and_hint(
     )
 
 
+def test_a_message_that_quotes_a_file_steers_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    behave(monkeypatch, ConfigError("the field a\x1b[2J\rb\nand another", hint="see \x9b1m"))
+    assert app.run(["try"]) == 2
+    assert capsys.readouterr().err == (
+        "interlock: the field a\\x1b[2J\\rb\nand another\n  hint: see \\x9b1m\n"
+    )
+
+
 def test_with_json_an_error_is_one_document_on_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

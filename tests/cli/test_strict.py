@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,28 @@ from interlock.strict import (
 from interlock.strict.calibration_record import read_curve
 
 Q, UNSAFE = falling().draw(4_000, np.random.default_rng(3))
+
+
+def saved(save: Any, *arrays: Any, **named: Any) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()
+
+
+def marked_as_encrypted(archive: bytes) -> bytes:
+    """The archive, whose entries say that they are encrypted."""
+    flags = {b"PK\x03\x04": 6, b"PK\x01\x02": 8}
+    found = bytearray(archive)
+    for signature, offset in flags.items():
+        at = archive.find(signature)
+        while at >= 0:
+            found[at + offset] |= 1
+            at = archive.find(signature, at + 4)
+    return bytes(found)
+
+
+ARRAY = saved(np.save, Q)
+ENCRYPTED = marked_as_encrypted(saved(np.savez, q_abs=Q[:3], loss=UNSAFE[:3]))
 
 
 class Said:
@@ -155,7 +178,13 @@ def test_a_bundle_whose_threshold_is_too_low_is_left_alone(calibrate: Any, tmp_p
     [
         ("rows.txt", b"", (), "neither .npz nor .csv"),
         ("rows.npz", b"no archive", (), "rows.npz"),
+        ("rows.npz", b"", (), "rows.npz cannot be read"),
+        ("rows.npz", ARRAY, (), "rows.npz holds one array"),
+        ("rows.npz", ENCRYPTED, (), "rows.npz cannot be read"),
         ("rows.csv", b"q_abs,loss\n1,safe\n", (), "line 2: loss is 'safe'"),
+        ("rows.csv", b"q_abs,loss\n0.5,0\n0,5,0\n", (), "line 3: 3 cells; the header has 2"),
+        ("rows.csv", b"q_abs,loss\n0.5,0\n\n0.\n", (), "line 4: 1 cells; the header has 2"),
+        ("rows.csv", b"q_abs,loss,q_abs\n0.5,0,9\n", (), "'q_abs' more than once"),
         ("rows.csv", b"q_abs\n1\n", (), "no 'loss'; it has 'q_abs'"),
         ("rows.csv", b"\xff\xfe", (), "rows.csv cannot be read"),
         ("rows.csv", b"q_abs,loss\n1," + b"0" * 200_000, (), "rows.csv cannot be read"),
@@ -170,6 +199,19 @@ def test_mistakes_are_usage_errors_with_a_name(
     said = calibrate(tmp_path / name, "--alpha", 0.1, *options, "--json")
     assert said.code == 2
     assert named in said.document["error"]["message"]
+
+
+def test_a_certificate_is_not_written_over_the_data_or_into_a_bundle(
+    calibrate: Any, rows: Path, tmp_path: Path
+) -> None:
+    bundle, _ = columns_bundle(tmp_path / "b", 1e-3)
+    before = rows.read_bytes()
+    for output, named in ((rows, "holds the data"), (tmp_path / "b" / "c.json", "in the bundle")):
+        said = calibrate(rows, "--alpha", 0.1, "--output", output, "--json")
+        assert said.code == 2
+        assert named in said.document["error"]["message"]
+    assert rows.read_bytes() == before
+    assert validate_bundle(tmp_path / "b").digest == bundle.digest
 
 
 def test_objects_in_an_npz_file_are_not_unpickled(calibrate: Any, tmp_path: Path) -> None:

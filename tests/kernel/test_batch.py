@@ -161,6 +161,7 @@ def spoil(**fields: Any) -> str:
         ("fields", {"gap": np.zeros(2)}),
         ("fields", {"gap": [1, 2, 3]}),
         ("fields", []),
+        ("fields", np.zeros(3)),
         ("route", 3),
         ("action", 3),
         ("schema", "1"),

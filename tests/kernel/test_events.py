@@ -45,7 +45,7 @@ def test_a_torn_last_line_stops_no_reader_and_is_taken_away(tmp_path: Path) -> N
     log({"event": "whole"})
     whole = path.read_bytes()
     # Longer than the block that is looked at when the end of the last whole line is sought.
-    for torn in (b"{", b'{"event": "torn"}', b"x" * 200_000):
+    for torn in (b"{", b'{"event": "torn", "time": ""}', b'{"event": "' + b"x" * 200_000):
         path.write_bytes(whole + torn)
         assert [event["event"] for event in read_events(path)] == ["whole"]
         JsonlLogger(path)
@@ -53,9 +53,20 @@ def test_a_torn_last_line_stops_no_reader_and_is_taken_away(tmp_path: Path) -> N
     path.write_bytes(whole + b"{")
     log({"event": "whole"})
     assert path.read_bytes() == whole + whole
-    path.write_bytes(b"no line at all")
+    path.write_bytes(b"{")
     JsonlLogger(path)
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("content", [b"no line at all", b"a line\n\x80\x00", b'{"schema":1,"n":0}'])
+def test_what_is_no_log_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path, log = tmp_path / "state.json", logger(tmp_path / "state.json")
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match="something else than a log"):
+        JsonlLogger(path)
+    with pytest.raises(StorageError, match="something else than a log"):
+        log({"event": "e"})
+    assert path.read_bytes() == content
 
 
 def test_a_damaged_line_within_is_named(tmp_path: Path) -> None:

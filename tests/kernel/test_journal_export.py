@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from interlock.errors import RunNotFoundError, StorageError
+from interlock.errors import ConfigError, RunNotFoundError, StorageError
 from interlock.kernel.clock import ManualClock
 from interlock.kernel.journal import Item, Journal
 from interlock.kernel.outcome import Outcome, Status
@@ -72,3 +73,28 @@ def test_a_place_that_cannot_be_written_is_named(journal: Journal, tmp_path: Pat
     with pytest.raises(StorageError, match="cannot write"):
         journal.export_jsonl("one", tmp_path / "folder")
     assert not list(tmp_path.glob(".folder*"))
+
+
+def test_what_is_no_file_is_not_replaced(journal: Journal, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="no file but a device"):
+        journal.export_jsonl("one", pipe)
+    assert pipe.is_fifo()
+
+
+def test_the_journal_is_not_replaced_by_its_export(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(journal.path.parent)
+    linked = tmp_path / "linked"
+    linked.symlink_to(journal.path.parent)
+    for path in (
+        journal.path,
+        Path(journal.path.name),
+        linked / journal.path.name,
+        journal.path.with_name(f"{journal.path.name}-wal"),
+    ):
+        with pytest.raises(ConfigError, match="belongs to the journal"):
+            journal.export_jsonl("one", path)
+    assert journal.info("one").items == 450

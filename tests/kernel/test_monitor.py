@@ -340,6 +340,7 @@ def test_a_newer_schema_is_refused() -> None:
         {"rates": {"n": {"a": [3]}}},
         {"sketches": {"n": {"a": {}}}},
         {"sketches": []},
+        {"counters": {"$array": {"dtype": "<f4", "shape": [0], "base64": ""}}},
         {"schema": 0},
     ],
 )

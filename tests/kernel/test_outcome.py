@@ -258,6 +258,7 @@ def test_a_newer_schema_is_refused_and_says_what_to_do() -> None:
         {"$unknown": 1},
         {"$complex": [1]},
         {"$complex": ["1", 2]},
+        {"$complex": [10**400, 0]},
         {"$array": {}},
         {"$array": {"dtype": "|O", "shape": [1], "base64": "AAAAAAAAAAA="}},
         {"$array": {"dtype": "(1+f4", "shape": [1], "base64": "AAAA"}},
@@ -278,6 +279,14 @@ def test_a_malformed_value_is_refused(value: Any) -> None:
     document = valid()
     document["value"] = value
     with pytest.raises(InputError):
+        Outcome.from_json(json.dumps(document))
+
+
+def test_an_array_in_a_mappings_place_is_refused() -> None:
+    document = valid()
+    array = {"$array": {"dtype": "<f4", "shape": [0], "base64": ""}}
+    document["evidence"] = {"kind": "checked", "by": "", "detail": array}
+    with pytest.raises(InputError, match="Expected `object`, got an array"):
         Outcome.from_json(json.dumps(document))
 
 

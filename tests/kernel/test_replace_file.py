@@ -59,6 +59,21 @@ def test_what_is_no_file_is_not_replaced(tmp_path: Path, linked: bool) -> None:
     assert path.is_symlink() == linked
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_link_to_an_open_file_is_not_replaced(tmp_path: Path) -> None:
+    """`/dev/stdout` is one, wherever the output goes."""
+    with (tmp_path / "output").open("wb") as file:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        with pytest.raises(StorageError, match="a link to an open one"):
+            replace_file(link, b"new")
+        assert link.is_symlink()
+    link.unlink()
+    link.symlink_to(tmp_path / "output")
+    replace_file(link, b"new")
+    assert link.read_bytes() == b"new"
+
+
 def test_the_file_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

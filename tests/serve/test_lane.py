@@ -14,7 +14,7 @@ from interlock.bundle import TensorSpec
 from interlock.errors import DeadlineError, EngineCrashError, ServiceError
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.route import BatchAnswer, Route, RouteStep
+from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep
 from interlock.serve.lane import Lane, Ran
 from interlock.serve.served import Answer, Workers
 
@@ -132,6 +132,41 @@ def test_one_request_that_crashes_the_model_costs_the_others_nothing() -> None:
     assert [answer.lost for answer in found] == [False, False, True, False]
     assert found[3].outputs["x"].tolist() == [6]
     assert found[2].summary.reasons[0].startswith("twice: engine_crash: ")
+
+
+class Near:
+    """Answers with x what is below 10, as its guard says."""
+
+    def answer_batch(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> BatchAnswer:
+        return BatchAnswer(1 * inputs["x"])
+
+    def check_batch(self, inputs: Mapping[str, Array], answer: BatchAnswer) -> BatchVerdict:
+        return BatchVerdict(refuse={"far": inputs["x"] >= 10})
+
+
+def test_one_request_that_breaks_a_later_step_costs_the_others_nothing() -> None:
+    served = Doubling()
+    near = RouteStep("near", Near(), guards=(Near(),))
+    served._route = Route("both", (near, RouteStep("twice", served)), "refuse")
+
+    async def main() -> list[Answer]:
+        lane = Lane(served, threads=1, limit=10, batch_rows=8)
+        served.open.clear()
+        first = asyncio.ensure_future(ask(lane, 11.0))
+        await busy(lane)
+        rest = [asyncio.ensure_future(ask(lane, k)) for k in (1.0, 13.0, 12.0)]
+        while lane.waiting < 3:
+            await asyncio.sleep(0.001)
+        served.open.set()
+        found = await asyncio.gather(first, *rest)
+        await asyncio.get_running_loop().run_in_executor(None, lane.close, 10.0)
+        return found
+
+    _, below, poisoned, above = asyncio.run(main())
+    assert served.asked == [[11], [13, 12], [13], [12]]
+    assert below.outputs["x"].tolist() == [1]
+    assert poisoned.summary.status == "refused"
+    assert above.outputs["x"].tolist() == [24]
 
 
 def test_a_full_queue_refuses_with_the_time_to_come_back() -> None:

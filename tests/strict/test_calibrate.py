@@ -157,6 +157,14 @@ def test_losses_are_safe_up_to_the_tolerance_and_equal_to_it() -> None:
     assert certified(booleans).data == certified(numbers).data
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float16, 1e6), (np.float32, 1e39)])
+def test_an_infinite_loss_is_unsafe_whatever_the_tolerance(dtype: Any, tolerance: float) -> None:
+    loss = np.zeros(200, dtype)
+    loss[:3] = np.inf
+    found = calibrate_tau(np.full(200, 0.5), loss, 0.1, 0.1, tolerance=tolerance, start=0.5)
+    assert certified(found).unsafe == 3
+
+
 def test_the_pilot_rows_are_not_tested_and_are_at_most_a_thousand() -> None:
     found = certified(calibrate_tau(Q, UNSAFE, ALPHA, DELTA))
     assert (found.pilot, found.n) == (400, 3_600)
@@ -241,6 +249,7 @@ def test_as_a_share_of_all_rows_it_abstains_too() -> None:
     ("change", "named"),
     [
         ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"alpha": 1e-310}, "alpha is 1e-310; it must lie between 1e-09 and 1"),
         ({"alpha": float("nan")}, "alpha is nan"),
         ({"alpha": "0.1"}, "alpha is '0.1'"),
         ({"delta": 1.0}, "delta is 1.0"),

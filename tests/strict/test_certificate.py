@@ -86,6 +86,12 @@ def test_one_changed_field_is_refused(field: str, value: Any, named: str) -> Non
         Certificate.from_plain({**plain(), field: value})
 
 
+def test_counts_that_would_take_long_to_recompute_are_refused() -> None:
+    for n in (10**16, 10**400):
+        with pytest.raises(InputError, match="more than 1,000,000,000 rows"):
+            Certificate.from_plain({**plain(), "n": n, "accepted": n, "unsafe": n // 200})
+
+
 @pytest.mark.parametrize("field", sorted(set(plain()) - {"method", "model", "schema_version"}))
 def test_a_missing_field_is_refused(field: str) -> None:
     rest = plain()

@@ -306,6 +306,16 @@ def test_triggers_and_the_jump_between_two_batches() -> None:
     assert events[2]["direction"] == "increase"
 
 
+def test_a_jump_of_exactly_the_threshold_counts() -> None:
+    events: list[Mapping[str, Any]] = []
+    monitor = StrictInferenceMonitor("B", events.append, acceptance_rate_drift_threshold=0.1)
+    for bottom in (1, 2, 3, 2):
+        monitor.update(np.arange(10) < bottom)
+    assert [event.get("direction") for event in events] == ["decrease", "decrease", "increase"]
+    monitor.update(np.arange(100) < 29)  # nine points
+    assert len(events) == 3
+
+
 def test_drift_from_the_calibration_is_one_event_until_it_is_reset(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     log = JsonlLogger(tmp_path / "events.jsonl")
@@ -500,6 +510,7 @@ def test_what_is_no_monitor_is_refused() -> None:
         broken(rows_accepted=10**9),
         broken(sides={"other": [1, 1]}),
         broken(sides={"gap": [99, 1]}),
+        broken(sides={"$array": {"dtype": "<f4", "shape": [0], "base64": ""}}),
         broken(q_abs_min=-1.0),
         broken(histograms={"batch_size": [[1, -1]]}),
         broken(batches=[[1, 1, 1, {}]] * 9),

@@ -193,6 +193,7 @@ def test_the_second_of_two_processes_ends_with_exit_code_1_and_a_killed_one_hold
         {"weights": "mine"},
         {"alpha": 1.0},
         {"delta": 0.0},
+        {"alpha": 1e-12},
         {"near_singular": 2},
         {"seed": -1},
     ],

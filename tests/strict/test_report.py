@@ -253,6 +253,8 @@ def test_a_model_without_strict_decode_is_refused(tmp_path: Path) -> None:
         {"calibration_abstained": {"reason": 3}},
         {"calibration_abstained": {**ABSTENTION, "alpha": -1.0}},
         {"calibration_abstained": {**ABSTENTION, "reason": "x" * 10_000}},
+        {"calibration_abstained": {**ABSTENTION, "reason": "few rows\x1b[2J"}},
+        {"calibration_abstained": {**ABSTENTION, "split": "held\nout"}},
         {"calibration": {"tau": 1}},
     ],
 )

@@ -13,7 +13,8 @@ from support.provers import FixedPointProver
 from interlock.errors import BundleFormatError, ConfigError
 from interlock.verified import NoProver, RunnerMetadata
 from interlock.verified.directory import ModelDirectory
-from interlock.verified.metadata import read
+from interlock.verified.metadata import read, read_of
+from interlock.verified.prover import Limits
 
 NAMES = [f"slice_{k}" for k in range(5)]
 NONE = NoProver("no circuit: none here")
@@ -137,6 +138,16 @@ def test_an_edit_that_makes_no_sense_is_named(
     edit(net, **fields)
     with pytest.raises(ConfigError, match=message):
         read(ModelDirectory.find(net))
+
+
+def test_a_limit_may_be_infinite(net: Path) -> None:
+    generated(net)
+    edit(net, time_limit=float("inf"), size_limit=float("inf"))
+    directory = ModelDirectory.find(net)
+    digest = read(directory).model_sha256
+    assert read_of(directory, digest).limits == Limits(seconds=float("inf"))
+    edit(net, size_limit=5000.5)
+    assert read_of(directory, digest).limits.circuit_bytes == 5000
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": "net"}', "NaN", "[" * 100_000])

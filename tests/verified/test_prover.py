@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from support.networks import shipped
 
-from interlock.errors import EngineUnavailableError, MissingExtraError
+from interlock.errors import ConfigError, EngineUnavailableError, MissingExtraError
 from interlock.verified import CircuitProver, NoProver, Prover, slice_model
 from interlock.verified.default_prover import default_prover, require_prover
+from interlock.verified.prover import Limits
 
 PART = slice_model(shipped("net")).slices[4]
 INPUTS = {"fc2_relu": np.zeros((1, 84), np.float32)}
+
+
+@pytest.mark.parametrize("limit", [{"key_bytes": -5}, {"seconds": float("nan")}])
+def test_a_limit_that_limits_nothing_is_refused(limit: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"the limit {next(iter(limit))} is"):
+        Limits(**limit)
 
 
 def test_it_plans_a_fallback_and_knows_nothing() -> None:

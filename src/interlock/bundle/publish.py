@@ -120,8 +120,11 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise ConfigError(f"{target} exists and is not a directory")
-    # Other programs call a file manifest.json too, so everything there must be a bundle's.
-    if {entry.name for entry in target.iterdir()} - UNLISTED - {MODEL, METADATA} - _listed(target):
+    names = {entry.name for entry in target.iterdir()}
+    # Other programs call a file manifest.json too, and a model.onnx is not yet a bundle, so all of
+    # a bundle must be there and nothing else.
+    whole = {MANIFEST, MODEL, METADATA}
+    if names and not whole <= names <= whole | UNLISTED | _listed(target):
         raise ConfigError(
             f"{target} exists and is not a bundle; it is left alone",
             hint="name a directory that does not exist yet",

@@ -40,7 +40,9 @@ def decode_json(data: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     except _Refused as refused:
         raise BundleFormatError(f"{what}: {refused}") from None
     except (msgspec.DecodeError, ValueError) as error:
-        raise BundleFormatError(f"{what}: {error}") from None
+        # It may quote a key of the document, lines and all.
+        shown = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise BundleFormatError(f"{what}: {shown}") from None
 
 
 class _Refused(Exception):

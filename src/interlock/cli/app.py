@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from interlock.cli.output import print_json, wants_json
+from interlock.cli.output import print_json, printable_lines, wants_json
 from interlock.errors import (
     EngineUnavailableError,
     InterlockError,
@@ -135,9 +135,9 @@ def _fail(arguments: list[str], error: InterlockError) -> int:
             return code
         except OSError:
             _discard_output()
-    click.echo(f"interlock: {error.message}", err=True)
+    click.echo(f"interlock: {printable_lines(error.message)}", err=True)
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
+        click.echo(f"  hint: {printable_lines(error.hint)}", err=True)
     return code
 
 

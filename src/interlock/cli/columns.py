@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ _WORDS = {"": "nan", "true": "1", "false": "0"}
 def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     """The arrays of a .npz file, or the columns of a .csv file with a header, called `names`.
 
-    A column of a .csv file is float64; true and false are 1 and 0, an empty cell is NaN. Raises
+    A column of a .csv file is float64; true and false are 1 and 0, an empty cell is NaN. A row with
+    another number of cells than the header is refused: a decimal comma makes two of one. Raises
     InputError that names the file and what is wrong with it.
     """
     readers = {".npz": _read_npz, ".csv": _read_csv}
@@ -33,7 +35,9 @@ def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         return reader(path, names)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    except (ValueError, csv.Error, zipfile.BadZipFile) as error:
+    # An empty file is an EOFError; an archive that is encrypted or packed in another way than NumPy
+    # does is a RuntimeError.
+    except (ValueError, EOFError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path.name} cannot be read: {error}") from None
@@ -41,21 +45,31 @@ def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     # Objects would be unpickled, which runs code from the file.
-    with np.load(path, allow_pickle=False) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise InputError(f"{path.name} is no .npz file")
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise InputError(
+            f"{path.name} holds one array, as numpy.save writes it, and is no .npz file"
+        )
+    with arrays:
         _check_names(path, names, arrays.files)
         return [arrays[name] for name in names]
 
 
 def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        _check_names(path, names, rows.fieldnames or [])
+        rows = csv.reader(file)
+        header = next(rows, [])
+        _check_names(path, names, header)
+        places = [header.index(name) for name in names]
         columns: list[list[float]] = [[] for _ in names]
-        for row in rows:
-            for name, column in zip(names, columns, strict=True):
-                text = (row[name] or "").strip()
+        for row in filter(None, rows):
+            if len(row) != len(header):
+                raise InputError(
+                    f"{path.name}, line {rows.line_num}: {len(row)} cells; "
+                    f"the header has {len(header)}"
+                )
+            for name, place, column in zip(names, places, columns, strict=True):
+                text = row[place].strip()
                 try:
                     column.append(float(_WORDS.get(text.lower(), text)))
                 except ValueError:
@@ -66,8 +80,10 @@ def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     return [np.array(column) for column in columns]
 
 
-def _check_names(path: Path, names: Sequence[str], found: Sequence[str]) -> None:
+def _check_names(path: Path, names: Sequence[str], found: list[str]) -> None:
     for name in names:
         if name not in found:
             there = ", ".join(map(repr, found)) or "nothing"
             raise InputError(f"{path.name} has no {name!r}; it has {there}")
+        if found.count(name) > 1:
+            raise InputError(f"{path.name} has {name!r} more than once")

@@ -63,5 +63,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         click.echo("  ".join(cells).rstrip())
 
 
+def printable_lines(text: str) -> str:
+    """`text` with its lines, and all else that steers a terminal escaped: it may quote a file."""
+    return "\n".join(map(_printable, text.split("\n")))
+
+
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -90,6 +90,8 @@ def calibrate(
     from interlock.cli.columns import read_columns
     from interlock.strict.calibrate import calibrate_tau
 
+    if output is not None:
+        _check_output(output, data)
     q_abs, loss = read_columns(data, (q_name, loss_name))
     if bundle is not None:
         dtype, lowest = _bundle_threshold(bundle, {"--lowest": lowest, "--dtype": dtype})
@@ -110,6 +112,20 @@ def calibrate(
     if found.certificate is not None and bundle is not None:
         found, digest = _attached(found, bundle, q_abs, loss, tolerance, dtype)
     return _deliver(found, digest, output, as_json)
+
+
+def _check_output(output: Path, data: Path) -> None:
+    """Raise ConfigError for a place where the certificate would destroy something."""
+    from interlock.bundle.manifest import MANIFEST
+    from interlock.errors import ConfigError
+
+    if output.exists() and output.samefile(data):
+        raise ConfigError(f"--output is {output}, which holds the data")
+    if (output.parent / MANIFEST).is_file():
+        raise ConfigError(
+            f"--output is in the bundle {output.parent}, which would load no more",
+            hint="--bundle puts the certificate into the bundle's metadata",
+        )
 
 
 def _bundle_threshold(bundle: Path, others: dict[str, object]) -> tuple[str, float]:

@@ -21,6 +21,7 @@ from interlock.kernel.outcome import (
     decode_json,
     encode_json,
     strongest,
+    struct_from_plain,
 )
 
 Array = npt.NDArray[Any]
@@ -210,7 +211,7 @@ class BatchOutcome(msgspec.Struct, frozen=True, eq=False):
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a batch outcome", newest=OUTCOME_SCHEMA)
         try:
-            outcome = msgspec.convert(plain, cls)
+            outcome = struct_from_plain(plain, cls)
         except msgspec.ValidationError as error:
             raise InputError(f"not a batch outcome: {error}") from None
         _check_codes(outcome)

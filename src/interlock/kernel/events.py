@@ -17,6 +17,9 @@ from interlock.kernel.errors import InputError, StorageError
 EventLogger = Callable[[Mapping[str, object]], None]
 """Takes one event: `event` names it, the other keys are JSON's types."""
 
+# Of a last line without an end; events are far shorter.
+_LONGEST_LOOK = 1 << 20
+
 
 class JsonlLogger:
     """Appends events to a file; call it with a mapping.
@@ -30,7 +33,8 @@ class JsonlLogger:
     def __init__(
         self, path: str | os.PathLike[str], *, now: Callable[[], datetime] | None = None
     ) -> None:
-        """Make the file and the directories above it; raises StorageError where that fails.
+        """Make the file and the directories above it; raises StorageError where that fails, and
+        where something else is there.
 
         now   gives the time of an event, by default the system's
         """
@@ -105,8 +109,20 @@ def _end_of_last_line(descriptor: int) -> int:
         block = os.pread(descriptor, end - start, start)
         end = start + block.rfind(b"\n") + 1
     if end < size:
+        if not _begins_an_event(os.pread(descriptor, min(size - end, _LONGEST_LOOK), end)):
+            raise OSError("it is something else than a log of events")
         os.ftruncate(descriptor, end)
     return end
+
+
+def _begins_an_event(rest: bytes) -> bool:
+    """Whether a writer of events may have left `rest`; one that is whole has its time."""
+    if not rest.startswith(b"{"):
+        return False
+    try:
+        return "time" in msgspec.json.decode(rest, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
 
 
 def _plain(value: object) -> object:

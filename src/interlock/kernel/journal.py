@@ -260,7 +260,8 @@ class Journal:
     def export_jsonl(self, run_id: str, path_or_file: Path | str | IO[str]) -> int:
         """Write one JSON line an item, in input order; returns how many.
 
-        A path gets an owner-only file, complete or not there at all.
+        A path gets an owner-only file, complete or not there at all. Raises StorageError, and
+        ConfigError for a file of the journal itself.
         """
         return journal_export.export_jsonl(self._store, self._row(run_id), path_or_file)
 

@@ -16,9 +16,10 @@ from typing import IO
 
 import msgspec
 
-from interlock.kernel.errors import StorageError
+from interlock.kernel.errors import ConfigError, StorageError
 from interlock.kernel.journal_info import moment
 from interlock.kernel.journal_store import Store
+from interlock.kernel.replace_file import refuse_special
 
 PAGE = 200
 STORED_PAGE = 1000
@@ -99,12 +100,17 @@ def recorded(store: Store, digests: Iterable[str]) -> dict[str, msgspec.Raw]:
 def export_jsonl(store: Store, run: int, target: Path | str | IO[str]) -> int:
     """Write a line an item to a text file or a path; returns how many.
 
-    A path's file is owner-only and appears complete or not at all. Raises StorageError.
+    A path's file is owner-only and appears complete or not at all. Raises StorageError, and
+    ConfigError for a file of the journal itself.
     """
     if not isinstance(target, str | Path):
         return _write(store, run, target)
     path = Path(target)
+    place, journal = path.parent.resolve() / path.name, store.path.resolve()
+    if place in (journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm"))):
+        raise ConfigError(f"{path} belongs to the journal", hint="write to another file")
     try:
+        refuse_special(path)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -119,7 +125,7 @@ def export_jsonl(store: Store, run: int, target: Path | str | IO[str]) -> int:
             raise
     except OSError as error:
         raise StorageError(
-            f"cannot write {path}: {error.strerror}",
+            f"cannot write {path}: {error.strerror or error}",
             hint="check that the directory exists and that there is space",
         ) from error
     return lines

@@ -25,6 +25,7 @@ from interlock.kernel.outcome import (
     decode_json,
     encode_json,
     strongest,
+    struct_from_plain,
 )
 from interlock.kernel.sketch import QuantileSketch, SketchState, summary
 
@@ -254,7 +255,7 @@ class Monitor:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a monitor", newest=MONITOR_SCHEMA)
         try:
-            return cls._from_state(msgspec.convert(plain, _State))
+            return cls._from_state(struct_from_plain(plain, _State))
         except (msgspec.ValidationError, ConfigError) as error:
             raise InputError(f"not a monitor: {error}") from None
 

@@ -166,7 +166,7 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "an outcome", newest=OUTCOME_SCHEMA)
         try:
-            return msgspec.convert(plain, Outcome[Any])
+            return struct_from_plain(plain, Outcome[Any])
         except msgspec.ValidationError as error:
             raise InputError(f"not an outcome: {error}") from None
 
@@ -211,6 +211,15 @@ def decode_json(data: bytes | str, what: str, *, newest: int) -> dict[str, Any]:
     except RecursionError:
         raise InputError(f"not {what}: nested too deeply") from None
     return decoded
+
+
+def struct_from_plain(plain: Any, kind: type[T]) -> T:
+    """`plain`, as `decode_json` gives it, as a Struct; raises msgspec.ValidationError."""
+    try:
+        return msgspec.convert(plain, kind)
+    except AttributeError:
+        # msgspec asks an array that stands in a mapping's place for its keys.
+        raise msgspec.ValidationError("Expected `object`, got an array") from None
 
 
 def to_plain(value: Any) -> Any:
@@ -270,7 +279,10 @@ def _special_from_plain(value: dict[str, Any]) -> Any:
             case {"$complex": [re, im]}:
                 parts = from_plain(re), from_plain(im)
                 if all(isinstance(part, int | float) for part in parts):
-                    return complex(*parts)
+                    try:
+                        return complex(*parts)
+                    except OverflowError:
+                        raise InputError("not a value: a $complex beyond its range") from None
             case {"$array": {"dtype": str(dtype), "shape": list(shape), "base64": str(data)}}:
                 return _array_from_plain(dtype, shape, data)
     raise InputError(f"not a value: a malformed {sorted(value)}")

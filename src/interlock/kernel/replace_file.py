@@ -15,8 +15,8 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
 
     A writer that is killed leaves at most one hidden file, which the next one overwrites. Several
     writers take turns. The new file has the permissions of a newly made one. Raises StorageError
-    where the file system refuses, and for a device, a pipe or a socket, which would be gone for
-    everybody; the old content then stands.
+    where the file system refuses, and for what `refuse_special` refuses; the old content then
+    stands.
     """
     target = path.absolute()
     partial = target.with_name(f".{target.name}.partial")
@@ -26,7 +26,7 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
         directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
-            _refuse_special(target)
+            refuse_special(target)
             with open(partial, "wb", opener=_fresh) as file:
                 file.write(data)
                 file.flush()
@@ -42,13 +42,20 @@ def replace_file(path: Path, data: bytes, *, parents: bool = False) -> None:
         ) from None
 
 
-def _refuse_special(target: Path) -> None:
+def refuse_special(target: Path) -> None:
+    """Raise OSError unless a file may be put in the place of `target`.
+
+    A device, a pipe or a socket would be gone for everybody, and so would `/dev/stdout`, a link to
+    what this process has open.
+    """
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError("it is no file but a device, a pipe or a socket")
+    if target.is_symlink() and target.readlink().is_relative_to("/proc"):
+        raise OSError("it is no file but a link to an open one")
 
 
 def _fresh(name: str, flags: int) -> int:

@@ -281,7 +281,10 @@ class Lane:
                 self._run_alone(item)
             return
         for item, part in zip(batch, parts, strict=True):
-            _settle(item, part)
+            if part.broken:
+                self._run_alone(item)
+            else:
+                _settle(item, part)
 
     def _run_alone(self, item: _Waiting) -> None:
         try:

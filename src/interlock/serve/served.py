@@ -11,10 +11,12 @@ import numpy as np
 
 from interlock.bundle.metadata import TensorSpec
 from interlock.engines.process_pool import ProcessPool
-from interlock.kernel.batch import Array, BatchOutcome
+from interlock.kernel.batch import RESULT_CODE, Array, BatchOutcome
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import EngineError, InputError
-from interlock.kernel.outcome import Outcome, Status, Step
+from interlock.kernel.outcome import Outcome, Status, Step, StepResult
+
+_BROKEN = (RESULT_CODE[StepResult.ERROR], RESULT_CODE[StepResult.OVER_TIME])
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ class Answer:
         if isinstance(self.outcome, BatchOutcome):
             return not self.outcome.status.any()
         return self.outcome.status is Status.FAILED
+
+    @property
+    def broken(self) -> bool:
+        """Whether a row got no answer and a step broke on the rows that it was asked about.
+
+        Which of them did it nobody knows; alone, the others may get one.
+        """
+        if not isinstance(self.outcome, BatchOutcome):
+            return False
+        results = self.outcome.results[:, ~self.outcome.answered]
+        return any(bool(np.equal(results, code).any()) for code in _BROKEN)
 
     def part(self, start: int, stop: int) -> Answer:
         """Rows `start` to `stop - 1`; raises EngineError for an answer that is not by rows."""

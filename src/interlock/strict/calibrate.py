@@ -96,8 +96,9 @@ def calibrate_tau(
                infinity are bottom whatever the threshold; give NaN where P / Q is not finite.
     loss       (n,) or (n, 1): bool or 0 and 1, true where accepting the answer would be unsafe;
                or, with `tolerance`, an error. NaN is unsafe.
-    alpha      the largest allowed unsafe-accept rate, between 0 and 1
-    delta      the allowed probability of certifying a threshold whose rate is above alpha
+    alpha      the largest allowed unsafe-accept rate, from 1e-9 up to below 1
+    delta      the allowed probability of certifying a threshold whose rate is above alpha, in the
+               same range
     tolerance  the largest loss that is safe
     rate       "accepted": unsafe rows as a share of the accepted ones; "all": rows that are
                accepted and unsafe as a share of all rows, which is never larger

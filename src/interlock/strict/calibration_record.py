@@ -9,6 +9,7 @@ import msgspec
 
 from interlock.bundle import Metadata
 from interlock.kernel.errors import BundleFormatError, InputError
+from interlock.strict.certificate import check_split
 from interlock.strict.risk import RiskCoverage
 
 CURVE = "risk_coverage"
@@ -57,8 +58,10 @@ class Abstention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     split: str
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.reason) <= 2_000:
-            raise InputError("reason must have 1 to 2,000 characters")
+        # Both are printed on terminals.
+        if not 1 <= len(self.reason) <= 2_000 or not self.reason.isprintable():
+            raise InputError("reason must have 1 to 2,000 printable characters")
+        check_split(self.split)
         if not all(0 < share < 1 for share in (self.alpha, self.delta)):
             raise InputError("alpha and delta must lie between 0 and 1")
         if self.n < 0 or self.pilot < 0:

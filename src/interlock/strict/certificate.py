@@ -20,6 +20,12 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Room for another platform's logarithms.
 _BOUND_RTOL = 1e-6
 
+# Below it, alpha would take billions of rows.
+_LEAST_LEVEL = 1e-9
+
+MOST_ROWS = 10**9
+"""Rows that a certificate may count. Recomputing its bound then takes half a second at most."""
+
 
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A threshold and the held-out evidence for it.
@@ -89,6 +95,9 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 f"pilot, unsafe, accepted, n are {self.pilot}, {self.unsafe}, {self.accepted}, "
                 f"{self.n}; they must be 0 or more, and the last three in ascending order"
             )
+        # Before anything is computed from it: the work grows with the counts.
+        if self.n > MOST_ROWS:
+            raise InputError(f"n is more than {MOST_ROWS:,} rows, which no certificate counts")
         if self.tolerance is not None and not math.isfinite(self.tolerance):
             raise InputError(f"tolerance is {self.tolerance}; it must be finite")
         bound = clopper_pearson_upper(self.unsafe, self.tested, 1 - self.delta)
@@ -145,11 +154,11 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def check_levels(alpha: float, delta: float) -> None:
-    """Raise ConfigError unless both lie strictly between 0 and 1, delta not below 1e-9."""
-    for field, value, least in (("alpha", alpha, 0.0), ("delta", delta, 1e-9)):
+    """Raise ConfigError unless both lie between 1e-9 and 1, below 1."""
+    for field, value in (("alpha", alpha), ("delta", delta)):
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < 1 and value >= least):
-            raise ConfigError(f"{field} is {value!r}; it must lie between {least:g} and 1")
+        if not (number and _LEAST_LEVEL <= value < 1):
+            raise ConfigError(f"{field} is {value!r}; it must lie between {_LEAST_LEVEL:g} and 1")
 
 
 def check_split(split: str) -> None:

@@ -132,5 +132,7 @@ def _unsafe(loss: npt.NDArray[Any], tolerance: float | None) -> npt.NDArray[np.b
     number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
     if not (number and math.isfinite(tolerance)):
         raise InputError(f"tolerance is {tolerance!r}; it must be a finite number")
-    # Written so that NaN is unsafe: a comparison with NaN is false.
-    return np.asarray(~(loss <= float(tolerance)))
+    # The tolerance is rounded to the dtype of the loss; where it overflows there, an infinite loss
+    # is above it all the same. Written so that NaN is unsafe: a comparison with NaN is false.
+    with np.errstate(over="ignore"):
+        return np.asarray(~((loss <= float(tolerance)) & (loss < np.inf)))

@@ -8,6 +8,7 @@ the calibration sample, and raises a false alarm with at most the stated probabi
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from interlock.kernel.drift import DriftState, RateDrift
 from interlock.kernel.errors import ConfigError, InputError, StorageError
 from interlock.kernel.events import EventLogger
 from interlock.kernel.events import JsonlLogger as JsonlLogger
-from interlock.kernel.outcome import decode_json, encode_json
+from interlock.kernel.outcome import decode_json, encode_json, struct_from_plain
 from interlock.kernel.replace_file import replace_file
 from interlock.strict.batch_counts import SIDES, BatchCounts, count_batch, magnitudes
 from interlock.strict.tally import Tally, TallyState, share
@@ -237,7 +238,7 @@ class StrictInferenceMonitor:
         """Read what `to_json` wrote; raises InputError for anything else or a newer schema."""
         plain = decode_json(data, "a strict monitor", newest=STATE_SCHEMA)
         try:
-            return cls._from_state(msgspec.convert(plain, _State), event_logger)
+            return cls._from_state(struct_from_plain(plain, _State), event_logger)
         except (msgspec.ValidationError, ConfigError) as error:
             raise InputError(f"not a strict monitor: {error}") from None
 
@@ -287,7 +288,8 @@ class StrictInferenceMonitor:
         threshold = self.acceptance_rate_drift_threshold
         if threshold is not None and previous is not None:
             delta = accept_rate - previous
-            if abs(delta) >= threshold:
+            # Rates are rounded quotients: 0.8 - 0.9 falls a hair short of 0.1.
+            if abs(delta) > threshold or math.isclose(abs(delta), threshold):
                 change = {
                     "accept_rate": accept_rate,
                     "previous_accept_rate": previous,

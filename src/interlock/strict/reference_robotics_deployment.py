@@ -41,6 +41,7 @@ from interlock.strict.arm.kinematics import ARM
 from interlock.strict.arm.requests import sample_requests
 from interlock.strict.arm.served import Served, serve
 from interlock.strict.calibration_record import extensions_of
+from interlock.strict.certificate import check_levels
 from interlock.strict.config import InferenceConfig
 from interlock.strict.export import export_bundle
 from interlock.strict.metrics import write_tau_infer_sweep
@@ -102,15 +103,12 @@ class ReferenceRoboticsDeploymentConfig:
             raise ConfigError(f"seed is {self.seed!r}; it must be a whole number of 0 or more")
         if self.weights not in ("train", "shipped"):
             raise ConfigError(f"weights is {self.weights!r}; it must be 'train' or 'shipped'")
-        for name in ("alpha", "delta", "near_singular"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ConfigError(f"{name} is {value!r}; it must be a number")
-        for name in ("alpha", "delta"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if not 0 <= self.near_singular <= 1:
-            raise ConfigError(f"near_singular is {self.near_singular}; it must lie in 0 … 1")
+        check_levels(self.alpha, self.delta)
+        value = self.near_singular
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"near_singular is {value!r}; it must be a number")
+        if not 0 <= value <= 1:
+            raise ConfigError(f"near_singular is {value}; it must lie in 0 … 1")
 
 
 @dataclass(frozen=True)

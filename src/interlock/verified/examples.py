@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +31,33 @@ def read_examples(runner: Runner) -> tuple[list[Array], list[int] | None]:
 def read_archive(path: Path) -> tuple[list[Array], list[int] | None]:
     """The rows of `input` in a .npz file, each with a batch axis, and of `label` where it is there.
 
-    Raises InputError, naming the file.
+    Raises InputError, naming the file, for a broken one, for one without rows, and where there is
+    not one label a row.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        arrays = np.load(path, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array, as numpy.save writes it, and is no .npz file")
+        with arrays:
             rows = arrays["input"]
-            labels = arrays["label"].tolist() if "label" in arrays else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            labels = arrays.get("label")
+    # An empty file is an EOFError; an archive that is encrypted or packed in another way than NumPy
+    # does is a RuntimeError.
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
-    return [row[None] for row in rows], labels
+    if rows.ndim == 0 or len(rows) == 0:
+        raise InputError(f"{path}: input has shape {rows.shape}; it needs at least one row")
+    if labels is not None and labels.shape != rows.shape[:1]:
+        raise InputError(f"{path}: label has shape {labels.shape} for {len(rows)} rows of input")
+    return [row[None] for row in rows], None if labels is None else labels.tolist()
 
 
 def sample_inputs(directory: ModelDirectory, sliced: SlicedModel) -> list[dict[str, Array]]:

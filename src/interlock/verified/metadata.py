@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,8 +226,8 @@ def read_of(directory: ModelDirectory, model_sha256: str) -> Wanted:
     if found is None or found.model_sha256 != model_sha256:
         return Wanted(frozenset(), NO_LIMITS)
     size = found.size_limit
-    limits = Limits(seconds=found.time_limit, circuit_bytes=None if size is None else int(size))
-    return Wanted(found.excluded, limits)
+    whole = None if size is None or math.isinf(size) else int(size)
+    return Wanted(found.excluded, Limits(seconds=found.time_limit, circuit_bytes=whole))
 
 
 _HINT = "correct the edit, or delete the file; it is written anew then"

@@ -32,6 +32,8 @@ from interlock.verified.tiling import input_cut, input_size, output_cut, problem
 
 _DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
 _MAX_ELEMENTS = 1 << 26
+# Of an array in NumPy, and of what a circuit's layer takes and gives.
+_MAX_AXES, _MAX_LAYER_AXES = 64, 4
 
 LEAST_SCALE = 8
 """Fewer fractional bits would make a fixed point that is the model in name only."""
@@ -126,7 +128,10 @@ def check_wiring(checked: CheckedBundle) -> None:
 
 def _load(checked: CheckedBundle, tensor: Tensor) -> str | None:
     """Put the tensor's values into `checked.tensors`; returns what is wrong with it."""
-    if tensor.dtype not in _DTYPES or not all(dim >= 0 for dim in tensor.shape):
+    # The axes first: a product of half a million of them takes minutes.
+    if len(tensor.shape) > _MAX_AXES:
+        return f"no array has its shape of {len(tensor.shape)} axes"
+    if tensor.dtype not in _DTYPES or not all(0 <= dim < 1 << 63 for dim in tensor.shape):
         return f"dtype {tensor.dtype!r} with shape {tensor.shape} is not accepted"
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     count = math.prod(tensor.shape)
@@ -135,7 +140,7 @@ def _load(checked: CheckedBundle, tensor: Tensor) -> str | None:
         return f"its file has {len(data)} bytes, which is not its shape {tensor.shape}"
     try:
         values = np.frombuffer(data, dtype=dtype).reshape(tensor.shape)
-    except ValueError:  # more axes than an array may have, or an empty one beyond any size
+    except ValueError:  # an empty one beyond any size
         return f"no array has its shape of {len(tensor.shape)} axes"
     checked.tensors[tensor.name] = values.astype(tensor.dtype, copy=False)
     return None
@@ -193,6 +198,8 @@ def _misfit(checked: CheckedBundle, part: ProvedSlice) -> str | None:
         (part.inputs, "input", part.geometry.in_shape),
         (part.outputs, "output", part.geometry.out_shape),
     ):
+        if len(shape) > _MAX_LAYER_AXES:
+            return f"the geometry's {what} has {len(shape)} axes"
         sizes = [checked.tensors[name].size for name in names if name in checked.tensors]
         if sizes != [math.prod(shape)]:
             return f"the geometry's {what} is not the slice's"

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import EngineUnavailableError
+from interlock.kernel.errors import ConfigError, EngineUnavailableError
 from interlock.verified.slices import Slice
 
 Decision = Literal["prove", "tile", "fallback"]
@@ -26,12 +26,20 @@ class Limits:
     memory_bytes   of any one process that makes keys or proves
     seconds        to prove the whole slice, all its pieces, warm
     circuit_bytes  of all compiled circuits of the slice together
+
+    Raises ConfigError for one below 0, and for NaN, which would limit nothing.
     """
 
     key_bytes: int | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
     circuit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check every limit."""
+        for name, limit in vars(self).items():
+            if limit is not None and not limit >= 0:
+                raise ConfigError(f"the limit {name} is {limit}; it must be 0 or more, or None")
 
 
 NO_LIMITS = Limits()

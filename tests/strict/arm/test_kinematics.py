@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -104,6 +105,21 @@ def test_rates_do_not_depend_on_the_other_rows() -> None:
     theta, v = rng.uniform(-3, 3, (50, 2)), rng.uniform(-1, 1, (50, 2))
     alone = np.concatenate([damped_rates(ARM, theta[i : i + 1], v[i : i + 1]) for i in range(50)])
     np.testing.assert_array_equal(damped_rates(ARM, theta, v), alone)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("column", [0, 1, 2, 3])
+def test_a_row_that_is_not_finite_has_no_rates_and_costs_no_other_row(
+    value: float, column: int
+) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1, 1, (9, 4))
+    wanted = damped_rates(ARM, x[:, :2], x[:, 2:])
+    x[4, column] = value
+    wanted[4] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(damped_rates(ARM, x[:, :2], x[:, 2:]), wanted)
 
 
 @pytest.mark.parametrize(

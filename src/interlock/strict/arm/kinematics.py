@@ -69,9 +69,16 @@ def damped_rates(arm: Arm, theta: npt.ArrayLike, v: npt.ArrayLike) -> Floats:
 
     Damped least squares, dq = J^T (J J^T + lambda^2 I)^-1 v, with the smallest lambda that keeps
     every joint within `arm.rate_limit`, found by bisection over the singular value decomposition.
+    NaN in the rows whose angles or velocity are not finite.
     """
-    left, sigma, right = np.linalg.svd(jacobian(arm, theta))
-    wanted = np.einsum("nji,nj->ni", left, np.asarray(v, dtype=np.float64))
+    velocity = np.array(v, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        matrix = jacobian(arm, theta)
+    # One such matrix would make the decomposition of all rows fail.
+    broken = ~(np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(velocity).all(axis=1))
+    matrix[broken], velocity[broken] = 0.0, 0.0
+    left, sigma, right = np.linalg.svd(matrix)
+    wanted = np.einsum("nji,nj->ni", left, velocity)
 
     def rates(damping: Floats) -> Floats:
         # At lambda = 0 this is the exact inverse, or the pseudo-inverse where sigma is exactly 0:
@@ -95,4 +102,6 @@ def damped_rates(arm: Arm, theta: npt.ArrayLike, v: npt.ArrayLike) -> Floats:
         fits = within(rates(middle))
         high = np.where(fits, middle, high)
         low = np.where(fits, low, middle)
-    return np.where(exact[:, None], dq, rates(high))
+    found = np.where(exact[:, None], dq, rates(high))
+    found[broken] = np.nan
+    return found
