@@ -184,6 +184,7 @@ def test_nodes_do_not_fall_back_to_the_cpu_unasked() -> None:
         {"provider_options": {"CUDAExecutionProvider": {}}},
         {"intra_op_threads": 0},
         {"inter_op_threads": -1},
+        {"intra_op_threads": 1_000_000},
         {"optimization": "most"},
         {"log_severity": 5},
     ],

@@ -70,6 +70,10 @@ _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : ([A-Z_]+)")
 _NODE = re.compile(r"running (\w+) node\. Name:'([^']{0,200})'")
 
 
+MOST_THREADS = 1024
+"""Of one session; ONNX Runtime ends the process where the system has no room for so many."""
+
+
 @dataclass(frozen=True)
 class SessionConfig:
     """How ONNX Runtime runs a model.
@@ -105,8 +109,10 @@ class SessionConfig:
             if name not in self.providers:
                 raise ConfigError(f"provider_options names '{name}', providers does not")
         for name in ("intra_op_threads", "inter_op_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            if not 1 <= getattr(self, name) <= MOST_THREADS:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; it must lie in 1 … {MOST_THREADS}"
+                )
         if self.optimization not in _LEVELS:
             raise ConfigError(
                 f"optimization is {self.optimization!r}; it must be one of {', '.join(_LEVELS)}"
