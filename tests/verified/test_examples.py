@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,3 +37,28 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "examples.npz", input=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match=r"examples\.npz cannot be read"):
         read_archive(tmp_path / "examples.npz")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"rows": np.ones((2, 3))}, "has no 'input'; it has 'rows'"),
+        ({"input": np.float32(1)}, "input is a single number"),
+        (
+            {"input": np.ones((2, 3)), "label": np.ones(3)},
+            r"label has shape \(3,\); it must be \(2,\)",
+        ),
+        ({"input": np.ones((2, 3)), "label": np.eye(2)}, r"label has shape \(2, 2\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_told(tmp_path: Path, arrays: Any, told: str) -> None:
+    np.savez(tmp_path / "examples.npz", **arrays)
+    with pytest.raises(InputError, match=told):
+        read_archive(tmp_path / "examples.npz")
+
+
+def test_a_single_array_under_the_wrong_name_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.ones((2, 3)))
+    path = (tmp_path / "rows.npy").rename(tmp_path / "examples.npz")
+    with pytest.raises(InputError, match=r"examples\.npz is no \.npz file"):
+        read_archive(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock.errors import InputError
+from interlock.kernel.npz import read_npz
 
 _WORDS = {"": "nan", "true": "1", "false": "0"}
 
@@ -33,25 +33,25 @@ def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         return reader(path, names)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    except (ValueError, csv.Error, zipfile.BadZipFile) as error:
+    except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path.name} cannot be read: {error}") from None
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    # Objects would be unpickled, which runs code from the file.
-    with np.load(path, allow_pickle=False) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise InputError(f"{path.name} is no .npz file")
-        _check_names(path, names, arrays.files)
-        return [arrays[name] for name in names]
+    found = read_npz(path, names)
+    return [found[name] for name in names]
 
 
 def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        _check_names(path, names, rows.fieldnames or [])
+        there = rows.fieldnames or []
+        for name in names:
+            if name not in there:
+                told = ", ".join(map(repr, there)) or "nothing"
+                raise InputError(f"{path.name} has no {name!r}; it has {told}")
         columns: list[list[float]] = [[] for _ in names]
         for row in rows:
             for name, column in zip(names, columns, strict=True):
@@ -64,10 +64,3 @@ def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
                         "it must be a number"
                     ) from None
     return [np.array(column) for column in columns]
-
-
-def _check_names(path: Path, names: Sequence[str], found: Sequence[str]) -> None:
-    for name in names:
-        if name not in found:
-            there = ", ".join(map(repr, found)) or "nothing"
-            raise InputError(f"{path.name} has no {name!r}; it has {there}")

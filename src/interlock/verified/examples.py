@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError
+from interlock.kernel.npz import read_npz
 from interlock.verified.directory import ModelDirectory
 from interlock.verified.equality import random_inputs
 from interlock.verified.inputs import read_inputs
@@ -32,13 +30,13 @@ def read_archive(path: Path) -> tuple[list[Array], list[int] | None]:
 
     Raises InputError, naming the file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            rows = arrays["input"]
-            labels = arrays["label"].tolist() if "label" in arrays else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    return [row[None] for row in rows], labels
+    found = read_npz(path, ["input"], optional=["label"])
+    rows, labels = found["input"], found.get("label")
+    if rows.ndim == 0:
+        raise InputError(f"{path}: input is a single number; its first axis must be the rows")
+    if labels is not None and labels.shape != rows.shape[:1]:
+        raise InputError(f"{path}: label has shape {labels.shape}; it must be ({len(rows)},)")
+    return [row[None] for row in rows], None if labels is None else labels.tolist()
 
 
 def sample_inputs(directory: ModelDirectory, sliced: SlicedModel) -> list[dict[str, Array]]:
