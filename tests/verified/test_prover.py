@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 from support.networks import shipped
 
-from interlock.errors import EngineUnavailableError, MissingExtraError
+from interlock.errors import ConfigError, EngineUnavailableError, MissingExtraError
 from interlock.verified import CircuitProver, NoProver, Prover, slice_model
 from interlock.verified.default_prover import default_prover, require_prover
+from interlock.verified.prover import Limits
 
 PART = slice_model(shipped("net")).slices[4]
 INPUTS = {"fc2_relu": np.zeros((1, 84), np.float32)}
+
+
+@pytest.mark.parametrize("name", ["key_bytes", "memory_bytes", "seconds", "circuit_bytes"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_a_limit_that_limits_nothing_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value}"):
+        Limits(**{name: value})
+    assert getattr(Limits(**{name: 0}), name) == 0
 
 
 def test_it_plans_a_fallback_and_knows_nothing() -> None:

@@ -7,12 +7,12 @@ none is installed, `NoProver` says so for every slice and everything but proving
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import NO_DEADLINE, Deadline
-from interlock.kernel.errors import EngineUnavailableError
+from interlock.kernel.errors import ConfigError, EngineUnavailableError
 from interlock.verified.slices import Slice
 
 Decision = Literal["prove", "tile", "fallback"]
@@ -26,12 +26,20 @@ class Limits:
     memory_bytes   of any one process that makes keys or proves
     seconds        to prove the whole slice, all its pieces, warm
     circuit_bytes  of all compiled circuits of the slice together
+
+    Raises ConfigError for a limit below 0 or NaN, which would be no limit.
     """
 
     key_bytes: int | None = None
     memory_bytes: int | None = None
     seconds: float | None = None
     circuit_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is not None and not value >= 0:
+                raise ConfigError(f"{entry.name} is {value}; it must be 0 or more, or None")
 
 
 NO_LIMITS = Limits()
