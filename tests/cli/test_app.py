@@ -140,6 +140,12 @@ def test_a_machine_without_memory_or_threads_is_one_message(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 
 
+def test_a_file_that_ends_early_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, EOFError("no data left"))
+    with pytest.raises(EOFError, match="no data left"):
+        app.run(["try"])
+
+
 def test_a_defect_of_ours_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):

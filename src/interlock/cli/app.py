@@ -124,7 +124,10 @@ def _call(arguments: list[str]) -> int:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = "interlock" if context is None else context.command_path
         return _fail(arguments, UsageError(error.format_message(), hint=f"see `{command} --help`"))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # click takes the end of a file for that of standard input, which no verb reads so.
+        if isinstance(stop.__cause__, EOFError):
+            raise stop.__cause__ from None
         return _fail(arguments, InterruptedRunError("interrupted", hint=""))
     except InterlockError as error:
         return _fail(arguments, error)
