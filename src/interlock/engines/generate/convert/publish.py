@@ -17,7 +17,7 @@ from interlock.engines.generate.convert import fidelity as gate
 from interlock.engines.generate.convert.checkpoint import Checkpoint, SourceError
 from interlock.engines.generate.convert.gguf_file import GgufCheckpoint
 from interlock.engines.generate.convert.graph import BuiltGraph, build_graph, float32_bytes
-from interlock.engines.generate.convert.huggingface import HuggingFaceCheckpoint
+from interlock.engines.generate.convert.huggingface import CONFIG, HuggingFaceCheckpoint
 from interlock.engines.generate.spec import (
     CHAT_TEMPLATE,
     EXTENSION,
@@ -43,6 +43,11 @@ def open_checkpoint(source: Path, *, context: int | None = None) -> Checkpoint:
     """
     check_context(context)
     if source.is_dir():
+        if not os.path.lexists(source / CONFIG):
+            raise ConfigError(
+                f"{source.resolve().name} has no {CONFIG}",
+                hint=f"name a directory with {CONFIG}, tokenizer.json and *.safetensors",
+            )
         return HuggingFaceCheckpoint(source, context=context or _CONTEXT)
     if source.is_file():
         return GgufCheckpoint(source, context=context or _CONTEXT)
