@@ -154,8 +154,8 @@ def test_a_bundle_whose_threshold_is_too_low_is_left_alone(calibrate: Any, tmp_p
     ("name", "content", "options", "named"),
     [
         ("rows.txt", b"", (), "neither .npz nor .csv"),
-        ("rows.npz", b"no archive", (), "rows.npz is no .npz file"),
-        ("rows.npz", b"", (), "rows.npz is no .npz file"),
+        ("rows.npz", b"no archive", (), "rows.npz cannot be read: it is no .npz file"),
+        ("rows.npz", b"", (), "rows.npz cannot be read: it is no .npz file"),
         ("rows.csv", b"q_abs,loss\n1,safe\n", (), "line 2: loss is 'safe'"),
         ("rows.csv", b"q_abs\n1\n", (), "no 'loss'; it has 'q_abs'"),
         ("rows.csv", b"\xff\xfe", (), "rows.csv cannot be read"),
@@ -187,7 +187,7 @@ def test_a_single_array_under_the_name_of_an_archive_is_a_mistake_with_a_name(
     path = (tmp_path / "rows.npy").rename(tmp_path / "rows.npz")
     said = calibrate(path, "--alpha", 0.1, "--json")
     assert said.code == 2
-    assert "rows.npz is no .npz file" in said.document["error"]["message"]
+    assert "rows.npz cannot be read: it is no .npz file" in said.document["error"]["message"]
 
 
 def test_a_bundle_brings_its_own_threshold_and_dtype(

@@ -28,14 +28,14 @@ def test_wanted_and_optional_arrays(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "rows.npz"
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"rows\.npz is no \.npz file"):
+    with pytest.raises(InputError, match=r"rows\.npz cannot be read: it is no \.npz file"):
         read_npz(path, ["a"])
 
 
 def test_a_single_array_under_the_wrong_name_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.ones(3))
     path = (tmp_path / "rows.npy").rename(tmp_path / "rows.npz")
-    with pytest.raises(InputError, match=r"rows\.npz is no \.npz file"):
+    with pytest.raises(InputError, match=r"rows\.npz cannot be read: it is no \.npz file"):
         read_npz(path, ["a"])
 
 

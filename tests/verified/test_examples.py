@@ -60,5 +60,5 @@ def test_arrays_that_do_not_fit_are_told(tmp_path: Path, arrays: Any, told: str)
 def test_a_single_array_under_the_wrong_name_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", np.ones((2, 3)))
     path = (tmp_path / "rows.npy").rename(tmp_path / "examples.npz")
-    with pytest.raises(InputError, match=r"examples\.npz is no \.npz file"):
+    with pytest.raises(InputError, match=r"examples\.npz cannot be read: it is no"):
         read_archive(path)

@@ -30,7 +30,8 @@ def read_npz(
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise InputError(
-                    f"{path} is no .npz file", hint="numpy.savez('rows.npz', name=…) makes one"
+                    f"{path} cannot be read: it is no .npz file",
+                    hint="numpy.savez('rows.npz', name=…) makes one",
                 )
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
