@@ -20,7 +20,9 @@ def test_wanted_and_optional_arrays(tmp_path: Path) -> None:
     found = read_npz(path, ["a"], optional=["b", "c"])
     assert found["a"].tolist() == [0, 1, 2]
     assert found.keys() == {"a", "b"}
-    with pytest.raises(InputError, match=r"rows\.npz has no 'c'; it has 'a', 'b'"):
+    with pytest.raises(
+        InputError, match=r"rows\.npz cannot be read: it has no 'c'; it has 'a', 'b'"
+    ):
         read_npz(path, ["a", "c"])
 
 

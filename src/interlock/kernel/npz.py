@@ -39,7 +39,9 @@ def read_npz(
                 for name in names:
                     if name not in there:
                         told = ", ".join(map(repr, there)) or "nothing"
-                        raise InputError(f"{path} has no {name!r}; it has {told}")
+                        raise InputError(
+                            f"{path} cannot be read: it has no {name!r}; it has {told}"
+                        )
                 wanted = [*names, *(name for name in optional if name in there)]
                 found = {name: arrays[name] for name in wanted}
             for name, value in found.items():
