@@ -150,6 +150,12 @@ def test_a_machine_without_memory_or_threads_is_one_message(
     assert json.loads(capsys.readouterr().out)["error"]["code"] == code
 
 
+def test_a_file_that_ends_early_is_no_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, EOFError("no data left"))
+    with pytest.raises(EOFError, match="no data left"):
+        app.run(["try"])
+
+
 def test_a_defect_of_ours_keeps_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     behave(monkeypatch, RuntimeError("a defect"))
     with pytest.raises(RuntimeError, match="a defect"):
@@ -229,3 +235,36 @@ def test_output_that_cannot_be_written_is_one_message(tmp_path: Path, arguments:
     with Path("/dev/full").open("wb") as full:
         code, error = interlock("runs", *arguments, "--journal", str(path), stdout=full)
     assert (code, error) == (1, f"interlock: {os.strerror(errno.ENOSPC)}\n")
+
+
+_OPENS_A_FILE = """
+import sys
+from interlock.cli import app
+
+path, told = sys.argv[1:]
+run = app.run
+
+def opening(arguments):
+    with open(told, "w") as file:
+        file.write(str(file.fileno()))
+    return run(arguments)
+
+app.run = opening
+app.main(["runs", "export", "r", "--journal", path])
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_were_closed_before_the_start(tmp_path: Path, closed: str) -> None:
+    """No trace, and no file that is opened gets the number of a standard stream."""
+    path, told = tmp_path / "journal.sqlite", tmp_path / "told"
+    files = (str(path), str(told))
+    with Journal.open(path) as journal:
+        journal.create_run("test", config={}, items=[Item("a")], run_id="r").close()
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", _OPENS_A_FILE, *files],
+        capture_output=True,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert bool(done.stdout) == (">&-" not in closed.split())
+    assert int(told.read_text()) > 2

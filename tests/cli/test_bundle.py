@@ -96,6 +96,34 @@ def test_what_is_no_digest_is_a_usage_error(interlock: Any, tmp_path: Path, dige
     assert "sha256: and 64 hexadecimal digits" in typo.err
 
 
+@pytest.mark.parametrize(
+    ("data", "told"), [(b"", "has no graph with outputs"), (b"text", "is not an ONNX model")]
+)
+def test_packing_what_is_no_model_names_the_file(
+    interlock: Any, tmp_path: Path, data: bytes, told: str
+) -> None:
+    (tmp_path / "mine.onnx").write_bytes(data)
+    refused = interlock("pack", tmp_path / "mine.onnx", tmp_path / "b")
+    assert refused.code == 1
+    assert f"{tmp_path / 'mine.onnx'} {told}" in refused.err
+    assert "interlock bundle pack" not in refused.err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"name": 1}'])
+def test_metadata_that_cannot_be_read_are_a_usage_error(
+    interlock: Any, tmp_path: Path, text: str
+) -> None:
+    onnx.save_model(plain_model(), tmp_path / "m.onnx")
+    (tmp_path / "mine.json").write_text(text)
+    refused = interlock(
+        *("pack", tmp_path / "m.onnx", tmp_path / "b", "--metadata", tmp_path / "mine.json")
+    )
+    assert refused.code == 2
+    assert f"--metadata {tmp_path / 'mine.json'}: " in refused.err
+    assert "interlock bundle pack" not in refused.err
+
+
 def test_an_empty_name_is_a_usage_error(interlock: Any, tmp_path: Path) -> None:
     onnx.save_model(plain_model(), tmp_path / "m.onnx")
     assert interlock("pack", tmp_path / "m.onnx", tmp_path / "b", "--name", "").code != 0

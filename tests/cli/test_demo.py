@@ -54,12 +54,13 @@ def test_a_fault_ends_it_with_1_and_is_named(
     assert "answers are unsafe by the independent judge" in said
 
 
-def test_too_few_requests_are_refused_before_anything_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [999, 1_000_001])
+def test_too_few_and_too_many_requests_are_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     output = tmp_path / "new"
-    assert run(["demo", "--requests", "999", "--output", str(output)]) == 2
-    assert "--requests is 999" in capsys.readouterr().err
+    assert run(["demo", "--requests", str(number), "--output", str(output)]) == 2
+    assert f"--requests is {number}" in capsys.readouterr().err
     assert not output.exists()
 
 

@@ -99,7 +99,8 @@ def test_report_takes_scorers_with_options(capsys: Captured, answers: Path) -> N
         (["--resamples", "3"], "--resamples is 3"),
         (["--seed", "-1"], "--seed is -1"),
         (["--rates", "r.xlsx"], "must end in .csv or .jsonl"),
-        (["--judge", "nowhere"], "nowhere"),
+        (["--judge", "nowhere"], "there is no run directory or result file at nowhere"),
+        (["--run", "a1b2c3d4"], "with the run 'a1b2c3d4'"),
     ],
 )
 def test_wrong_options_are_usage_errors(
@@ -111,6 +112,26 @@ def test_wrong_options_are_usage_errors(
 
 def test_a_directory_without_results_is_a_usage_error(capsys: Captured, tmp_path: Path) -> None:
     assert as_json(capsys, "report", tmp_path, code=2)["error"]["code"] == "input"
+
+
+@pytest.mark.parametrize(
+    "verb", [("report",), ("judge", "--output", "j.json"), ("annotate", "--output", "people")]
+)
+def test_a_directory_that_is_not_there_is_said_to_be_missing(
+    capsys: Captured, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    document = as_json(capsys, *verb, tmp_path / "nowhere", code=2)
+    assert document["error"]["message"].startswith("there is no run directory or result file at")
+
+
+def test_judge_writes_no_document_under_the_name_of_lines(
+    capsys: Captured, answers: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "judge.jsonl"
+    assert (
+        ".json" in as_json(capsys, "judge", answers, "--output", file, code=2)["error"]["message"]
+    )
+    assert not file.exists()
 
 
 def test_judge_writes_a_benchmark_and_never_over_one(

@@ -264,6 +264,23 @@ def test_export_writes_the_files_again(capsys: Captured, setup: Path, tmp_path: 
     assert "no journal" in err
 
 
+def test_check_without_contact_estimates_what_it_can(
+    capsys: Captured, setup: Path, tmp_path: Path
+) -> None:
+    prices = tmp_path / "prices.toml"
+    prices.write_text("as_of = 2026-01-01\n[one]\nm1 = { input = 1.0, output = 10.0 }\n")
+    offline = ("check", "--config", setup, "--no-contact")
+    with registered(one=Scripted()):
+        asked = as_json(capsys, "check", "--config", setup, "--prices", prices)
+        document = as_json(capsys, *offline, "--prices", prices, "--budget", "0.001")
+        assert document["estimates"] == asked["estimates"] != []
+        assert any("above the budget" in w for w in findings(document, "warning"))
+        document = as_json(capsys, *offline, "--budget", "1")
+        assert any("the price of 'm1' is not known" in w for w in findings(document, "warning"))
+        document = as_json(capsys, *offline, "--budget", "1", "--allow-unknown-prices")
+        assert findings(document, "warning") == ["'m1' was not contacted"]
+
+
 def test_prices_are_shown_and_copied(
     capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,33 @@ def test_delete_with_json_never_asks(runs: Command) -> None:
     assert runs.left() == RUNS
     assert runs.json("delete", "one", "one", "--yes") == {"deleted": ["one"]}
     assert runs.left() == ["two", "three"]
+
+
+@pytest.mark.parametrize("arguments", [["delete", "one"], ["prune", "--keep", "0"]])
+@pytest.mark.parametrize("redirection", ["</dev/null", "<&-"])
+def test_where_nobody_answers_the_option_is_named(
+    runs: Command, path: Path, arguments: list[str], redirection: str
+) -> None:
+    command = [sys.executable, "-m", "interlock", "runs", *arguments, "--journal", str(path)]
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {redirection}', "sh", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "interlock: nobody answers here\n  hint: --yes deletes without asking\n"
+    )
+    assert runs.left() == RUNS
+
+
+def test_an_interruption_of_the_question_deletes_none(
+    runs: Command, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", interrupted)
+    assert call(["runs", "delete", "one", "--journal", str(path)]) == 130
+    assert runs.left() == RUNS
 
 
 def test_a_run_that_is_held_is_not_deleted(runs: Command) -> None:

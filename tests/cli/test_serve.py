@@ -103,11 +103,11 @@ def test_a_tokens_file_must_hold_good_tokens_and_be_private(
     ("changes", "told"),
     [
         ({"HOST": "0.0.0.0"}, "no token is set"),
-        ({"TOKENS_FILE": "gone"}, "tokens_file"),
+        ({"TOKENS_FILE": "gone"}, "gone cannot be read: No such file"),
         ({"ADMIN_TOKENS_FILE": "gone"}, "admin_tokens_file"),
         ({"FEEDBACK": "admin"}, "no admin token is set"),
         ({"LOG": "."}, "which is a directory"),
-        ({"TLS_CERT": "gone.pem", "TLS_KEY": "gone.pem"}, "cannot be used"),
+        ({"TLS_CERT": "gone.pem", "TLS_KEY": "key.pem"}, "gone.pem and tls_key "),
         ({"OTLP_ENDPOINT": "localhost:4318"}, "must be an http or https URL"),
     ],
 )

@@ -177,9 +177,9 @@ def test_a_bundle_whose_threshold_is_too_low_is_left_alone(calibrate: Any, tmp_p
     ("name", "content", "options", "named"),
     [
         ("rows.txt", b"", (), "neither .npz nor .csv"),
-        ("rows.npz", b"no archive", (), "rows.npz"),
-        ("rows.npz", b"", (), "rows.npz cannot be read"),
-        ("rows.npz", ARRAY, (), "rows.npz holds one array"),
+        ("rows.npz", b"no archive", (), "rows.npz cannot be read: it is no .npz file"),
+        ("rows.npz", b"", (), "rows.npz cannot be read: it is no .npz file"),
+        ("rows.npz", ARRAY, (), "rows.npz cannot be read: it is no .npz file"),
         ("rows.npz", ENCRYPTED, (), "rows.npz cannot be read"),
         ("rows.csv", b"q_abs,loss\n1,safe\n", (), "line 2: loss is 'safe'"),
         ("rows.csv", b"q_abs,loss\n0.5,0\n0,5,0\n", (), "line 3: 3 cells; the header has 2"),
@@ -219,6 +219,16 @@ def test_objects_in_an_npz_file_are_not_unpickled(calibrate: Any, tmp_path: Path
     said = calibrate(tmp_path / "rows.npz", "--alpha", 0.1, "--json")
     assert said.code == 2
     assert "allow_pickle" in said.document["error"]["message"]
+
+
+def test_a_single_array_under_the_name_of_an_archive_is_a_mistake_with_a_name(
+    calibrate: Any, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "rows.npy", np.ones(3))
+    path = (tmp_path / "rows.npy").rename(tmp_path / "rows.npz")
+    said = calibrate(path, "--alpha", 0.1, "--json")
+    assert said.code == 2
+    assert "rows.npz cannot be read: it is no .npz file" in said.document["error"]["message"]
 
 
 def test_a_bundle_brings_its_own_threshold_and_dtype(

@@ -74,6 +74,9 @@ def test_json_says_the_same(tmp_path: Path) -> None:
         ('digest = "x"', "digest"),
         ('[[rules]]\naction = "block"\nfamily = []', "family is empty"),
         ("[", "policy"),
+        ("", "neither rules nor otherwise"),
+        ("schema = 1\nrules = []", "neither rules nor otherwise"),
+        ('[unjudged]\nanomaly = "flag"', "neither rules nor otherwise"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, told: str) -> None:
@@ -82,7 +85,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, told: str) -> None:
 
 
 def test_an_anomaly_alone_may_be_allowed(tmp_path: Path) -> None:
-    policy = load_policy(write(tmp_path, '[unjudged]\nanomaly = "allow"'))
+    policy = load_policy(write(tmp_path, 'otherwise = "allow"\n[unjudged]\nanomaly = "allow"'))
     assert policy.decide(place="auto", faults=["anomaly"]) is Action.ALLOW
 
 

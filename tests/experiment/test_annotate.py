@@ -85,13 +85,23 @@ def test_an_export_is_never_written_over(run: Path, exported: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotators", "number"), [((), None), (("a", "a"), None), (("../a",), None), (("a",), 0)]
+    ("annotators", "number"),
+    [
+        ((), None),
+        (("a", "a"), None),
+        (("Ann", "ann"), None),
+        (("../a",), None),
+        (("key",), None),
+        (("a", "KEY"), None),
+        (("a",), 0),
+    ],
 )
 def test_wrong_options_are_refused(
     run: Path, tmp_path: Path, annotators: tuple[str, ...], number: int | None
 ) -> None:
     with pytest.raises(ConfigError):
         export_annotation(load_answers(run), tmp_path / "x", annotators=annotators, number=number)
+    assert not (tmp_path / "x").exists()
 
 
 def stance(row: dict[str, str]) -> dict[str, str]:

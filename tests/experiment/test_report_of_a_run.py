@@ -14,7 +14,12 @@ from support.fake_llm import FakeLLM, Plan
 from support.scripted_chat import Scripted, registered, say
 
 from interlock.engines.chat import ChatAnswer, ChatRequest, StopReason, TokenLogprob
-from interlock.errors import InputError, InterruptedRunError, RequestRejectedError
+from interlock.errors import (
+    InputError,
+    InterruptedRunError,
+    RequestRejectedError,
+    RunNotFoundError,
+)
 from interlock.experiment.entities import subject
 from interlock.experiment.judge import judge_prompts
 from interlock.experiment.prompts import Prompt
@@ -127,6 +132,14 @@ def test_an_interrupted_run_ends_in_the_same_report(tmp_path: Path) -> None:
         assert sum(s.failures.get("missing", 0) for s in half.analysis.variants) > 0
         resumed = make_report(go(raw, resume=True))
     assert plain(resumed) == plain(whole)
+
+
+def test_a_run_that_the_journal_does_not_hold_is_told(tmp_path: Path) -> None:
+    model = {"name": "m1", "type": "one", "temperature": 0.0}
+    with registered(one=Scripted()):
+        directory = go(config(tmp_path, "run", model, num_prompts=4))
+    with pytest.raises(RunNotFoundError, match="no run 'a1b2c3d4'"):
+        load_answers(directory, run_id="a1b2c3d4")
 
 
 def test_a_model_without_a_result_yet_is_in_the_report() -> None:

@@ -173,7 +173,8 @@ def test_a_wrong_variable_is_named(
         ),
         ({"production": {"tls_cert": "c"}}, "tls_cert and tls_key must be given together"),
         ({"production": {"token": "short"}}, "token has fewer than 16 characters"),
-        ({"staging": {}}, "has no section 'production'"),
+        ({"staging": {}}, "has no section 'production', which counts where no environment is"),
+        ({"environment": "staging"}, "serve.json: environment asks for"),
         ({"production": {"port": 0}}, "[production]: models is empty"),
     ],
 )

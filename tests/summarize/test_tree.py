@@ -116,7 +116,7 @@ def test_a_file_alone_is_a_tree(tmp_path: Path) -> None:
     write_tree(tmp_path, {"a.py": CODE, "b.py": CODE})
     tree = read_tree(tmp_path / "a.py")
     assert [file.path for file in tree.files] == ["a.py"]
-    assert tree.root == tmp_path.resolve()
+    assert (tree.root, tree.name) == (tmp_path.resolve() / "a.py", "a.py")
 
 
 def test_a_path_that_is_not_there_is_an_input_error(tmp_path: Path) -> None:

@@ -68,6 +68,20 @@ def test_a_circuit_from_graph_to_proof(
     assert captured.out == captured.err == ""
 
 
+def test_paths_are_those_of_the_callers_working_directory(
+    backend: EzklBackend, circuit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(circuit.parent)
+    near, srs = Path(circuit.name), Path("near.srs")
+    backend.measure(near)
+    backend.compile(near, 9)
+    backend.make_srs(srs, 9)
+    backend.setup(near, srs)
+    value = np.array([[0.5, 1, 2, 0]], np.float32)
+    assert backend.prove(near, srs, [value])
+    assert backend.witness(near, [value])
+
+
 def test_settings_are_the_layouts(circuit: Path) -> None:
     settings = json.loads((circuit / SETTINGS).read_bytes())["run_args"]
     assert (settings["decomp_base"], settings["decomp_legs"]) == (256, 4)

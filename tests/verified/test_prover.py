@@ -18,10 +18,12 @@ PART = slice_model(shipped("net")).slices[4]
 INPUTS = {"fc2_relu": np.zeros((1, 84), np.float32)}
 
 
-@pytest.mark.parametrize("limit", [{"key_bytes": -5}, {"seconds": float("nan")}])
-def test_a_limit_that_limits_nothing_is_refused(limit: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"the limit {next(iter(limit))} is"):
-        Limits(**limit)
+@pytest.mark.parametrize("name", ["key_bytes", "memory_bytes", "seconds", "circuit_bytes"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_a_limit_that_limits_nothing_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"the limit {name} is {value}"):
+        Limits(**{name: value})
+    assert getattr(Limits(**{name: 0}), name) == 0
 
 
 def test_it_plans_a_fallback_and_knows_nothing() -> None:

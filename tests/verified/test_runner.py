@@ -257,6 +257,18 @@ class TestVerifiedSlices:
         reasons = [r["reason"] for r in result["execution_results"] if r["fallback_used"]]
         assert all(r.startswith("excluded: verified_slices says false") for r in reasons)
 
+    @pytest.mark.parametrize("left", [{"slice_4"}, {"slice_0", "slice_2"}])
+    def test_a_slice_whose_key_is_gone_is_not_said_to_be_excluded(
+        self, net: Path, left: set[str]
+    ) -> None:
+        RunnerMetadata.generate_for_model(net, prover=FixedPointProver())
+        runner = Runner(net, prover=FixedPointProver(keys=left))
+        result = runner.infer()
+        assert onnx_slices(result) == [name for name in NAMES if name not in left]
+        reasons = [r["reason"] for r in result["execution_results"] if r["fallback_used"]]
+        assert all(reason.startswith("no ") for reason in reasons)
+        assert runner.metadata.verified_slices == {name: name in left for name in NAMES}
+
     def test_true_proves_nothing_by_itself(self, net: Path) -> None:
         RunnerMetadata.generate_for_model(net, prover=NONE)
         edit(

@@ -80,9 +80,9 @@ def sign(directory: Path, private_key: Path, *, limits: BundleLimits = DEFAULT_L
         written = stage / SIGNATURE
         try:
             config = signing.Config().use_elliptic_key_signer(private_key=private_key)
-        except Exception as error:  # noqa: BLE001 - foreign errors; their text could quote the key
+        except Exception:  # noqa: BLE001 - foreign errors; their text could quote the key
             raise ConfigError(
-                f"the private key {private_key} cannot be used: {type(error).__name__}",
+                f"the private key {private_key} cannot be used",
                 hint="an unencrypted EC key in PEM is needed, of P-256, P-384 or P-521",
             ) from None
         config.sign(stage / "bundle", written)
@@ -117,9 +117,9 @@ def verify_signature(manifest: bytes, signature: bytes, public_key: Path) -> str
     document = _parse(signature)
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except Exception as error:  # noqa: BLE001 - foreign errors
+    except Exception:  # noqa: BLE001 - foreign errors
         raise ConfigError(
-            f"the public key {public_key} cannot be used: {type(error).__name__}",
+            f"the public key {public_key} cannot be used",
             hint="an EC public key in PEM is needed, of P-256, P-384 or P-521",
         ) from None
     hashing = _import("hashing")

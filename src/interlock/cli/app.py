@@ -74,11 +74,28 @@ def interlock() -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # What a person reads may hold text that the locale lacks; JSON is UTF-8 anyway.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
+
+
+def _open_closed_streams() -> None:
+    """Lead standard streams that were closed before the start to the null device.
+
+    Otherwise the next files that are opened get their numbers, and what a library or a child
+    process writes to standard error goes into them. A closed standard input stays `None`: that
+    nothing can be read is not the same as an empty text.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is not None:
+            continue
+        number = os.open(os.devnull, os.O_RDWR)
+        os.set_inheritable(number, True)
+        if name != "stdin":
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8"))
 
 
 def run(arguments: list[str]) -> int:
@@ -107,7 +124,10 @@ def _call(arguments: list[str]) -> int:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = "interlock" if context is None else context.command_path
         return _fail(arguments, UsageError(error.format_message(), hint=f"see `{command} --help`"))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
+        # click takes the end of a file for that of standard input, which no verb reads so.
+        if isinstance(stop.__cause__, EOFError):
+            raise stop.__cause__ from None
         return _fail(arguments, InterruptedRunError("interrupted", hint=""))
     except InterlockError as error:
         return _fail(arguments, error)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import ConfigError
+from interlock.errors import BundleFormatError, ConfigError
+
+if TYPE_CHECKING:
+    from interlock.bundle.metadata import Metadata
 
 _DIRECTORY = click.argument("directory", type=click.Path(path_type=Path))
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -47,24 +52,50 @@ def pack(
     replaced in one step; anything else there is left alone.
     """
     from interlock.bundle import pack as pack_bundle
-    from interlock.bundle.metadata import parse_metadata
     from interlock.bundle.pack import describe
 
-    if metadata_file is None:
-        metadata = describe(model, model.stem if name is None else name)
-    elif name is not None:
+    if metadata_file is not None and name is not None:
         raise ConfigError("--name and --metadata are both given")
-    else:
-        metadata = parse_metadata(metadata_file.read_bytes())
     files = {path.name: path.read_bytes() for path in extra}
     if len(files) < len(extra):
         raise ConfigError("two files given with --file have the same name")
-    bundle = pack_bundle(directory, model, metadata, files, probe=probe)
+    metadata = None if metadata_file is None else _metadata(metadata_file)
+    with _named(model):
+        if metadata is None:
+            metadata = describe(model, model.stem if name is None else name)
+        bundle = pack_bundle(directory, model, metadata, files, probe=probe)
     if as_json:
         print_json({"path": str(bundle.path), "digest": bundle.digest, "probed": probe})
     else:
         click.echo(f"{bundle.path}\n{bundle.digest}")
     return 0
+
+
+def _metadata(path: Path) -> Metadata:
+    from interlock.bundle.manifest import METADATA
+    from interlock.bundle.metadata import parse_metadata
+
+    try:
+        return parse_metadata(path.read_bytes())
+    except BundleFormatError as error:
+        told = error.message.removeprefix(f"{METADATA}: ")
+        raise ConfigError(f"--metadata {path}: {told}") from None
+
+
+@contextmanager
+def _named(model: Path) -> Iterator[None]:
+    """Refusals name the file by the user's name, and do not advise what is being done already."""
+    from interlock.bundle.manifest import MODEL
+
+    try:
+        yield
+    except BundleFormatError as error:
+        rest = error.message.removeprefix(MODEL)
+        usual = error.hint == BundleFormatError.default_hint
+        raise BundleFormatError(
+            error.message if rest == error.message else f"{model}{rest}",
+            hint="export the model as ONNX again" if usual else error.hint,
+        ) from None
 
 
 @command.command()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from interlock.errors import InputError
+from interlock.kernel.npz import read_npz
 
 _WORDS = {"": "nan", "true": "1", "false": "0"}
 
@@ -35,24 +34,15 @@ def read_columns(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
         return reader(path, names)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    # An empty file is an EOFError; an archive that is encrypted or packed in another way than NumPy
-    # does is a RuntimeError.
-    except (ValueError, EOFError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path.name} cannot be read: {error}") from None
 
 
 def _read_npz(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:
-    # Objects would be unpickled, which runs code from the file.
-    arrays = np.load(path, allow_pickle=False)
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise InputError(
-            f"{path.name} holds one array, as numpy.save writes it, and is no .npz file"
-        )
-    with arrays:
-        _check_names(path, names, arrays.files)
-        return [arrays[name] for name in names]
+    found = read_npz(path, names)
+    return [found[name] for name in names]
 
 
 def _read_csv(path: Path, names: Sequence[str]) -> list[npt.NDArray[Any]]:

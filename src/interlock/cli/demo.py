@@ -39,8 +39,11 @@ def command(output: Path, requests: int, seed: int, prove: bool, as_json: bool) 
     also OUTPUT/net.html, the proofs and their keys. Ends with 1 where a promise does not hold, and
     says which.
     """
-    if requests < 1000:
-        raise InputError(f"--requests is {requests}; the demo's figures need 1000 or more")
+    if not 1000 <= requests <= 1_000_000:
+        raise InputError(
+            f"--requests is {requests}; the demo's figures need 1000 or more, and all requests are "
+            "held in memory: 1000000 at most"
+        )
     from interlock.demo import journalled, page
     from interlock.report.page import write
 

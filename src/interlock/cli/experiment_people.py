@@ -10,7 +10,7 @@ import click
 
 from interlock.cli.experiment_answers import read_scorers, scorer_options
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import InputError
+from interlock.errors import ConfigError, InputError
 
 _SOURCE = click.argument("source", metavar="RUN_DIR", type=click.Path(path_type=Path))
 _PROMPTS = click.option(
@@ -62,6 +62,8 @@ def judge(
     from interlock.experiment.report_input import load_answers
     from interlock.report.page import write_whole
 
+    if output.suffix.lower() == ".jsonl":
+        raise ConfigError(f"--output is {output}; what is written is one document: name it .json")
     if output.exists():
         raise InputError(f"{output} exists already", hint="choose another name, or remove it")
     made = list(

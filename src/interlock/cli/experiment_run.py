@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from interlock.cli.output import json_option, print_json, print_table
-from interlock.errors import UsageError
+from interlock.errors import RunNotFoundError, UsageError
 
 if TYPE_CHECKING:
     from interlock.experiment.run import RunReport
@@ -243,6 +243,10 @@ def export(directory: Path, run_id: str | None, output: Path | None, as_json: bo
     from interlock.experiment.records import JOURNAL_NAME
     from interlock.kernel.journal import Journal
 
+    if not (directory / JOURNAL_NAME).exists():
+        raise RunNotFoundError(
+            f"there is no journal in {directory}", hint="name the output_dir of a run"
+        )
     with Journal.open(directory / JOURNAL_NAME, create=False) as journal:
         chosen = latest_run(journal) if run_id is None else run_id
         info = journal.info(chosen)

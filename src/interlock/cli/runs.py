@@ -206,7 +206,15 @@ def _confirmed(runs: list[RunInfo], *, yes: bool, as_json: bool) -> bool:
         raise UsageError("--json never asks for confirmation", hint="add --yes")
     for run in runs:
         click.echo(f"{run.run_id}  {run.name}  {run.state}  {run.items} items: {_counts(run)}")
-    if click.confirm(f"Delete {len(runs)} run(s) for ever?"):
+    try:
+        confirmed = click.confirm(f"Delete {len(runs)} run(s) for ever?")
+    except (click.Abort, RuntimeError) as error:
+        # Python says by a RuntimeError that there is no standard input.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        click.echo("")
+        raise UsageError("nobody answers here", hint="--yes deletes without asking") from None
+    if confirmed:
         return True
     click.echo("nothing was deleted")
     return False

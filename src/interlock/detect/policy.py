@@ -141,8 +141,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def load_policy(path: str | Path | None = None) -> Policy:
     """The policy in a TOML or JSON file, or the shipped one.
 
-    Raises ConfigError, naming the field, for what is not a policy, and for one that would allow
-    what was not judged.
+    Raises ConfigError, naming the field, for what is not a policy, for one that would allow what
+    was not judged, and for one that says nothing of what was.
     """
     if path is None:
         return _shipped()
@@ -166,6 +166,8 @@ def _read(data: bytes, name: str, *, json: bool) -> Policy:
         if isinstance(plain, dict) and "digest" in plain:
             raise ValueError("digest is not a field of the file")
         policy = msgspec.convert(plain, Policy)
+        if not policy.rules and "otherwise" not in plain:
+            raise ValueError("there are neither rules nor otherwise; every attack would be allowed")
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"policy {name}: {error}") from None
     return msgspec.structs.replace(policy, digest=hashlib.sha256(data).hexdigest())

@@ -102,11 +102,14 @@ def export_annotation(
     InputError where nothing is left or where files of another export are in the directory,
     ConfigError for wrong names.
     """
-    if not annotators or len(set(annotators)) != len(annotators):
+    # Some file systems do not tell names apart that differ in case alone.
+    if not annotators or len({name.casefold() for name in annotators}) != len(annotators):
         raise ConfigError("annotators must have names, each its own")
     for name in annotators:
         if not name.replace("-", "").replace("_", "").isalnum():
             raise ConfigError(f"annotator {name!r}: letters, digits, '-' and '_' only")
+        if name.casefold() == "key":
+            raise ConfigError(f"annotator {name!r}: {KEY_NAME} is the key; give another name")
     if number is not None and number < 1:
         raise ConfigError(f"number is {number}; it must be 1 or more")
     if (directory / KEY_NAME).exists():

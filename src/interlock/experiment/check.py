@@ -19,9 +19,16 @@ from interlock.experiment.asked_prompts import AskedPrompts, copy_prompts
 from interlock.experiment.config import ExperimentConfig, expand, parse_config
 from interlock.experiment.estimate import Estimate, estimate
 from interlock.experiment.lane_async import LoopThread
-from interlock.experiment.lanes import Found, check_prices, close_all, look_at
+from interlock.experiment.lanes import (
+    Found,
+    Provider,
+    check_prices,
+    close_all,
+    in_batches,
+    look_at,
+)
 from interlock.experiment.plan import asked, read_plan, variants
-from interlock.experiment.prices import FREE, PriceTable
+from interlock.experiment.prices import FREE, Price, PriceTable
 from interlock.experiment.prompts import Problem, scan_prompts
 from interlock.experiment.records import JOURNAL_NAME
 from interlock.experiment.run import DEFAULT_OUTPUT
@@ -82,13 +89,16 @@ def check_experiment(
     found.append(Finding("ok", "config", f"{len(config.models)} models, {count} variants"))
     source, asked_prompts = _prompts(config, base, found)
     table = _table(config, prices, base, found)
-    models = _models(config, table, base, contact, found)
+    known = _models(config, table, base, contact, found)
     _output(config, base, asked_prompts, found)
     estimates: list[Estimate] = []
     try:
-        if models is not None and source is not None:
-            check_prices(models, config, allow_unknown=allow_unknown_prices)
-            estimates = _cost(config, models, source, found)
+        if known is not None and source is not None:
+            if contact:
+                check_prices(known, config, allow_unknown=allow_unknown_prices)
+            else:
+                known = _priced(config, known, allow_unknown_prices, found)
+            estimates = _cost(config, known, source, found)
     except InterlockError as error:
         found.append(_error("prices", error))
     return Checked(tuple(found), tuple(estimates))
@@ -154,20 +164,24 @@ def _models(
     base: Path,
     contact: bool,
     found: list[Finding],
-) -> list[Found] | None:
-    """What is known of each model; None where one cannot be used, or none was contacted."""
+) -> dict[str, Price | None] | None:
+    """The price of each model by its label, None where it is not known; no dict where one is unfit.
+
+    A model that was not contacted may be free all the same, unless its price is known.
+    """
     if prices is None:
         return None
     models: list[Found] = []
+    known: dict[str, Price | None] = {}
     loop = LoopThread()
     good = True
     try:
         for model in config.models:
             try:
                 if not contact:
-                    _make_only(model, base)
+                    here = in_batches(_make_only(model, base))
                     found.append(Finding("warning", "model", f"'{model.label}' was not contacted"))
-                    good = False
+                    known[model.label] = FREE if here else prices.price(model)
                     continue
                 each = look_at(model, config, prices, loop, base=base)
             except InterlockError as error:
@@ -175,6 +189,7 @@ def _models(
                 good = False
                 continue
             models.append(each)
+            known[model.label] = each.price
             found.append(Finding("ok", "model", f"'{model.label}' can be asked"))
             for name in each.not_applied:
                 found.append(
@@ -187,16 +202,38 @@ def _models(
         close_all(models, loop)
     finally:
         loop.close()
-    return models if good else None
+    return known if good else None
 
 
-def _make_only(model: Any, base: Path) -> None:
+def _priced(
+    config: ExperimentConfig,
+    known: Mapping[str, Price | None],
+    allow_unknown: bool,
+    found: list[Finding],
+) -> dict[str, Price | None]:
+    """Those whose price is known; of the others only contact tells whether they cost anything."""
+    if config.budget_usd is not None and not allow_unknown:
+        found += [
+            Finding(
+                "warning",
+                "prices",
+                f"the price of '{label}' is not known: with a budget the run is refused, unless "
+                "the model is free",
+                "give a table with --prices, or pass --allow-unknown-prices",
+            )
+            for label, price in known.items()
+            if price is None
+        ]
+    return {label: price for label, price in known.items() if price is not None}
+
+
+def _make_only(model: Any, base: Path) -> Provider:
     """Make the provider, which checks its options, its key and its package."""
     from interlock.engines.chat_registry import make_chat_provider
     from interlock.experiment.config import expand_all
 
     options = expand_all(dict(model.options), f"model '{model.label}'")
-    make_chat_provider(model.type, options, base=base)
+    return make_chat_provider(model.type, options, base=base)
 
 
 def _output(config: ExperimentConfig, base: Path, asked_prompts: int, found: list[Finding]) -> None:
@@ -286,16 +323,18 @@ def _space(config: ExperimentConfig, where: Path, asked_prompts: int) -> Iterato
 
 
 def _cost(
-    config: ExperimentConfig, models: list[Found], source: Path, found: list[Finding]
+    config: ExperimentConfig,
+    known: Mapping[str, Price | None],
+    source: Path,
+    found: list[Finding],
 ) -> list[Estimate]:
-    by_label = {each.model.label: each.price for each in models}
-    chosen = variants(config)
+    chosen = [variant for variant in variants(config) if variant.model.label in known]
     with tempfile.TemporaryDirectory() as scratch:
         kept = Path(scratch) / "prompts.jsonl"
         copy_prompts(source, kept, config.num_prompts, config.seed)
         prompts = AskedPrompts(kept)
         try:
-            prices = [by_label[variant.model.label] for variant in chosen]
+            prices = [known[variant.model.label] for variant in chosen]
             estimates = estimate(chosen, prices, prompts, config.samples)
         finally:
             prompts.close()

@@ -164,9 +164,14 @@ def _refuse_senseless(found: Found, config: ExperimentConfig) -> None:
         )
 
 
-def check_prices(found: Sequence[Found], config: ExperimentConfig, *, allow_unknown: bool) -> None:
-    """Raise ConfigError where there is a budget and a paid model's price is not known."""
-    unknown = [each.model.label for each in found if each.price is None]
+def check_prices(
+    prices: Mapping[str, Price | None], config: ExperimentConfig, *, allow_unknown: bool
+) -> None:
+    """Raise ConfigError where there is a budget and the price of a model is not known.
+
+    `prices` are by the model's label, FREE where its requests cost nothing.
+    """
+    unknown = [label for label, price in prices.items() if price is None]
     if unknown and config.budget_usd is not None and not allow_unknown:
         raise ConfigError(
             f"there is a budget, and the price of {', '.join(unknown)} is not known",

@@ -136,8 +136,10 @@ def _price(entry: Any, what: str) -> Price:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prices {path} cannot be read: {type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"prices {path} is not UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"prices {path} cannot be read: {error.strerror}") from None
 
 
 def shipped_text() -> str:

@@ -72,11 +72,18 @@ def load_answers(
     prompts  the benchmark, where the directory does not hold the prompts that were asked; without
              it the file that the results name is tried
 
-    Raises InputError where there are no results, or no prompts for them.
+    run_id   a run of the directory other than its latest
+
+    Raises InputError where there are no results, no prompts for them, or no journal that `run_id`
+    could be in, RunNotFoundError where it is not in the journal.
     """
     source = Path(source)
+    if not source.exists():
+        raise InputError(f"there is no run directory or result file at {source}")
     if source.is_dir() and (source / JOURNAL_NAME).exists():
         facts, asked = _journalled(source, run_id)
+    elif run_id is not None:
+        raise InputError(f"{source} has no {JOURNAL_NAME} with the run {run_id!r}")
     else:
         facts, asked = _from_files(source, prompts)
     if prompts is not None:
@@ -152,7 +159,7 @@ def _journalled(directory: Path, run_id: str | None) -> tuple[RunFacts, list[Pro
     from interlock.kernel.journal import Journal
 
     with Journal.open(directory / JOURNAL_NAME, create=False) as journal:
-        chosen = run_id or latest_run(journal)
+        chosen = latest_run(journal) if run_id is None else journal.info(run_id).run_id
     plan = read_plan(directory, chosen)
     config = plan.parsed()
     asked = AskedPrompts(prompts_path(directory, chosen))

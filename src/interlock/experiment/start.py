@@ -111,7 +111,11 @@ class Start:
         asked = [m for m in self.config.models if not self._runs_itself(m.label)]
         config = replace(self.config, models=tuple(asked))
         self.found = look(config, self.prices, self.loop, base=self.base)
-        check_prices(self.found, self.config, allow_unknown=self.options.allow_unknown_prices)
+        check_prices(
+            {each.model.label: each.price for each in self.found},
+            self.config,
+            allow_unknown=self.options.allow_unknown_prices,
+        )
         for each in self.found:
             for name in each.not_applied:
                 self.notes.append(

@@ -194,7 +194,12 @@ def _section(
             f"{where} is {str(chosen)[:50]!r}; it must be one of {', '.join(ENVIRONMENTS)}"
         )
     if chosen not in document:
-        raise ConfigError(f"{path} has no section '{chosen}', which {where} asks for")
+        asked = named or where in CHOICE or "environment" in document
+        raise ConfigError(
+            f"{path} has no section '{chosen}', which "
+            + (f"{where} asks for" if asked else "counts where no environment is named"),
+            hint=f"add [{chosen}], or choose another one with --environment",
+        )
     return str(chosen)
 
 

@@ -255,8 +255,10 @@ def _read_tokens(token: str | None, file: str | None, setting: str) -> list[str]
         if path.stat().st_mode & 0o007:
             raise ConfigError(f"{setting} {path} is open to every user", hint=f"chmod o-rwx {path}")
         found = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{setting} {path}: {type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{setting} {path} is not UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{setting} {path} cannot be read: {error.strerror}") from None
     tokens += [line for line in found if line and not line.startswith("#")]
     if not tokens:
         raise ConfigError(f"{setting} {path} holds no token")

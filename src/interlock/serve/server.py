@@ -62,7 +62,9 @@ def check(settings: Settings) -> tuple[Tokens, Tokens]:
             context.load_cert_chain(settings.tls_cert, settings.tls_key, _no_passphrase)
         except OSError as error:  # SSLError is one
             why = getattr(error, "reason", None) or error.strerror
-            raise ConfigError(f"tls_cert and tls_key cannot be used: {why}") from None
+            raise ConfigError(
+                f"tls_cert {settings.tls_cert} and tls_key {settings.tls_key} cannot be used: {why}"
+            ) from None
     if settings.log not in ("stderr", "none") and Path(settings.log).is_dir():
         raise ConfigError(f"log is {settings.log}, which is a directory")
     if settings.otlp_endpoint is not None:

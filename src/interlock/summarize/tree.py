@@ -48,7 +48,10 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
-    """The files of a tree in order: by path, compared part by part, byte by byte."""
+    """The files of a tree in order: by path, compared part by part, byte by byte.
+
+    `root` is the directory, or the file that alone is the tree.
+    """
 
     root: Path
     files: tuple[SourceFile, ...]
@@ -125,7 +128,6 @@ class _Walk:
     def single_file(self) -> None:
         """The root is a file: it alone is the tree."""
         self._file(self.root, _shown(self.root.name))
-        self.root = self.root.parent
 
     def directory(self) -> None:
         """The root and everything below it."""

@@ -176,7 +176,7 @@ def _error(runner: Runner, examples: list[Array]) -> str:
 
 def _accuracy(runner: Runner, examples: list[Array], labels: list[int] | None) -> str:
     if labels is None:
-        raise _Skipped("examples.npz holds no labels")
+        raise _Skipped("there is no examples.npz with labels")
     hits = sum(
         runner.infer("onnx_only", row).predicted_class == label
         for row, label in zip(examples, labels, strict=True)

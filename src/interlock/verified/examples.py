@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
-
-import numpy as np
 
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError
+from interlock.kernel.npz import read_npz
 from interlock.verified.directory import ModelDirectory
 from interlock.verified.equality import random_inputs
 from interlock.verified.inputs import read_inputs
@@ -34,29 +31,12 @@ def read_archive(path: Path) -> tuple[list[Array], list[int] | None]:
     Raises InputError, naming the file, for a broken one, for one without rows, and where there is
     not one label a row.
     """
-    try:
-        arrays = np.load(path, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array, as numpy.save writes it, and is no .npz file")
-        with arrays:
-            rows = arrays["input"]
-            labels = arrays.get("label")
-    # An empty file is an EOFError; an archive that is encrypted or packed in another way than NumPy
-    # does is a RuntimeError.
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+    found = read_npz(path, ["input"], optional=["label"])
+    rows, labels = found["input"], found.get("label")
     if rows.ndim == 0 or len(rows) == 0:
         raise InputError(f"{path}: input has shape {rows.shape}; it needs at least one row")
     if labels is not None and labels.shape != rows.shape[:1]:
-        raise InputError(f"{path}: label has shape {labels.shape} for {len(rows)} rows of input")
+        raise InputError(f"{path}: label has shape {labels.shape}; it must be ({len(rows)},)")
     return [row[None] for row in rows], None if labels is None else labels.tolist()
 
 

@@ -106,24 +106,24 @@ class EzklBackend:
 
     def measure(self, directory: Path, *, deadline: Deadline = NO_DEADLINE) -> CircuitFacts:
         """See `Backend.measure`."""
-        found = self._call({"do": "measure", "at": str(directory)}, deadline)
+        found = self._call({"do": "measure", "at": _place(directory)}, deadline)
         return CircuitFacts(
             int(found["rows"]), int(found["constants"]), tuple(int(s) for s in found["scales"])
         )
 
     def compile(self, directory: Path, logrows: int, *, deadline: Deadline = NO_DEADLINE) -> None:
         """See `Backend.compile`."""
-        self._call({"do": "compile", "at": str(directory), "logrows": logrows}, deadline)
+        self._call({"do": "compile", "at": _place(directory), "logrows": logrows}, deadline)
 
     def setup(self, directory: Path, srs: Path, *, deadline: Deadline = NO_DEADLINE) -> None:
         """See `Backend.setup`."""
-        self._call({"do": "setup", "at": str(directory), "srs": str(srs)}, deadline)
+        self._call({"do": "setup", "at": _place(directory), "srs": _place(srs)}, deadline)
 
     def witness(
         self, directory: Path, inputs: Sequence[Array], *, deadline: Deadline = NO_DEADLINE
     ) -> list[Array]:
         """See `Backend.witness`."""
-        call = {"do": "witness", "at": str(directory), "inputs": _flat(inputs)}
+        call = {"do": "witness", "at": _place(directory), "inputs": _flat(inputs)}
         return [np.asarray(value) for value in self._call(call, deadline)]
 
     def prove(
@@ -137,8 +137,8 @@ class EzklBackend:
         """See `Backend.prove`."""
         call = {
             "do": "prove",
-            "at": str(directory),
-            "srs": str(srs),
+            "at": _place(directory),
+            "srs": _place(srs),
             "inputs": _flat(inputs),
         }
         return bytes(self._call(call, deadline))
@@ -162,7 +162,7 @@ class EzklBackend:
 
     def make_srs(self, path: Path, logrows: int, *, deadline: Deadline = NO_DEADLINE) -> None:
         """See `Backend.make_srs`."""
-        self._call({"do": "srs", "path": str(path), "logrows": logrows}, deadline)
+        self._call({"do": "srs", "path": _place(path), "logrows": logrows}, deadline)
 
     def start(self) -> None:
         """Start the worker now rather than with the first call."""
@@ -197,6 +197,11 @@ class EzklBackend:
     def _call(self, call: dict[str, Any], deadline: Deadline) -> Any:
         self.name()
         return self._worker.call(call, deadline=deadline)
+
+
+def _place(path: Path) -> str:
+    """The path as the worker finds it, whose working directory is another one."""
+    return str(path.absolute())
 
 
 def _flat(inputs: Sequence[Array]) -> list[Array]:

@@ -76,6 +76,7 @@ class Runner:
         self._metadata_path = self.directory.metadata
         self._excluded = f"excluded: verified_slices says false in {self._metadata_path.name}"
         self._read_at: tuple[int, ...] | None = None
+        self._kept: frozenset[str] = frozenset()
         self._metadata = self._analysed()
         self._warn(metadata_file.read(self.directory).precircuit)
 
@@ -179,7 +180,7 @@ class Runner:
             fallback=mode == "auto",
             time_limit=_limit("time_limit", self.time_limit, told.time_limit),
             size_limit=_limit("size_limit", self.size_limit, told.size_limit),
-            excluded=dict.fromkeys(told.excluded, self._excluded),
+            excluded=dict.fromkeys(self._kept, self._excluded),
             record=record,
         )
 
@@ -192,6 +193,8 @@ class Runner:
             metadata_file.write(self.directory, actual)
             found = actual
         self._read_at = self._stamp()
+        # By the file: in what is cut down, a slice whose key is gone is false as well.
+        self._kept = found.excluded
         return metadata_file.lowered(found, actual)
 
     def _stamp(self) -> tuple[int, ...] | None:

@@ -72,9 +72,12 @@ def parse(model: bytes) -> onnx.ModelProto:
     """The parsed model; raises BundleFormatError for a file that is truncated or no sound model."""
     try:
         parsed = parse_model(model, DEFAULT_LIMITS)
-    except (DecodeError, ValueError) as error:
-        if isinstance(error, BundleFormatError):
+    except BundleFormatError as error:
+        if error.hint != error.default_hint:
             raise
+        # The usual hint is about bundles.
+        raise BundleFormatError(error.message, hint="export the model as ONNX again") from None
+    except (DecodeError, ValueError) as error:
         raise BundleFormatError(f"not an ONNX model: {error}") from None
     if check_structure(parsed, {}, DEFAULT_LIMITS):
         raise BundleFormatError("the model keeps weights in other files")

@@ -309,7 +309,7 @@ def refused(source: Path, changes: dict[str, object], named: str) -> None:
     assert not bundle.exists()
 
 
-@pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors"])
 def test_a_missing_file_is_named(missing: str, tmp_path: Path) -> None:
     source = save_directory(tmp_path / "source")
     (source / missing).unlink()
@@ -331,7 +331,7 @@ def test_what_a_gguf_file_lacks_is_named(without: str, named: str | None, tmp_pa
 
 def test_what_is_no_gguf_file_is_not_told_to_be_cut_short(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a text, and no model")
-    with pytest.raises(BundleFormatError, match=r"notes\.txt is no GGUF file"):
+    with pytest.raises(ConfigError, match=r"notes\.txt is no GGUF file"):
         GgufCheckpoint(tmp_path / "notes.txt")
 
 
@@ -339,7 +339,7 @@ def test_the_directory_of_the_shell_is_called_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BundleFormatError, match=f"{tmp_path.name} has no config.json"):
+    with pytest.raises(ConfigError, match=f"{tmp_path.name} has no config.json"):
         convert(Path(), tmp_path / "bundle")
 
 

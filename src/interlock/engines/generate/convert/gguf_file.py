@@ -28,7 +28,7 @@ from interlock.engines.generate.convert.checkpoint import (
 )
 from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.spec import Family
-from interlock.kernel.errors import InputError, MissingExtraError
+from interlock.kernel.errors import ConfigError, InputError, MissingExtraError
 
 # Architecture in the file -> family, and whether Q and K have llama.cpp's row order.
 _FAMILIES: dict[str, tuple[Family, bool]] = {
@@ -294,7 +294,7 @@ def _check_magic(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read: {error.strerror}") from None
     if magic and magic != b"GGUF":
-        raise SourceError(
+        raise ConfigError(
             f"{path.name} is no GGUF file",
             hint="a source is a GGUF file, or a directory with config.json and *.safetensors",
         )

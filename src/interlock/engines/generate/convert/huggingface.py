@@ -42,6 +42,7 @@ _STARCODER2 = {
     "mlp_type": ("default",),
 }
 _ENCODER_DECODERS = frozenset({"t5", "codet5", "mt5", "umt5", "bart", "mbart", "pegasus", "plbart"})
+CONFIG = "config.json"
 _JSON_LIMIT = 64 << 20
 # Under which a chat template knows them.
 _SPECIALS = (
@@ -65,7 +66,7 @@ class HuggingFaceCheckpoint:
     def __init__(self, directory: Path, *, context: int | None = None) -> None:
         self.name = directory.resolve().name
         self._directory = directory
-        self._config = _read_json(directory / "config.json")
+        self._config = _read_json(directory / CONFIG)
         self._family = _family_of(self._config)
         self.architecture = self._read_architecture(context)
         self._files = _tensor_files(directory)

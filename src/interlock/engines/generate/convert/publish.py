@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from interlock.engines.generate.convert import fidelity as gate
 from interlock.engines.generate.convert.checkpoint import Checkpoint, SourceError
 from interlock.engines.generate.convert.gguf_file import GgufCheckpoint
 from interlock.engines.generate.convert.graph import BuiltGraph, build_graph, float32_bytes
-from interlock.engines.generate.convert.huggingface import HuggingFaceCheckpoint
+from interlock.engines.generate.convert.huggingface import CONFIG, HuggingFaceCheckpoint
 from interlock.engines.generate.spec import (
     CHAT_TEMPLATE,
     EXTENSION,
@@ -29,7 +30,12 @@ from interlock.engines.generate.spec import (
 )
 from interlock.engines.generate.store import TEXT_LIMITS
 from interlock.engines.generate.tokenizer import Tokenizer
-from interlock.kernel.errors import BundleContractError, ConfigError, InputError
+from interlock.kernel.errors import (
+    BundleContractError,
+    ConfigError,
+    InputError,
+    MissingExtraError,
+)
 
 _CONTEXT = 32768
 # Of the weights in float32 while both models are read: the graph's, and what the session packs.
@@ -43,6 +49,11 @@ def open_checkpoint(source: Path, *, context: int | None = None) -> Checkpoint:
     """
     check_context(context)
     if source.is_dir():
+        if not os.path.lexists(source / CONFIG):
+            raise ConfigError(
+                f"{source.resolve().name} has no {CONFIG}",
+                hint=f"name a directory with {CONFIG}, tokenizer.json and *.safetensors",
+            )
         return HuggingFaceCheckpoint(source, context=context or _CONTEXT)
     if source.is_file():
         return GgufCheckpoint(source, context=context or _CONTEXT)
@@ -55,6 +66,15 @@ def check_context(context: int | None) -> None:
     """Raise ConfigError for a context that no conversion takes."""
     if context is not None and not 16 <= context <= 1 << 20:
         raise ConfigError(f"context is {context}; it must lie in 16 … {1 << 20}")
+
+
+def check_extra() -> None:
+    """Raise MissingExtraError where the packages that converting takes are not installed."""
+    for package in ("gguf", "safetensors", "tokenizers"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise MissingExtraError("text", "converting text models") from None
 
 
 def convert(
