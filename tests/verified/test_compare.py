@@ -69,6 +69,15 @@ def test_inputs_out_of_range_are_counted(net: Path) -> None:
     assert found.refused == 3
 
 
+@pytest.mark.parametrize("prover", [FixedPointProver(reach=0.5), FixedPointProver(scale=3)])
+def test_what_onnx_answered_is_no_agreement_of_circuits(
+    net: Path, prover: FixedPointProver
+) -> None:
+    found = over_many(Runner(net, prover=prover), examples("net", 3))
+    assert found.same_class <= found.inputs - found.refused
+    assert (found.worst == 0) == (found.refused == found.inputs)
+
+
 def test_a_model_that_is_not_sliced_has_one_row(unsliced: Path) -> None:
     with pytest.warns(UserWarning, match="not sliced"):
         runner = Runner(unsliced, prover=NoProver("none"))

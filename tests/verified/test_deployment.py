@@ -38,6 +38,14 @@ def test_a_coarse_circuit_fails(net: Path) -> None:
     assert "of the largest logit" in found["circuits' error"].detail
 
 
+def test_circuits_that_refuse_every_input_fail(net: Path) -> None:
+    """ONNX answers in their place, which says nothing of their error."""
+    prover = FixedPointProver(reach=0.5)
+    found = by_name(deploy_production(Runner(net, prover=prover), inputs=4))
+    assert found["circuits' error"].result == "failed"
+    assert "on all 4 inputs" in found["circuits' error"].detail
+
+
 class Careless(FixedPointProver):
     """Forecasts below zero and sizes of nothing, so that no limit stops it."""
 

@@ -120,7 +120,7 @@ def _print_comparison(found: list[Comparison]) -> None:
         if entry.many is not None:
             click.echo(
                 f"Over {entry.many.inputs} inputs: at most {entry.many.worst:.3g} of the largest "
-                f"logit, same class on {entry.many.same_class}, {entry.many.refused} out of range"
+                f"logit, same class on {entry.many.same_class}, {entry.many.refused} refused"
             )
 
 

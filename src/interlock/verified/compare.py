@@ -74,9 +74,10 @@ class Differences(msgspec.Struct, frozen=True):
 class ManyInputs(msgspec.Struct, frozen=True):
     """Circuits (their witness) against ONNX over several inputs.
 
-    worst       largest absolute difference over the largest absolute logit of the same input
-    same_class  inputs with the same predicted class
     refused     inputs that a circuit refused, such as an activation out of its range
+    worst       largest absolute difference over the largest absolute logit of the same input,
+                over the inputs that no circuit refused
+    same_class  how many of these have the same predicted class
     """
 
     inputs: int
@@ -174,12 +175,17 @@ def over_many(runner: Runner, inputs: Iterable[Array], progress: Progress = SILE
         total += 1
         wanted = runner.infer("onnx_only", given)
         found = runner.infer("auto", given, circuits="witness")
-        if any(entry.reason.startswith("out of range") for entry in found.execution_results):
+        # Where ONNX answered in a circuit's place, it would be compared with itself.
+        if any(
+            entry.reason.startswith(("out of range", "proof failed"))
+            for entry in found.execution_results
+        ):
             refused += 1
-        largest = float(np.abs(wanted.logits).max())
-        distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
-        worst = max(worst, distance / largest if largest else distance)
-        same += found.predicted_class == wanted.predicted_class
+        else:
+            largest = float(np.abs(wanted.logits).max())
+            distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
+            worst = max(worst, distance / largest if largest else distance)
+            same += found.predicted_class == wanted.predicted_class
         progress.advance({Status.ACCEPTED: 1})
     return ManyInputs(total, worst, same, refused)
 

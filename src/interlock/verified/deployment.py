@@ -165,11 +165,16 @@ def _error(runner: Runner, examples: list[Array]) -> str:
     if all(runner.prover.circuit_bytes(part) is None for part in runner.sliced.slices):
         raise _Skipped("no slice has a circuit")
     found = over_many(runner, examples)
+    answered = found.inputs - found.refused
+    if not answered:
+        raise _Failed(f"a circuit refuses its input, or fails, on all {found.inputs} inputs")
     detail = (
         f"at most {found.worst:.2g} of the largest logit, same class on {found.same_class} of "
-        f"{found.inputs} inputs"
+        f"{answered} inputs"
     )
-    if found.worst > WORST_ERROR or found.same_class < found.inputs:
+    if found.refused:
+        detail += f"; on {found.refused} more a circuit refuses its input, or fails"
+    if found.worst > WORST_ERROR or found.same_class < answered:
         raise _Failed(detail)
     return detail
 
