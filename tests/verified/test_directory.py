@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.counts import count
 from support.kill import run_and_kill
-from support.networks import MODELS, dense
+from support.networks import MODELS, dense, shipped
 
 from interlock.errors import BundleFormatError, BundleIntegrityError, InputError, StorageError
 from interlock.verified.directory import (
@@ -101,6 +101,16 @@ def test_slices_are_read_as_written(net: Path) -> None:
 def test_slices_of_another_model_do_not_count(net: Path) -> None:
     directory = ModelDirectory.find(net)
     (net / "model.onnx").write_bytes(dense([4, 3, 2]))
+    assert read_slices(directory, directory.read_model()) is None
+
+
+def test_cuts_that_a_new_model_does_not_have_do_not_count(net: Path) -> None:
+    """The model was replaced by one that makes no tensor of that name."""
+    directory = ModelDirectory.find(net)
+    (net / "model.onnx").write_bytes(dense([4, 3, 2]))
+    cuts = Cuts(at=[["h0"]], shapes={"x": [1, 4]})
+    write_slices(directory, cut(directory.read_model(), cuts), cuts, "none", 0)
+    (net / "model.onnx").write_bytes(shipped("net"))
     assert read_slices(directory, directory.read_model()) is None
 
 
