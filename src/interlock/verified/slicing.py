@@ -116,8 +116,11 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
             raise ConfigError(f"shapes names '{name}', which is no input of the model")
     for value in graph.input:
         _fix(value, given.get(value.name))
+    made = {name for node in graph.node for name in node.output}
     for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
+        # What no node makes, a weight or an input, has its shape from nowhere else.
+        if value.name in made:
+            value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
     try:
         return onnx.shape_inference.infer_shapes(
@@ -142,6 +145,11 @@ def _fix(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> None:
             raise InputError(
                 f"axis {axis} of the input '{value.name}' has no fixed size",
                 hint="give the input's shape",
+            )
+        if fixed is None and not 1 <= size <= DEFAULT_LIMITS.max_elements:
+            raise ConfigError(
+                f"shapes gives axis {axis} of '{value.name}' the size {size}; it must be 1 or "
+                f"more, and at most {DEFAULT_LIMITS.max_elements}"
             )
         if fixed is not None and size != fixed:
             raise ConfigError(
@@ -225,7 +233,8 @@ class _Graph:
         leaving = [name for name in made if self._last.get(name, -1) >= stop]
         if stop == len(self.nodes):
             # In the model's own order. An output may also be an input, or made by an earlier slice.
-            leaving = [name for name in self.outputs if name in inside]
+            last = inside | self._weights.keys()
+            leaving = [name for name in self.outputs if name in last]
         if not leaving:
             raise ConfigError(f"slice_{index} would give nothing that is used after it")
         known = [self._specs.get(name) for name in (*entering, *made)]
@@ -235,7 +244,8 @@ class _Graph:
         sizes |= {name: tuple(tensor.dims) for name, tensor in self._weights.items()}
         for node in graph.node:
             spell_out(node, {k: v for k, v in sizes.items() if v is not None})
-        graph.initializer.extend(t for name, t in self._weights.items() if name in used)
+        kept = used.union(leaving)
+        graph.initializer.extend(t for name, t in self._weights.items() if name in kept)
         inputs = [self._required(name) for name in entering]
         outputs = [self._required(name) for name in leaving]
         graph.input.extend(inputs)
