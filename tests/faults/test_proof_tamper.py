@@ -779,6 +779,16 @@ def test_a_bundle_cannot_draw_on_the_verifiers_terminal(
         assert len(text) < 700
 
 
+def test_a_tolerance_is_among_what_the_verdict_rests_on(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """An output that was moved within it is accepted, and nobody takes it for the same bits."""
+    verdict = verifier.verify(edited(bundle, tmp_path, another_output), Against(tolerance=10.0))
+    assert verdict.accepted
+    assert any("by up to 10 times its largest value" in line for line in verdict.trusted)
+    assert not any("largest value" in line for line in verifier.verify(bundle).trusted)
+
+
 def test_another_bundle_than_the_expected_one_is_refused(
     verifier: BundleVerifier, bundle: Path, other: Path
 ) -> None:

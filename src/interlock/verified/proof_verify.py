@@ -335,6 +335,11 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
         )
     if replayed:
         trusted.append("ONNX Runtime on this machine, for the slices that it ran again")
+        if against.tolerance:
+            trusted.append(
+                "that an output which was run again may differ from the recorded one by up to "
+                f"{against.tolerance:g} times its largest value"
+            )
     trusted.append("nothing says where the input came from")
     return tuple(map(printable, trusted))
 
