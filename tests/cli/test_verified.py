@@ -145,6 +145,14 @@ class TestRun:
         assert len(said.err.splitlines()) == 1
         assert len(said.document["warnings"]) == 1
 
+    def test_a_directorys_name_steers_no_terminal(self, verified: Call, net: Path) -> None:
+        shutil.rmtree(net / "slices")
+        named = net.rename(net.with_name("net\x1b]0;\a"))
+        said = verified("run", named)
+        assert said.code == 0
+        assert said.err.startswith(r"warning: net\x1b]0;\x07 is not sliced")
+        assert "\x1b" not in said.err
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
