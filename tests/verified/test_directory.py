@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def test_any_other_missing_directory_is_an_error(
     Path("model.onnx").touch()
     with pytest.raises(InputError, match="there is no model directory"):
         ModelDirectory.find(path)
+
+
+def test_whoever_copies_the_shipped_model_first_does_it_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process copies it at the same moment."""
+    place = tmp_path / "models" / "net"
+    rename = Path.rename
+
+    def too_late(path: Path, target: Path) -> Path:
+        shutil.copytree(path, target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    assert ModelDirectory.find(place).read_model() == shipped("net")
+    assert [path.name for path in place.parent.iterdir()] == ["net"]
 
 
 def test_a_place_that_cannot_be_written_to_is_an_error(

@@ -223,6 +223,8 @@ def _copy_shipped(place: Path) -> None:
             shutil.copytree(source, copy, copy_function=shutil.copyfile, ignore=_state)
             copy.rename(place)
     except OSError as error:
+        if (place / "model.onnx").is_file():  # another process was faster
+            return
         raise StorageError(
             f"cannot copy the shipped model to {place}: {error.strerror or error}",
             hint="name a directory that can be written to",
