@@ -170,6 +170,19 @@ def test_a_subgraph_sees_what_crosses_the_cut() -> None:
     assert same_bits(sliced, random_inputs(sliced, 6), "none") == (6, 6)
 
 
+def test_an_old_model_lists_its_weights_among_its_inputs() -> None:
+    """Up to version 3 of the representation it has to."""
+    model = onnx.load_from_string(dense([4, 3, 2]))
+    model.ir_version = 3
+    model.opset_import[0].version = 8
+    model.graph.input.extend(
+        tensor(weight.name, FLOAT, list(weight.dims)) for weight in model.graph.initializer
+    )
+    sliced = slice_model(model.SerializeToString())
+    assert crossings(sliced) == [["x"], ["h0_relu"]]
+    assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
+
+
 def test_outputs_that_no_layer_makes() -> None:
     """A constant, a weight, and an input handed through."""
     model = build(

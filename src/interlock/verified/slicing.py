@@ -107,6 +107,8 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del graph.node[:]
     graph.node.extend(nodes)
+    # Before version 4 an initializer has to be an input too, and may be replaced by a caller.
+    parsed.ir_version = max(parsed.ir_version, 4)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     del graph.input[:]
