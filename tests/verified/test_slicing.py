@@ -183,6 +183,28 @@ def test_an_old_model_lists_its_weights_among_its_inputs() -> None:
     assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
 
 
+@pytest.mark.parametrize("crossing", [1, 2, None])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_layer_that_nothing_uses_has_no_slice_of_its_own(
+    place: int, crossing: int | None
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    nodes.insert(place, helper.make_node("MatMul", ["x", "w"], ["unused"]))
+    model = build(
+        nodes,
+        [tensor("x", FLOAT, [1, 2])],
+        [tensor("y", FLOAT, [1, 2])],
+        [constant("w", [[1, 2], [3, 4]], np.float32)],
+    )
+    sliced = slice_model(model, crossing=crossing)
+    # At the end it makes the input cross every cut, beside what a layer gives.
+    assert len(sliced.slices) == (1 if (place, crossing) == (2, 1) else 2)
+    assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
+
+
 def test_outputs_that_no_layer_makes() -> None:
     """A constant, a weight, and an input handed through."""
     model = build(

@@ -196,10 +196,19 @@ class _Graph:
         cuts: list[int] = []
         for before, place in itertools.pairwise(places):
             for at in range(place, before, -1):
-                if most is None or len(self.crossing(at)) <= most:
+                few = most is None or len(self.crossing(at)) <= most
+                if few and self._gives(cuts[-1] if cuts else 0, at):
                     cuts.append(at)
                     break
+        # A layer at the end whose output nothing takes goes with what is before it.
+        while cuts and not self._gives(cuts[-1], len(self.nodes)):
+            cuts.pop()
         return cuts
+
+    def _gives(self, start: int, stop: int) -> bool:
+        """Whether nodes `start` to `stop` make what is used behind them."""
+        made = (name for node in self.nodes[start:stop] for name in node.output)
+        return any(self._last.get(name, -1) >= stop for name in made)
 
     def reordered(self, at: Sequence[str | Sequence[str]]) -> tuple[_Graph, list[int]]:
         """The graph with what each cut needs in front of it, as far as the cuts, and the cuts."""
