@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,14 @@ from support.provers import FixedPointProver
 from interlock.kernel.batch import Array
 from interlock.serve.child import load_verified
 from interlock.verified import inputs, runner
-from interlock.verified.prover import SliceProof
 from interlock.verified.srs import DEVELOPMENT_WARNING
-
-
-class Development(FixedPointProver):
-    """Proves under an SRS whose secret was known."""
-
-    def prove(self, *arguments: Any, **options: Any) -> SliceProof:
-        proof = super().prove(*arguments, **options)
-        return replace(proof, detail={"srs_warning": DEVELOPMENT_WARNING})
 
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shipped `net`; all its slices can be proved."""
-    monkeypatch.setattr(runner, "default_prover", Development)
+    prover = FixedPointProver(warning=DEVELOPMENT_WARNING)
+    monkeypatch.setattr(runner, "default_prover", lambda: prover)
     directory = tmp_path / "net"
     shutil.copytree(
         MODELS / "net", directory, ignore=shutil.ignore_patterns("*_Runner_Metadata.json")

@@ -41,6 +41,12 @@ def test_circuits_are_measured_against_onnx(net: Path) -> None:
     assert 0 < found.many.worst < 1e-2
 
 
+def test_what_stands_against_the_proofs_is_told(net: Path) -> None:
+    prover = FixedPointProver(warning="development SRS")
+    assert compare(Runner(net, prover=prover)).weaknesses == ("development SRS",)
+    assert compare(Runner(net, prover=prover), prove=False).weaknesses == ()
+
+
 def test_without_proofs_no_row_claims_any(net: Path) -> None:
     found = compare(Runner(net, prover=FixedPointProver()), prove=False)
     assert [row.method for row in found.rows] == ["Whole Model", "Sliced ONNX", "Sliced Witness"]

@@ -98,6 +98,8 @@ def _print_comparison(found: list[Comparison]) -> None:
         ],
         rows,
     )
+    for sentence in dict.fromkeys(said for entry in found for said in entry.weaknesses):
+        click.echo(sentence)
     for entry in found:
         click.echo(f"\n{entry.model.upper()} Model Results")
         d = entry.differences

@@ -14,7 +14,7 @@ from interlock.kernel.errors import EngineError
 from interlock.kernel.outcome import Status
 from interlock.kernel.progress import SILENT, Progress
 from interlock.verified.inputs import read_inputs
-from interlock.verified.result import InferenceResult
+from interlock.verified.result import InferenceResult, weaknesses
 from interlock.verified.runner import Runner
 
 TIMED_RUNS = 25
@@ -87,13 +87,17 @@ class ManyInputs(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """All of it for one model; `differences` and `many` are None where there is no circuit."""
+    """All of it for one model; `differences` and `many` are None where there is no circuit.
+
+    weaknesses  what stands against the proofs that were made, such as a development SRS
+    """
 
     model: str
     parameters: int
     rows: list[MethodRow]
     differences: Differences | None
     many: ManyInputs | None
+    weaknesses: tuple[str, ...] = ()
 
 
 def compare(
@@ -118,6 +122,7 @@ def compare(
     seconds, whole = _timed(lambda: runner.infer("onnx_only", example))
     rows = [_row("Whole Model", whole, seconds, None)]
     differences = many = None
+    said: tuple[str, ...] = ()
     if runner.sliced is not None and runner.metadata.Reconstruct:
         seconds, found = _timed(lambda: runner.infer("auto", example, circuits="none"))
         rows.append(_row("Sliced ONNX", found, seconds, rows[0]))
@@ -129,7 +134,8 @@ def compare(
         if prove:
             auto = runner.infer("auto", example)
             rows.append(_row("Sliced Auto", auto, auto.time, rows[0]))
-    return Comparison(runner.name, runner.metadata.parameters, rows, differences, many)
+            said = weaknesses(auto)
+    return Comparison(runner.name, runner.metadata.parameters, rows, differences, many, said)
 
 
 def compile_circuits(runner: Runner) -> int:
