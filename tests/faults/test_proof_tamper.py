@@ -732,6 +732,22 @@ def test_an_srs_that_is_not_the_one_it_names_is_refused_with_the_model(
     assert "srs_mismatch" in codes(verdict)
 
 
+def test_a_development_srs_is_not_taken_for_a_ceremonys(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """The bundle says so; the keys were made again under one of this machine's."""
+
+    def claim(directory: Path, manifest: Manifest) -> None:
+        manifest["srs_origin"] = "file"
+
+    copy = edited(bundle, tmp_path, claim)
+    assert any("it is the bundle's own word" in line for line in verifier.verify(copy).trusted)
+    verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
+    assert verdict.accepted
+    assert any("development SRS: not sound" in line for line in verdict.trusted)
+    assert not any("own word" in line for line in verdict.trusted)
+
+
 def test_keys_cannot_be_made_again_without_the_srs(
     verifier: BundleVerifier, bundle: Path, tmp_path: Path
 ) -> None:
