@@ -27,12 +27,16 @@ SUPPORTED = frozenset(
 def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     """The slice in circuit form, every tensor with its shape.
 
-    Raises EngineUnavailableError, naming the operator, for what cannot become a circuit.
+    Raises EngineUnavailableError, naming the operator or weight, for what cannot become a circuit.
     """
     nodes = list(model.graph.node)
     for node in nodes:
         if node.op_type not in SUPPORTED or node.domain not in ("", "ai.onnx"):
             raise EngineUnavailableError(f"no circuit is made for the operator {node.op_type}")
+    for tensor in model.graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if weight.dtype.kind == "f" and not np.isfinite(weight).all():  # ezkl takes NaN for zero
+            raise EngineUnavailableError(f"the weight '{tensor.name}' is not finite")
     nodes = _relu_last(nodes, {value.name for value in model.graph.output})
     shapes = shapes_of(model)
     lowered = onnx.ModelProto()
