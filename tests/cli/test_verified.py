@@ -145,6 +145,14 @@ class TestRun:
         assert len(said.err.splitlines()) == 1
         assert len(said.document["warnings"]) == 1
 
+    def test_a_directorys_name_steers_no_terminal(self, verified: Call, net: Path) -> None:
+        shutil.rmtree(net / "slices")
+        named = net.rename(net.with_name("net\x1b]0;\a"))
+        said = verified("run", named)
+        assert said.code == 0
+        assert said.err.startswith(r"warning: net\x1b]0;\x07 is not sliced")
+        assert "\x1b" not in said.err
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -219,7 +227,8 @@ class TestCompare:
     def test_it_prints_the_tables(
         self, verified: Call, net: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        use(monkeypatch, FixedPointProver(keys={f"slice_{k}" for k in range(4)}))
+        keys = {f"slice_{k}" for k in range(4)}
+        use(monkeypatch, FixedPointProver(keys=keys, warning="development SRS"))
         said = verified("compare", net, "--inputs", 3)
         assert said.code == 0
         lines = said.out.splitlines()
@@ -229,6 +238,7 @@ class TestCompare:
         assert "Execution: 5 circuits, 0 ONNX slices" in said.out
         assert "Classification: ONNX=5, Circuit=5 MATCH" in said.out
         assert said.out.count("Diff=0.") == 3
+        assert lines[5] == "development SRS"
         figures = [line.split(": ")[1] for line in lines if "Absolute Error" in line]
         assert [len(figure.partition(".")[2]) for figure in figures] == [12, 12, 12]
         assert "Over 3 inputs" in said.out

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import helper
 from support.circuits import image, shared_cache, tiny
+from support.models import FLOAT, INT64, build, tensor
 
 from interlock.cli.app import run
 from interlock.verified import NoProver, RunnerMetadata
@@ -59,6 +61,21 @@ def test_a_model_is_proved_and_verified(verified: Call, model: Path) -> None:
     assert "accepted: 3 of 3 slices proved (100%)" in out
     assert "development SRS: not sound against whoever made it" in out
     assert not list(model.parent.glob(".bundle*"))
+
+
+def test_a_tensors_name_steers_no_terminal(verified: Call, model: Path) -> None:
+    """The reason of a fallback quotes it."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["i\x1b]0;\a"], to=INT64),
+        helper.make_node("Cast", ["i\x1b]0;\a"], ["y"], to=FLOAT),
+    ]
+    found = build(nodes, [tensor("x", FLOAT, [1, 24])], [tensor("y", FLOAT, [1, 24])])
+    (model / "model.onnx").write_bytes(found)
+    assert verified("slice", model, "--at", "i\x1b]0;\a")[0] == 0
+    code, _, err = verified("prove", model, "--output", model.parent / "bundle")
+    assert code == 1
+    assert r"the tensor 'i\x1b]0;\x07' is int64" in err
+    assert "\x1b" not in err
 
 
 def test_what_is_not_proved_makes_the_exit_code_1(verified: Call, model: Path) -> None:

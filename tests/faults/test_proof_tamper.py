@@ -23,6 +23,7 @@ import pytest
 from onnx import numpy_helper
 from support.circuits import image, infer, ready_prover, shared_cache, tiny
 from support.counts import count
+from support.forged_proofs import padded_proof
 from support.models import endless_loop
 from support.proof_bundles import Manifest, edit_json, edited, element, seal
 
@@ -375,6 +376,50 @@ def another_output(directory: Path, manifest: Manifest) -> None:
     (directory / tensor["file"]).write_bytes(values.tobytes())
 
 
+def a_zero_with_a_sign(directory: Path, manifest: Manifest) -> None:
+    """It equals zero, and is another value to ONNX's Reciprocal."""
+    tensor = next(t for t in manifest["tensors"] if t["name"] == "e")
+    path = directory / tensor["file"]
+    values = np.frombuffer(path.read_bytes(), "<f4")
+    assert (values == 0).any()
+    path.write_bytes(np.where(values == 0, np.float32(-0.0), values).astype("<f4").tobytes())
+
+
+def a_slice_that_takes_nothing(directory: Path, manifest: Manifest) -> None:
+    manifest["slices"][1]["inputs"] = []
+    last = manifest["slices"][2]  # what slice 0 makes must be taken by something
+    last["inputs"] = ["e", "f"]
+
+    def change(proof: Any) -> None:
+        pretty = proof["pretty_public_inputs"]
+        count = len(pretty["outputs"][0])
+        proof["instances"][0] = proof["instances"][0][-count:]
+        pretty["inputs"] = pretty["rescaled_inputs"] = []
+
+    edit_json(proof_of(directory), change)
+
+    def declare(settings: Any) -> None:
+        settings["model_instance_shapes"] = settings["model_instance_shapes"][1:]
+
+    used = manifest["slices"][1]["proofs"][0]["circuit"]
+    (circuit,) = (c for c in manifest["circuits"] if c["digest"] == used)
+    edit_json(directory / circuit["settings"], declare)
+
+
+def shapes_that_are_none(directory: Path, manifest: Manifest) -> None:
+    def change(settings: Any) -> None:
+        settings["model_instance_shapes"] = [[1, True], "x"]
+
+    edit_json(directory / manifest["circuits"][0]["settings"], change)
+
+
+def shapes_of_other_sizes(directory: Path, manifest: Manifest) -> None:
+    def change(settings: Any) -> None:
+        settings["model_instance_shapes"][-1].append(2)
+
+    edit_json(directory / manifest["circuits"][0]["settings"], change)
+
+
 def a_tensor_that_is_nan(directory: Path, manifest: Manifest) -> None:
     tensor = manifest["tensors"][0]
     values = np.full(tensor["shape"], np.nan, "<f4")
@@ -441,6 +486,10 @@ ATTACKS: list[tuple[Callable[[Path, Manifest], None], str]] = [
     (another_fallback_model_and_digest, "replay_differs"),
     (a_fallback_model_that_is_none, "replay_failed"),
     (another_output, "replay_differs"),
+    (a_zero_with_a_sign, "instances"),
+    (a_slice_that_takes_nothing, "pieces"),
+    (shapes_that_are_none, "settings"),
+    (shapes_of_other_sizes, "instances"),
     (a_tensor_that_is_nan, "instances"),
     (a_tensor_of_another_size, "tensor"),
     (a_tensor_of_a_hundred_axes, "tensor"),
@@ -489,6 +538,69 @@ def test_a_slice_of_another_run_is_refused(
     verdict = verifier.verify(edited(bundle, tmp_path, splice))
     assert {"input_link", "replay_differs"} & codes(verdict)
     assert not verdict.accepted
+
+
+@pytest.fixture(scope="module")
+def padded(prover: CircuitProver, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slice 2 proved, its output with a fourth value, 999, that its proof holds and nothing
+    computes."""
+    part = tiny().slices[2]
+    prover.setup(part)
+    run = infer(prover, excluded=("slice_0", "slice_1"))
+    directory = tmp_path_factory.mktemp("padded")
+    write_bundle(directory / "bundle", run, prover)
+    (digest,) = prover.circuits_of(part)[1]
+    srs = prover.srs.find(9)
+    assert srs is not None
+    more = 999 << SCALE
+    proof = padded_proof(prover.keys.path(digest), srs.path, run.slices[2].inputs["e"], more)
+
+    def pad(directory: Path, manifest: Manifest) -> None:
+        proof_of(directory, "slice_2-0").write_bytes(proof)
+        tensor = next(t for t in manifest["tensors"] if t["name"] == "y")
+        values = np.append(run.slices[2].outputs["y"], np.float32(999))
+        (directory / tensor["file"]).write_bytes(values.astype("<f4").tobytes())
+        tensor["shape"] = [1, 4]
+
+    return edited(directory / "bundle", directory, pad)
+
+
+@pytest.mark.parametrize("known", [Against(), Against(model=tiny(), cache=shared_cache())])
+def test_a_value_that_no_constraint_touches_is_refused(
+    verifier: BundleVerifier, padded: Path, known: Against
+) -> None:
+    """ezkl accepts a proof with more instances than its circuit has."""
+    verdict = verifier.verify(padded, known)
+    assert codes(verdict) == {"instances"}
+
+
+def test_settings_that_declare_the_value_too_are_refused_with_the_model(
+    verifier: BundleVerifier, padded: Path, tmp_path: Path
+) -> None:
+    def declare(directory: Path, manifest: Manifest) -> None:
+        def change(settings: Any) -> None:
+            settings["model_instance_shapes"][-1] = [1, 4]
+
+        edit_json(directory / manifest["circuits"][0]["settings"], change)
+
+    copy = edited(padded, tmp_path, declare)
+    verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
+    assert codes(verdict) == {"other_slices", "foreign_settings"}
+
+
+def another_shape(directory: Path, manifest: Manifest) -> None:
+    """The values as they are, in another order for whoever reads them."""
+    tensor = next(t for t in manifest["tensors"] if t["name"] == "f")
+    tensor["shape"] = [4, 3]
+
+
+def test_a_tensor_of_another_shape_is_refused_with_the_model(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    copy = edited(bundle, tmp_path, another_shape)
+    assert verifier.verify(copy).accepted  # no proof knows of shapes
+    verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
+    assert codes(verdict) == {"other_slices"}
 
 
 def test_bytes_of_a_verifying_key_that_ezkl_ignores_are_found_with_the_model(
@@ -607,6 +719,35 @@ def test_a_replay_that_never_ends_is_refused(
     assert verifier.verify(bundle).accepted
 
 
+def test_an_srs_that_is_not_the_one_it_names_is_refused_with_the_model(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """Whoever knows the secret of the one in the bundle can open any commitment of the model's key.
+
+    The digest beside it is that of the verifier's own.
+    """
+    copy = edited(bundle, tmp_path, another_srs)
+    assert codes(verifier.verify(copy)) == {"proof_rejected"}
+    verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
+    assert "srs_mismatch" in codes(verdict)
+
+
+def test_a_development_srs_is_not_taken_for_a_ceremonys(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """The bundle says so; the keys were made again under one of this machine's."""
+
+    def claim(directory: Path, manifest: Manifest) -> None:
+        manifest["srs_origin"] = "file"
+
+    copy = edited(bundle, tmp_path, claim)
+    assert any("it is the bundle's own word" in line for line in verifier.verify(copy).trusted)
+    verdict = verifier.verify(copy, Against(model=tiny(), cache=shared_cache()))
+    assert verdict.accepted
+    assert any("development SRS: not sound" in line for line in verdict.trusted)
+    assert not any("own word" in line for line in verdict.trusted)
+
+
 def test_keys_cannot_be_made_again_without_the_srs(
     verifier: BundleVerifier, bundle: Path, tmp_path: Path
 ) -> None:
@@ -652,6 +793,16 @@ def test_a_bundle_cannot_draw_on_the_verifiers_terminal(
     for text in (*map(str, verdict.reasons), *verdict.trusted):
         assert text.isprintable()
         assert len(text) < 700
+
+
+def test_a_tolerance_is_among_what_the_verdict_rests_on(
+    verifier: BundleVerifier, bundle: Path, tmp_path: Path
+) -> None:
+    """An output that was moved within it is accepted, and nobody takes it for the same bits."""
+    verdict = verifier.verify(edited(bundle, tmp_path, another_output), Against(tolerance=10.0))
+    assert verdict.accepted
+    assert any("by up to 10 times its largest value" in line for line in verdict.trusted)
+    assert not any("largest value" in line for line in verifier.verify(bundle).trusted)
 
 
 def test_another_bundle_than_the_expected_one_is_refused(

@@ -37,6 +37,7 @@ class FixedPointProver:
     seconds     forecast for a slice; 0.001 where not given, None for unknown
     fails       slices whose proof fails; `lies` those whose proof does not verify
     reach       largest magnitude that enters a circuit
+    warning     what stands against its proofs
     asked       every slice that was proved or whose witness was computed, in order
     """
 
@@ -48,6 +49,7 @@ class FixedPointProver:
     fails: set[str] = field(default_factory=set)
     lies: set[str] = field(default_factory=set)
     reach: float = 1e6
+    warning: str | None = None
     asked: list[str] = field(default_factory=list)
 
     def plan(self, part: Slice, limits: Limits = NO_LIMITS) -> CircuitPlan:
@@ -104,7 +106,8 @@ class FixedPointProver:
             raise EngineError("the constraints are not satisfied")
         digest = hashlib.sha256(b"".join(array.tobytes() for array in outputs.values()))
         piece = PieceProof("whole", part.sha256, digest.digest(), 0.001, 4096)
-        return SliceProof(outputs, (piece,), 0.001, part.name not in self.lies, {"logrows": 7})
+        detail = {"logrows": 7, "srs_warning": self.warning}
+        return SliceProof(outputs, (piece,), 0.001, part.name not in self.lies, detail)
 
     def close(self) -> None:
         """There is nothing to end."""

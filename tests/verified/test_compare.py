@@ -41,6 +41,12 @@ def test_circuits_are_measured_against_onnx(net: Path) -> None:
     assert 0 < found.many.worst < 1e-2
 
 
+def test_what_stands_against_the_proofs_is_told(net: Path) -> None:
+    prover = FixedPointProver(warning="development SRS")
+    assert compare(Runner(net, prover=prover)).weaknesses == ("development SRS",)
+    assert compare(Runner(net, prover=prover), prove=False).weaknesses == ()
+
+
 def test_without_proofs_no_row_claims_any(net: Path) -> None:
     found = compare(Runner(net, prover=FixedPointProver()), prove=False)
     assert [row.method for row in found.rows] == ["Whole Model", "Sliced ONNX", "Sliced Witness"]
@@ -67,6 +73,15 @@ def test_the_differences_are_the_formulas(net: Path) -> None:
 def test_inputs_out_of_range_are_counted(net: Path) -> None:
     found = over_many(Runner(net, prover=FixedPointProver(reach=0.5)), examples("net", 3))
     assert found.refused == 3
+
+
+@pytest.mark.parametrize("prover", [FixedPointProver(reach=0.5), FixedPointProver(scale=3)])
+def test_what_onnx_answered_is_no_agreement_of_circuits(
+    net: Path, prover: FixedPointProver
+) -> None:
+    found = over_many(Runner(net, prover=prover), examples("net", 3))
+    assert found.same_class <= found.inputs - found.refused
+    assert (found.worst == 0) == (found.refused == found.inputs)
 
 
 def test_a_model_that_is_not_sliced_has_one_row(unsliced: Path) -> None:

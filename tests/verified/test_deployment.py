@@ -32,10 +32,26 @@ def test_a_sound_model_with_circuits_passes_everything(net: Path) -> None:
     assert {check.result for check in found} == {"passed"}
 
 
+def test_what_stands_against_the_proofs_is_told(net: Path) -> None:
+    prover = FixedPointProver(warning="development SRS")
+    found = by_name(deploy_production(Runner(net, prover=prover), inputs=1))
+    for name in ("auto", "ezkl_only"):
+        assert found[name].result == "passed"
+        assert found[name].detail.endswith("; development SRS")
+
+
 def test_a_coarse_circuit_fails(net: Path) -> None:
     found = by_name(deploy_production(Runner(net, prover=FixedPointProver(scale=3)), inputs=4))
     assert found["circuits' error"].result == "failed"
     assert "of the largest logit" in found["circuits' error"].detail
+
+
+def test_circuits_that_refuse_every_input_fail(net: Path) -> None:
+    """ONNX answers in their place, which says nothing of their error."""
+    prover = FixedPointProver(reach=0.5)
+    found = by_name(deploy_production(Runner(net, prover=prover), inputs=4))
+    assert found["circuits' error"].result == "failed"
+    assert "on all 4 inputs" in found["circuits' error"].detail
 
 
 class Careless(FixedPointProver):

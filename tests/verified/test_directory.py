@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 from support.counts import count
 from support.kill import run_and_kill
-from support.networks import MODELS, dense
+from support.networks import MODELS, dense, shipped
 
 from interlock.errors import BundleFormatError, BundleIntegrityError, InputError, StorageError
 from interlock.verified.directory import (
@@ -72,6 +73,22 @@ def test_any_other_missing_directory_is_an_error(
         ModelDirectory.find(path)
 
 
+def test_whoever_copies_the_shipped_model_first_does_it_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process copies it at the same moment."""
+    place = tmp_path / "models" / "net"
+    rename = Path.rename
+
+    def too_late(path: Path, target: Path) -> Path:
+        shutil.copytree(path, target)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", too_late)
+    assert ModelDirectory.find(place).read_model() == shipped("net")
+    assert [path.name for path in place.parent.iterdir()] == ["net"]
+
+
 def test_a_place_that_cannot_be_written_to_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +118,16 @@ def test_slices_are_read_as_written(net: Path) -> None:
 def test_slices_of_another_model_do_not_count(net: Path) -> None:
     directory = ModelDirectory.find(net)
     (net / "model.onnx").write_bytes(dense([4, 3, 2]))
+    assert read_slices(directory, directory.read_model()) is None
+
+
+def test_cuts_that_a_new_model_does_not_have_do_not_count(net: Path) -> None:
+    """The model was replaced by one that makes no tensor of that name."""
+    directory = ModelDirectory.find(net)
+    (net / "model.onnx").write_bytes(dense([4, 3, 2]))
+    cuts = Cuts(at=[["h0"]], shapes={"x": [1, 4]})
+    write_slices(directory, cut(directory.read_model(), cuts), cuts, "none", 0)
+    (net / "model.onnx").write_bytes(shipped("net"))
     assert read_slices(directory, directory.read_model()) is None
 
 

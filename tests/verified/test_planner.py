@@ -93,6 +93,19 @@ def test_an_operator_without_circuit_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_left_to_onnx(value: float) -> None:
+    """A circuit would take NaN for zero, and prove what the model does not give."""
+    model = build(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [tensor("x", FLOAT, [1, 2])],
+        [tensor("y", FLOAT, [1, 2])],
+        [constant("w", [[1, 0], [0, value]], np.float32)],
+    )
+    plan = plan_slice(cut(model, Cuts()).slices[0], Limits()).plan
+    assert (plan.decision, plan.reason) == ("fallback", "the weight 'w' is not finite")
+
+
 def test_a_product_of_activations_is_left_to_onnx() -> None:
     model = build(
         [

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.provers import FixedPointProver
@@ -12,7 +10,6 @@ from support.provers import FixedPointProver
 from interlock.report.page import render
 from interlock.verified import NoProver, Runner
 from interlock.verified.compare import compare
-from interlock.verified.prover import SliceProof
 from interlock.verified.report_page import build
 from interlock.verified.result import weaknesses
 from interlock.verified.srs import DEVELOPMENT_WARNING
@@ -44,17 +41,8 @@ def test_it_shows_the_chain_slice_by_slice(net: Path) -> None:
     assert runner.metadata.model_sha256 in text
 
 
-class UnderDevelopmentSrs(FixedPointProver):
-    """Says of its proofs what `CircuitProver` says of those under a development SRS."""
-
-    def prove(self, *arguments: Any, **options: Any) -> SliceProof:
-        return replace(
-            super().prove(*arguments, **options), detail={"srs_warning": DEVELOPMENT_WARNING}
-        )
-
-
 def test_what_weakens_the_proofs_is_said_without_being_asked(net: Path) -> None:
-    runner = Runner(net, prover=UnderDevelopmentSrs())
+    runner = Runner(net, prover=FixedPointProver(warning=DEVELOPMENT_WARNING))
     result = runner.infer()
     assert weaknesses(result) == (DEVELOPMENT_WARNING,)
     assert render(build(result, runner.metadata)).count(DEVELOPMENT_WARNING) == 1

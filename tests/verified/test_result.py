@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from interlock.errors import EngineError
 from interlock.verified.result import SliceResult, of_whole, softmax
 
 
@@ -30,6 +31,14 @@ def test_a_whole_model_is_worth_nothing() -> None:
     assert (found.overall_security, found.unverified, found.predicted_class) == (0, 1, 1)
     assert not found.execution_results[0].fallback_used
     assert of_whole(found.outputs, 0.1, "why").execution_results[0].reason == "why"
+
+
+@pytest.mark.parametrize(
+    "output", [np.ones((1, 0), np.float32), np.array(["cat"], object), np.array(["cat"])]
+)
+def test_an_output_without_numbers_names_no_class(output: np.ndarray) -> None:
+    with pytest.raises(EngineError, match="first output 'y' holds no numbers"):
+        of_whole({"y": output}, 0.1, None)
 
 
 def test_softmax_neither_overflows_nor_mixes_rows() -> None:

@@ -437,3 +437,16 @@ class TestBadInput:
     def test_a_directory_without_a_model_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"model.onnx cannot be read"):
             Runner(tmp_path, prover=NONE)
+
+
+@pytest.mark.parametrize("keys", [set(), None])
+def test_a_record_is_not_the_callers_buffer(net: Path, keys: set[str] | None) -> None:
+    """A caller that fills one buffer again and again writes a bundle of what was proved."""
+    buffer = examples("net", 1)[0].copy()
+    before = buffer.copy()
+    run = Runner(net, prover=FixedPointProver(keys=keys)).infer(input=buffer, record=True).run
+    assert run is not None
+    buffer[:] = 0
+    ((name, recorded),) = run.inputs.items()
+    assert np.array_equal(recorded, before)
+    assert np.array_equal(run.slices[0].inputs[name], before)

@@ -170,6 +170,63 @@ def test_a_subgraph_sees_what_crosses_the_cut() -> None:
     assert same_bits(sliced, random_inputs(sliced, 6), "none") == (6, 6)
 
 
+def test_an_old_model_lists_its_weights_among_its_inputs() -> None:
+    """Up to version 3 of the representation it has to."""
+    model = onnx.load_from_string(dense([4, 3, 2]))
+    model.ir_version = 3
+    model.opset_import[0].version = 8
+    model.graph.input.extend(
+        tensor(weight.name, FLOAT, list(weight.dims)) for weight in model.graph.initializer
+    )
+    sliced = slice_model(model.SerializeToString())
+    assert crossings(sliced) == [["x"], ["h0_relu"]]
+    assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
+
+
+@pytest.mark.parametrize("crossing", [1, 2, None])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_layer_that_nothing_uses_has_no_slice_of_its_own(
+    place: int, crossing: int | None
+) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    nodes.insert(place, helper.make_node("MatMul", ["x", "w"], ["unused"]))
+    model = build(
+        nodes,
+        [tensor("x", FLOAT, [1, 2])],
+        [tensor("y", FLOAT, [1, 2])],
+        [constant("w", [[1, 2], [3, 4]], np.float32)],
+    )
+    sliced = slice_model(model, crossing=crossing)
+    # At the end it makes the input cross every cut, beside what a layer gives.
+    assert len(sliced.slices) == (1 if (place, crossing) == (2, 1) else 2)
+    assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
+
+
+def test_outputs_that_no_layer_makes() -> None:
+    """A constant, a weight, and an input handed through."""
+    model = build(
+        [
+            helper.make_node("Constant", [], ["c"], value=constant("", np.ones(2), np.float32)),
+            helper.make_node("MatMul", ["x", "w"], ["h"]),
+            helper.make_node("MatMul", ["h", "w"], ["y"]),
+        ],
+        [tensor("x", FLOAT, [1, 2])],
+        [
+            tensor("y", FLOAT, [1, 2]),
+            tensor("c", FLOAT, [2]),
+            tensor("w", FLOAT, [2, 2]),
+            tensor("x", FLOAT, [1, 2]),
+        ],
+        [constant("w", [[1, 2], [3, 4]], np.float32)],
+    )
+    sliced = slice_model(model, at=["h"])
+    assert sliced.outputs == ("y", "c", "w", "x")
+    assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
+
+
 def test_open_shapes_are_given_or_refused() -> None:
     model = build(
         [
@@ -187,6 +244,9 @@ def test_open_shapes_are_given_or_refused() -> None:
     assert same_bits(sliced, random_inputs(sliced, 2), "none") == (2, 2)
     with pytest.raises(ConfigError, match="the size 3; it has 2"):
         slice_model(model, shapes={"x": [1, 5, 3]})
+    for size in (-1, 0, 1 << 40, 1 << 70):
+        with pytest.raises(ConfigError, match=f"the size {size}; it must be 1 or more, and"):
+            slice_model(model, shapes={"x": [1, size, 2]})
     with pytest.raises(ConfigError, match="2 axes; it has 3"):
         slice_model(model, shapes={"x": [1, 5]})
     with pytest.raises(ConfigError, match="'z', which is no input"):

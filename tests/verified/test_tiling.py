@@ -56,6 +56,26 @@ def model_of(
     return inferred
 
 
+def test_a_layer_over_several_rows_is_no_layer_that_can_be_cut() -> None:
+    """The pieces have a batch of one."""
+    kernel = np.ones((2, 1, 3, 3), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    assert layer_of(model_of([node], [1, 1, 5, 5], {"w": kernel})) is not None
+    assert layer_of(model_of([node], [2, 1, 5, 5], {"w": kernel})) is None
+
+
+def test_a_dense_layer_that_a_bias_spreads_is_no_layer_that_can_be_cut() -> None:
+    """A column added to a row makes a matrix."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Add", ["h", "b"], ["y"]),
+    ]
+    bias = np.arange(4, dtype=np.float32)
+    weights = {"w": np.ones((2, 4), np.float32), "b": bias}
+    assert layer_of(model_of(nodes, [1, 2], weights)) is not None
+    assert layer_of(model_of(nodes, [1, 2], {**weights, "b": bias[:, None]})) is None
+
+
 @dataclass(frozen=True)
 class Case:
     model: onnx.ModelProto

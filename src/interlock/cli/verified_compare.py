@@ -98,6 +98,8 @@ def _print_comparison(found: list[Comparison]) -> None:
         ],
         rows,
     )
+    for sentence in dict.fromkeys(said for entry in found for said in entry.weaknesses):
+        click.echo(sentence)
     for entry in found:
         click.echo(f"\n{entry.model.upper()} Model Results")
         d = entry.differences
@@ -120,7 +122,7 @@ def _print_comparison(found: list[Comparison]) -> None:
         if entry.many is not None:
             click.echo(
                 f"Over {entry.many.inputs} inputs: at most {entry.many.worst:.3g} of the largest "
-                f"logit, same class on {entry.many.same_class}, {entry.many.refused} out of range"
+                f"logit, same class on {entry.many.same_class}, {entry.many.refused} refused"
             )
 
 

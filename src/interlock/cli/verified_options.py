@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interlock.cli.output import print_table
+from interlock.cli.output import print_table, printable_lines
 
 if TYPE_CHECKING:
     from interlock.verified.result import InferenceResult
@@ -34,7 +34,7 @@ def warnings_told() -> Iterator[list[str]]:
             for entry in caught:
                 if issubclass(entry.category, VerifiedWarning):
                     told.append(str(entry.message))
-                    click.echo(f"warning: {entry.message}", err=True)
+                    click.echo(f"warning: {printable_lines(str(entry.message))}", err=True)
 
 
 def limit_options(function: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from interlock.cli.output import json_option, print_json, print_table
+from interlock.cli.output import json_option, print_json, print_table, printable_lines
 from interlock.cli.verified_options import prover_options
 from interlock.errors import ConfigError
 
@@ -107,7 +107,7 @@ def prove(
             if part.name in excluded:
                 continue
             planned = prover.plan(part, limits)
-            progress.note(f"{part.name}: {planned.decision}: {planned.reason}")
+            progress.note(printable_lines(f"{part.name}: {planned.decision}: {planned.reason}"))
             if planned.decision == "fallback":
                 excluded[part.name] = planned.reason
             else:

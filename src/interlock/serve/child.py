@@ -66,6 +66,7 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     from interlock.verified import Runner
     from interlock.verified.directory import VerifiedWarning
     from interlock.verified.inputs import read_inputs
+    from interlock.verified.result import weaknesses
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VerifiedWarning)  # the outcome says the same
@@ -73,7 +74,8 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     mode = options["mode"]
     given = read_inputs(runner.directory.example, runner.inputs)
     example = runner.infer("onnx_only", given)
-    digest = f"sha256:{hashlib.sha256(runner.directory.read_model()).hexdigest()}"
+    # Of the bytes that the runner opened: the file may be another one by now.
+    digest = f"sha256:{runner.metadata.model_sha256}"
     _expect(digest, options)
 
     def answer(payload: Any) -> Any:
@@ -93,6 +95,9 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
             "replayed": found.replayed,
             "unverified": found.unverified,
         }
+        weak = weaknesses(found)
+        if weak:
+            detail["weaknesses"] = "; ".join(weak)
         # An answer is proved where every slice of it is; one slice on ONNX makes it attested.
         kind = (
             EvidenceKind.PROVED

@@ -14,7 +14,7 @@ from interlock.kernel.errors import EngineError
 from interlock.kernel.outcome import Status
 from interlock.kernel.progress import SILENT, Progress
 from interlock.verified.inputs import read_inputs
-from interlock.verified.result import InferenceResult
+from interlock.verified.result import InferenceResult, weaknesses
 from interlock.verified.runner import Runner
 
 TIMED_RUNS = 25
@@ -74,9 +74,10 @@ class Differences(msgspec.Struct, frozen=True):
 class ManyInputs(msgspec.Struct, frozen=True):
     """Circuits (their witness) against ONNX over several inputs.
 
-    worst       largest absolute difference over the largest absolute logit of the same input
-    same_class  inputs with the same predicted class
     refused     inputs that a circuit refused, such as an activation out of its range
+    worst       largest absolute difference over the largest absolute logit of the same input,
+                over the inputs that no circuit refused
+    same_class  how many of these have the same predicted class
     """
 
     inputs: int
@@ -86,13 +87,17 @@ class ManyInputs(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """All of it for one model; `differences` and `many` are None where there is no circuit."""
+    """All of it for one model; `differences` and `many` are None where there is no circuit.
+
+    weaknesses  what stands against the proofs that were made, such as a development SRS
+    """
 
     model: str
     parameters: int
     rows: list[MethodRow]
     differences: Differences | None
     many: ManyInputs | None
+    weaknesses: tuple[str, ...] = ()
 
 
 def compare(
@@ -117,6 +122,7 @@ def compare(
     seconds, whole = _timed(lambda: runner.infer("onnx_only", example))
     rows = [_row("Whole Model", whole, seconds, None)]
     differences = many = None
+    said: tuple[str, ...] = ()
     if runner.sliced is not None and runner.metadata.Reconstruct:
         seconds, found = _timed(lambda: runner.infer("auto", example, circuits="none"))
         rows.append(_row("Sliced ONNX", found, seconds, rows[0]))
@@ -128,7 +134,8 @@ def compare(
         if prove:
             auto = runner.infer("auto", example)
             rows.append(_row("Sliced Auto", auto, auto.time, rows[0]))
-    return Comparison(runner.name, runner.metadata.parameters, rows, differences, many)
+            said = weaknesses(auto)
+    return Comparison(runner.name, runner.metadata.parameters, rows, differences, many, said)
 
 
 def compile_circuits(runner: Runner) -> int:
@@ -174,12 +181,17 @@ def over_many(runner: Runner, inputs: Iterable[Array], progress: Progress = SILE
         total += 1
         wanted = runner.infer("onnx_only", given)
         found = runner.infer("auto", given, circuits="witness")
-        if any(entry.reason.startswith("out of range") for entry in found.execution_results):
+        # Where ONNX answered in a circuit's place, it would be compared with itself.
+        if any(
+            entry.reason.startswith(("out of range", "proof failed"))
+            for entry in found.execution_results
+        ):
             refused += 1
-        largest = float(np.abs(wanted.logits).max())
-        distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
-        worst = max(worst, distance / largest if largest else distance)
-        same += found.predicted_class == wanted.predicted_class
+        else:
+            largest = float(np.abs(wanted.logits).max())
+            distance = float(np.abs(found.logits.astype(np.float64) - wanted.logits).max())
+            worst = max(worst, distance / largest if largest else distance)
+            same += found.predicted_class == wanted.predicted_class
         progress.advance({Status.ACCEPTED: 1})
     return ManyInputs(total, worst, same, refused)
 

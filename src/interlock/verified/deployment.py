@@ -14,6 +14,7 @@ from interlock.kernel.intervals import wilson_interval
 from interlock.verified.compare import over_many
 from interlock.verified.equality import random_inputs, same_bits
 from interlock.verified.examples import read_examples
+from interlock.verified.result import InferenceResult, weaknesses
 from interlock.verified.runner import Runner
 from interlock.verified.slices import sizes
 
@@ -114,7 +115,7 @@ def _auto(runner: Runner) -> str:
     return (
         f"{found.overall_security:.4g}%: {found.proved} proved, {found.unverified} unverified "
         f"in {found.time:.3g} s"
-    )
+    ) + _weaknesses(found)
 
 
 def _ezkl_only(runner: Runner) -> str:
@@ -124,7 +125,12 @@ def _ezkl_only(runner: Runner) -> str:
         return f"refused, as it must be: {error.message[:160]}"
     if found.overall_security != 100:
         raise _Failed(f"it answered with {found.overall_security:.4g}% proved")
-    return f"all {found.proved} slices proved in {found.time:.3g} s"
+    return f"all {found.proved} slices proved in {found.time:.3g} s" + _weaknesses(found)
+
+
+def _weaknesses(found: InferenceResult) -> str:
+    """What stands against the proofs, as the end of a detail."""
+    return "".join(f"; {sentence}" for sentence in weaknesses(found))
 
 
 def _limited(runner: Runner, limit: str) -> str:
@@ -165,11 +171,16 @@ def _error(runner: Runner, examples: list[Array]) -> str:
     if all(runner.prover.circuit_bytes(part) is None for part in runner.sliced.slices):
         raise _Skipped("no slice has a circuit")
     found = over_many(runner, examples)
+    answered = found.inputs - found.refused
+    if not answered:
+        raise _Failed(f"a circuit refuses its input, or fails, on all {found.inputs} inputs")
     detail = (
         f"at most {found.worst:.2g} of the largest logit, same class on {found.same_class} of "
-        f"{found.inputs} inputs"
+        f"{answered} inputs"
     )
-    if found.worst > WORST_ERROR or found.same_class < found.inputs:
+    if found.refused:
+        detail += f"; on {found.refused} more a circuit refuses its input, or fails"
+    if found.worst > WORST_ERROR or found.same_class < answered:
         raise _Failed(detail)
     return detail
 

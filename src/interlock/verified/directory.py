@@ -13,6 +13,7 @@ Two models ship with the package, `net` and `doom`; their home is `models/` of t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -176,9 +177,10 @@ def read_slices(directory: ModelDirectory, model: bytes) -> tuple[SlicedModel, S
         found = msgspec.json.decode(_read(listing), type=SlicesFile)
     except msgspec.DecodeError as error:
         raise BundleFormatError(f"{listing}: {error}", hint=_AGAIN) from None
-    sliced = cut(model, found.cuts)
-    if found.model_sha256 != sliced.sha256:
+    # Before it is cut: another model may not have the tensors that this one was cut at.
+    if found.model_sha256 != hashlib.sha256(model).hexdigest():
         return None
+    sliced = cut(model, found.cuts)
     if len(found.slices) != len(sliced.slices):
         raise BundleIntegrityError(
             f"{listing} names {len(found.slices)} slices; its cuts give {len(sliced.slices)}",
@@ -221,6 +223,8 @@ def _copy_shipped(place: Path) -> None:
             shutil.copytree(source, copy, copy_function=shutil.copyfile, ignore=_state)
             copy.rename(place)
     except OSError as error:
+        if (place / "model.onnx").is_file():  # another process was faster
+            return
         raise StorageError(
             f"cannot copy the shipped model to {place}: {error.strerror or error}",
             hint="name a directory that can be written to",

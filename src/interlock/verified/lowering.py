@@ -27,21 +27,26 @@ SUPPORTED = frozenset(
 def lower(model: onnx.ModelProto) -> onnx.ModelProto:
     """The slice in circuit form, every tensor with its shape.
 
-    Raises EngineUnavailableError, naming the operator, for what cannot become a circuit.
+    Raises EngineUnavailableError, naming the operator or weight, for what cannot become a circuit.
     """
     nodes = list(model.graph.node)
     for node in nodes:
         if node.op_type not in SUPPORTED or node.domain not in ("", "ai.onnx"):
             raise EngineUnavailableError(f"no circuit is made for the operator {node.op_type}")
-    nodes = _relu_last(nodes, {value.name for value in model.graph.output})
+    for tensor in model.graph.initializer:
+        weight = numpy_helper.to_array(tensor)
+        if weight.dtype.kind == "f" and not np.isfinite(weight).all():  # ezkl takes NaN for zero
+            raise EngineUnavailableError(f"the weight '{tensor.name}' is not finite")
     shapes = shapes_of(model)
+    taken = shapes.keys() | {name for node in nodes for name in node.output}
+    nodes = _relu_last(nodes, {value.name for value in model.graph.output}, taken)
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     del lowered.graph.node[:]
     del lowered.graph.value_info[:]
     for node in nodes:
         if node.op_type == "MaxPool":
-            made, constants = _maximum(node, shapes)
+            made, constants = _maximum(node, shapes, taken)
             lowered.graph.node.extend(made)
             lowered.graph.initializer.extend(constants)
         elif node.op_type != "Identity" or node.output[0] in shapes:
@@ -64,7 +69,17 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _relu_last(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+def _free(name: str, taken: set[str]) -> str:
+    """`name`, or one like it, under which no tensor is, nor with a slash behind it; taken now."""
+    while name in taken or any(other.startswith(f"{name}/") for other in taken):
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _relu_last(
+    nodes: list[onnx.NodeProto], outputs: set[str], taken: set[str]
+) -> list[onnx.NodeProto]:
     """Each ReLU whose only use is a pooling, moved behind that pooling."""
     result: list[onnx.NodeProto] = []
     renamed: dict[str, onnx.NodeProto] = {}
@@ -82,7 +97,7 @@ def _relu_last(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.Node
             pool = onnx.NodeProto()
             pool.CopyFrom(node)
             pool.input[0] = relu.input[0]
-            pool.output[0] = f"{node.output[0]}/before_relu"
+            pool.output[0] = _free(f"{node.output[0]}/before_relu", taken)
             result += [pool, helper.make_node("Relu", [pool.output[0]], [node.output[0]])]
         else:
             result.append(node)
@@ -90,9 +105,12 @@ def _relu_last(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.Node
 
 
 def _maximum(
-    node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]
+    node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]], taken: set[str]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """A pooling as a tree of maxima over strided slices, and the constants of the slices."""
+    """A pooling as a tree of maxima over strided slices, and the constants of the slices.
+
+    Their names begin with that of its output, or with another where the model has such names.
+    """
     given = attributes(node)
     size = shapes[node.input[0]]
     kernel = list(_ints(given["kernel_shape"]))
@@ -108,7 +126,8 @@ def _maximum(
         raise EngineUnavailableError(
             "no circuit is made for a MaxPool with pads, dilations or ceil_mode, or not over 2 axes"
         )
-    prefix = node.output[0]
+    prefix = _free(node.output[0], taken - {node.output[0]})
+    taken.add(f"{prefix}/")
     steps = f"{prefix}/steps"
     nodes: list[onnx.NodeProto] = []
     constants = [
@@ -143,11 +162,12 @@ def _maximum(
         nodes[-1].output[0] = node.output[0]
     while len(waiting) > 1:
         a, b, *waiting = waiting
-        name = f"{prefix}/max{len(waiting)}" if waiting else node.output[0]
+        inner = f"{prefix}/max{len(waiting)}" if waiting else prefix
+        name = inner if waiting else node.output[0]
         nodes += [
-            helper.make_node("Sub", [a, b], [f"{name}/over"]),
-            helper.make_node("Relu", [f"{name}/over"], [f"{name}/above"]),
-            helper.make_node("Add", [b, f"{name}/above"], [name]),
+            helper.make_node("Sub", [a, b], [f"{inner}/over"]),
+            helper.make_node("Relu", [f"{inner}/over"], [f"{inner}/above"]),
+            helper.make_node("Add", [b, f"{inner}/above"], [name]),
         ]
         waiting.append(name)
     return nodes, constants

@@ -16,17 +16,16 @@ from interlock.kernel.batch import Array
 from interlock.kernel.errors import InputError, ReadableValueError
 from interlock.verified.circuit_records import circuit_digest
 from interlock.verified.ezkl_backend import CircuitSettings
-from interlock.verified.field import quantise
+from interlock.verified.field import dequantise, quantise
 from interlock.verified.proof_file import read_proof
 from interlock.verified.proof_manifest import (
-    Circuit,
     ProofManifest,
     ProvedSlice,
     ReplayedSlice,
     Tensor,
 )
 from interlock.verified.proof_rebuild import Finding
-from interlock.verified.proof_settings import problem_of_settings
+from interlock.verified.proof_settings import instance_sizes, problem_of_settings
 from interlock.verified.srs import VERIFIER_BYTES, generators_fit
 from interlock.verified.tiling import input_cut, input_size, output_cut, problem_of
 
@@ -192,6 +191,8 @@ def check_circuits(checked: CheckedBundle) -> None:
 
 def _misfit(checked: CheckedBundle, part: ProvedSlice) -> str | None:
     """Why the slice's tensors are not those of its geometry, by their size; None where they are."""
+    if not part.inputs:
+        return "no circuit takes nothing"
     if part.geometry.kind == "whole":
         return None
     for names, what, shape in (
@@ -209,7 +210,10 @@ def _misfit(checked: CheckedBundle, part: ProvedSlice) -> str | None:
 def check_instances(checked: CheckedBundle) -> None:
     """The instances of every proof are cuts of the recorded tensors: this links the slices."""
     scale = checked.manifest.layout["scale"]
-    circuits = {circuit.digest: circuit for circuit in checked.manifest.circuits}
+    declared = {
+        circuit.digest: instance_sizes(checked.files[circuit.settings])
+        for circuit in checked.manifest.circuits
+    }
     integers: dict[str, Array] = {}
     for part in checked.manifest.slices:
         if isinstance(part, ReplayedSlice):
@@ -221,10 +225,11 @@ def check_instances(checked: CheckedBundle) -> None:
                         raise InputError(f"'{name}' is not float32")
                     integers[name] = quantise(checked.tensors[name], scale, name)
             for name in part.outputs:
-                exact = integers[name].astype(np.float64) / (1 << scale)
-                if not np.array_equal(exact.astype(np.float32), checked.tensors[name]):
+                exact = dequantise(integers[name], scale)
+                # The bits, since a zero with a sign is no circuit's and means something to ONNX.
+                if exact.tobytes() != checked.tensors[name].tobytes():
                     raise InputError(f"'{name}' holds values that no circuit gives")
-            _link(checked, part, integers, circuits, scale)
+            _link(checked, part, integers, declared, scale)
         except ReadableValueError as error:
             checked.refuse("readable_value", error.message, part.name)
         except InputError as error:
@@ -236,7 +241,7 @@ def _link(
     checked: CheckedBundle,
     part: ProvedSlice,
     integers: dict[str, Array],
-    circuits: dict[str, Circuit],
+    declared: dict[str, list[int]],
     scale: int,
 ) -> None:
     geometry = part.geometry
@@ -248,6 +253,11 @@ def _link(
         else:
             taken = [input_size(geometry, proof.piece)]
         given = [len(value) for value in outputs]
+        # What follows a circuit's own instances no constraint touches, and ezkl lets it pass.
+        if declared[proof.circuit] != [*taken, *given]:
+            raise InputError(
+                f"the circuit of {proof.piece.name} has other inputs or outputs than the slice"
+            )
         # Before anything is cut: a geometry may see far more rows than there are.
         if len(found.instances) != sum(taken) + sum(given):
             raise InputError(f"the proof of {proof.piece.name} has another number of instances")

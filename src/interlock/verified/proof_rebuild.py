@@ -19,8 +19,8 @@ from interlock.verified.ezkl_backend import CircuitSettings
 from interlock.verified.lowering import lower
 from interlock.verified.proof_manifest import Circuit, ProofManifest, ProvedSlice
 from interlock.verified.proof_system import GRAPH, SETTINGS, VERIFYING_KEY
-from interlock.verified.slices import Slice, SlicedModel
-from interlock.verified.srs import Srs
+from interlock.verified.slices import Slice, SlicedModel, sizes
+from interlock.verified.srs import Srs, same_secret
 from interlock.verified.tiling import WHOLE, Piece, layer_of
 
 
@@ -78,7 +78,13 @@ def belongs(
     ]
     if told != cut:
         return [Finding("other_slices", "", "the slices are not those that the model is cut into")]
-    findings = []
+    outputs = (spec for part in model.slices for spec in part.outputs)
+    given = {spec.name: (spec.dtype, sizes(spec)) for spec in (*model.inputs, *outputs)}
+    findings = [
+        Finding("other_slices", tensor.name, f"no {tensor.dtype} {tensor.shape} in the model")
+        for tensor in manifest.tensors
+        if (tensor.dtype, tensor.shape) != given[tensor.name]
+    ]
     settings = CircuitSettings(manifest.layout["scale"])
     with CircuitProver(cache or default_cache(), settings=settings, srs=srs) as prover:
         done: dict[str, Finding | None] = {}
@@ -162,6 +168,9 @@ def _rebuilt(
             name,
             "its keys cannot be made again without the SRS sha256:" + circuit.srs_sha256,
         )
+    # The digest says nothing of the verifier's part, whose secret its maker may know.
+    if not same_secret(srs.of_verifier(), files[circuit.srs]):
+        return Finding("srs_mismatch", name, f"{circuit.srs} is not of the SRS whose digest it has")
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from interlock.verified.proof_manifest import Circuit
 
 _DECODER: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 _MAX_BYTES = 4 << 20
+_MAX_AXES, _MAX_LENGTH = 64, 1 << 28
 
 
 def problem_of_settings(data: bytes, layout: Mapping[str, int], circuit: Circuit) -> str | None:
@@ -54,4 +56,24 @@ def problem_of_settings(data: bytes, layout: Mapping[str, int], circuit: Circuit
             return f"{name} is not the layout's scale"
     if settings.get("required_lookups") != []:
         return "it has lookup tables"
+    shapes = settings.get("model_instance_shapes")
+    if not isinstance(shapes, list) or not all(map(_is_shape, shapes)):
+        return "model_instance_shapes are not shapes"
     return None
+
+
+def instance_sizes(data: bytes) -> list[int]:
+    """How many values each input, then each output, of a circuit has; `data` are its settings.
+
+    `problem_of_settings` must have found nothing wrong with them.
+    """
+    settings = msgspec.json.decode(data, type=dict[str, Any])
+    return [math.prod(shape) for shape in settings["model_instance_shapes"]]
+
+
+def _is_shape(shape: Any) -> bool:
+    return (
+        isinstance(shape, list)
+        and len(shape) <= _MAX_AXES
+        and all(type(dim) is int and 0 <= dim <= _MAX_LENGTH for dim in shape)
+    )

@@ -317,6 +317,9 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
         )
         if manifest.srs_origin == "development":
             trusted.append(f"{DEVELOPMENT_WARNING} (the bundle says so itself)")
+        elif against.srs is None and against.model is not None:
+            # Without a file keys are made again under this machine's own, or not at all.
+            trusted.append(f"{DEVELOPMENT_WARNING} (no --srs names a ceremony's)")
         elif against.srs is None:
             trusted.append(
                 "that the reference string is a ceremony's: it is the bundle's own word until "
@@ -335,6 +338,11 @@ def _trusted(manifest: ProofManifest, against: Against) -> tuple[str, ...]:
         )
     if replayed:
         trusted.append("ONNX Runtime on this machine, for the slices that it ran again")
+        if against.tolerance:
+            trusted.append(
+                "that an output which was run again may differ from the recorded one by up to "
+                f"{against.tolerance:g} times its largest value"
+            )
     trusted.append("nothing says where the input came from")
     return tuple(map(printable, trusted))
 

@@ -158,7 +158,9 @@ def _result(
     seconds: float,
     run: ChainRun | None,
 ) -> InferenceResult:
-    logits = next(iter(outputs.values()))
+    name, logits = next(iter(outputs.items()))
+    if logits.size == 0 or logits.dtype.kind not in "biuf":
+        raise EngineError(f"the model's first output '{name}' holds no numbers, so names no class")
     proved = 0 if run is None else run.proved
     return InferenceResult(
         logits=logits,

@@ -149,6 +149,8 @@ class Runner:
         if mode == "ezkl_only" and circuits != "prove":
             raise ConfigError(f"mode is 'ezkl_only' and circuits is '{circuits}'; it must be prove")
         given = read_inputs(self.directory.example if input is None else input, self.inputs)
+        if record:  # the caller may fill its array anew before the record is written
+            given = {name: array.copy() for name, array in given.items()}
         started = time.perf_counter()
         if mode == "onnx_only":
             return self._run_whole(given, None, deadline)

@@ -110,6 +110,8 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
             nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
     del graph.node[:]
     graph.node.extend(nodes)
+    # Before version 4 an initializer has to be an input too, and may be replaced by a caller.
+    parsed.ir_version = max(parsed.ir_version, 4)
     stored = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in stored]
     del graph.input[:]
@@ -119,8 +121,11 @@ def _static(model: bytes, given: Mapping[str, Sequence[int]]) -> onnx.ModelProto
             raise ConfigError(f"shapes names '{name}', which is no input of the model")
     for value in graph.input:
         _fix(value, given.get(value.name))
+    made = {name for node in graph.node for name in node.output}
     for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
+        # What no node makes, a weight or an input, has its shape from nowhere else.
+        if value.name in made:
+            value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
     try:
         return onnx.shape_inference.infer_shapes(
@@ -145,6 +150,11 @@ def _fix(value: onnx.ValueInfoProto, given: Sequence[int] | None) -> None:
             raise InputError(
                 f"axis {axis} of the input '{value.name}' has no fixed size",
                 hint="give the input's shape",
+            )
+        if fixed is None and not 1 <= size <= DEFAULT_LIMITS.max_elements:
+            raise ConfigError(
+                f"shapes gives axis {axis} of '{value.name}' the size {size}; it must be 1 or "
+                f"more, and at most {DEFAULT_LIMITS.max_elements}"
             )
         if fixed is not None and size != fixed:
             raise ConfigError(
@@ -189,10 +199,19 @@ class _Graph:
         cuts: list[int] = []
         for before, place in itertools.pairwise(places):
             for at in range(place, before, -1):
-                if most is None or len(self.crossing(at)) <= most:
+                few = most is None or len(self.crossing(at)) <= most
+                if few and self._gives(cuts[-1] if cuts else 0, at):
                     cuts.append(at)
                     break
+        # A layer at the end whose output nothing takes goes with what is before it.
+        while cuts and not self._gives(cuts[-1], len(self.nodes)):
+            cuts.pop()
         return cuts
+
+    def _gives(self, start: int, stop: int) -> bool:
+        """Whether nodes `start` to `stop` make what is used behind them."""
+        made = (name for node in self.nodes[start:stop] for name in node.output)
+        return any(self._last.get(name, -1) >= stop for name in made)
 
     def reordered(self, at: Sequence[str | Sequence[str]]) -> tuple[_Graph, list[int]]:
         """The graph with what each cut needs in front of it, as far as the cuts, and the cuts."""
@@ -228,7 +247,8 @@ class _Graph:
         leaving = [name for name in made if self._last.get(name, -1) >= stop]
         if stop == len(self.nodes):
             # In the model's own order. An output may also be an input, or made by an earlier slice.
-            leaving = [name for name in self.outputs if name in inside]
+            last = inside | self._weights.keys()
+            leaving = [name for name in self.outputs if name in last]
         if not leaving:
             raise ConfigError(f"slice_{index} would give nothing that is used after it")
         known = [self._specs.get(name) for name in (*entering, *made)]
@@ -238,7 +258,8 @@ class _Graph:
         sizes |= {name: tuple(tensor.dims) for name, tensor in self._weights.items()}
         for node in graph.node:
             spell_out(node, {k: v for k, v in sizes.items() if v is not None})
-        graph.initializer.extend(t for name, t in self._weights.items() if name in used)
+        kept = used.union(leaving)
+        graph.initializer.extend(t for name, t in self._weights.items() if name in kept)
         inputs = [self._required(name) for name in entering]
         outputs = [self._required(name) for name in leaving]
         graph.input.extend(inputs)

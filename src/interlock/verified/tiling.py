@@ -254,7 +254,10 @@ def layer_of(model: onnx.ModelProto) -> Layer | None:
         if len(inner) != len([k for k in inner if k in ("Conv", "Relu", "MaxPool")]):
             return None
         return _conv_layer(first, tail, shapes, weights)
-    return _dense_layer(first, tail, shapes, weights)
+    found = _dense_layer(first, tail, shapes, weights)
+    # A bias may spread a row over more values than the layer has outputs.
+    given = math.prod(shapes[graph.output[0].name])
+    return found if found is None or given == math.prod(found.geometry.out_shape) else None
 
 
 def _trailing(kinds: list[str]) -> int:
@@ -290,6 +293,7 @@ def _conv_layer(
     if (
         given.get("group", 1) != 1
         or len(shapes[first.input[0]]) != 4
+        or shapes[first.input[0]][0] != 1
         or first.input[1] not in weights
     ):
         return None
