@@ -120,7 +120,9 @@ def _without_slash(ranges: list[Range]) -> list[Range]:
 def _written(ranges: list[Range]) -> str:
     """Brackets with these characters, one at least; the ranges in order, apart from one another."""
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
-        return f"\\{chr(ranges[0][0])}"
+        alone = chr(ranges[0][0])
+        # The library takes white space off the end of a line.
+        return f"[{alone}]" if alone.isspace() else f"\\{alone}"
     single = [ord(character) for character in f"]{_SPECIAL}"]
     listed = {each for each in single if any(low <= each <= high for low, high in ranges)}
     rest = _complement([*_complement(ranges), *((each, each) for each in single)])

@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[Any, ...] | None:
     kind = _pathspec_pattern()
     found = []
     for line in text.split("\n"):
-        written = plain_brackets(_DIRECTORIES_BELOW.sub("/**/*/", line))
+        written = plain_brackets(_DIRECTORIES_BELOW.sub("/**/*/", _trimmed(line)))
         try:
             if written is not None:
                 found.append(kind(written))
@@ -150,6 +150,21 @@ def _read(path: Path) -> tuple[Any, ...] | None:
             # Git passes over what cannot be read.
             continue
     return tuple(found)
+
+
+def _trimmed(line: str) -> str:
+    """The line without the spaces at its end that Git takes off: those without a backslash."""
+    line = line.removesuffix("\r")
+    at = end = 0
+    while at < len(line):
+        space = line[at] == " "
+        at = min(len(line), at + 1 + (line[at] == "\\"))
+        end = end if space else at
+    line = line[:end]
+    # Other white space is a part of the pattern, which the library would take off.
+    if line[-1:].isspace() and not line.endswith("\\ "):
+        line = f"{line[:-1]}[{line[-1]}]"
+    return line
 
 
 # The library takes `a/**/` for `a/`; Git takes it for the directories inside.
