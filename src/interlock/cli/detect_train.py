@@ -88,6 +88,11 @@ def train(
         "after": found.after,
         "held_out": {"attacks": found.attacks, "harmless": found.harmless},
     }
+    if found.coarse:
+        click.echo(
+            f"{found.coarse}\n  hint: find one with `interlock detect calibrate --bundle {output}`",
+            err=True,
+        )
     if as_json:
         print_json(document)
         return 0

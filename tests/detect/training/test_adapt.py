@@ -126,6 +126,14 @@ def test_the_command_writes_a_bundle_and_its_figures(
     data.write_text("\n".join(map(json.dumps, rows)))
     arguments = ["detect", "train", "--data", str(data), "--bundle", str(bundle), "--json"]
     assert run([*arguments, "--output", str(tmp_path / "new")]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
     assert 0 < figures["threshold"] < 1
+    # Eighteen texts say nothing of one in a hundred.
+    told = "18 harmless texts held out are too few to measure a rate of 0.01"
+    assert told in shown.err
+    assert told in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     assert (tmp_path / "new" / "model.onnx").exists()
+    assert run([*arguments, "--output", str(tmp_path / "other"), "--fpr", "0.1"]) == 0
+    assert "too few" not in capsys.readouterr().err
+    assert "too few" not in (tmp_path / "other" / "MODEL_CARD.md").read_text()

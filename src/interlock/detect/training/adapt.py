@@ -57,6 +57,7 @@ class Adapted:
     before, after      recall at the wanted false-positive rate and the area under the ROC curve,
                        with the old weights and the new ones
     attacks, harmless  held-out texts of each class
+    rate               the false-positive rate that was wanted
     """
 
     bundle: Bundle
@@ -65,6 +66,12 @@ class Adapted:
     after: dict[str, float]
     attacks: int
     harmless: int
+    rate: float
+
+    @property
+    def coarse(self) -> str:
+        """What to say where the harmless texts cannot tell the rate; empty where they can."""
+        return _coarse(self.harmless, self.rate)
 
 
 def adapt(
@@ -128,6 +135,16 @@ def adapt(
         figures[1],
         int((held & (labels == 1)).sum()),
         int((held & (labels == 0)).sum()),
+        rate,
+    )
+
+
+def _coarse(harmless: int, rate: float) -> str:
+    if harmless * rate >= 1 - 1e-9:
+        return ""
+    return (
+        f"{harmless:,} harmless texts held out are too few to measure a rate of {rate:g}: the "
+        "threshold lies above the highest of them, and the rate of other texts is not known"
     )
 
 
@@ -327,6 +344,8 @@ def _write(
         training=(*settings.training, own),
     )
     attacks, harmless = int(labels[held].sum()), int((1 - labels[held]).sum())
+    coarse = _coarse(harmless, rate)
+    note = f"{coarse}.\n\n" if coarse else ""
     card = (
         f"# {changed.name}\n\n"
         f"Made from bundle {old.digest} by `interlock detect train`: n-gram weights and the "
@@ -336,7 +355,8 @@ def _write(
         f"{figures[1]['recall']:.3f}, the area under the ROC curve from {figures[0]['auc']:.3f} "
         f"to {figures[1]['auc']:.3f}. The threshold {threshold:.4f} lets that share of the "
         "held-out harmless texts through to it; it holds for traffic like theirs and for no "
-        "other.\n\nThe first bundle's card follows.\n\n---\n\n"
+        "other.\n\n"
+        f"{note}The first bundle's card follows.\n\n---\n\n"
     )
     model = graph.SerializeToString()
     inputs, outputs = signature_of(graph)
