@@ -11,10 +11,10 @@ from support.text_models import save_directory, spoiled, tiny_model
 from interlock.cli.app import run
 from interlock.engines.generate import Generator
 from interlock.engines.generate.convert.publish import convert
-from interlock.kernel.errors import MemoryLimitError
+from interlock.kernel.errors import BundleIntegrityError, MemoryLimitError
 from interlock.summarize import Options, summarize
 from interlock.summarize.model import EngineModel
-from interlock.summarize.workers import Names, open_executor
+from interlock.summarize.workers import Names, open_executor, open_model
 
 OPTIONS = Options(view="full", chunk_lines=12, max_input_tokens=200, instances=2)
 
@@ -121,3 +121,19 @@ def test_a_process_with_too_little_memory_for_the_model_stops_the_run_with_that_
         open_executor(
             None, instances=1, seconds=60.0, isolate=Names(str(sound)), memory_limit=72 * 2**20
         ).close()
+
+
+def test_a_process_runs_the_model_that_the_run_was_planned_with_or_none(
+    tree: Path, bundle: Path, tmp_path: Path
+) -> None:
+    names = Names(str(bundle), {"rust": str(bundle)})
+    models = names.open()
+    shutil.rmtree(bundle)
+    source = save_directory(tmp_path / "source", seed=1)
+    convert(source, bundle, name="tiny", weights="int8", accept_fidelity=True)
+    assert open_model(str(bundle)).digest != models.of("Rust").digest  # type: ignore[union-attr]
+    with (
+        pytest.raises(BundleIntegrityError, match="expected"),
+        open_executor(models, instances=1, seconds=60.0, isolate=names) as executor,
+    ):
+        summarize(tree, tmp_path / "out", OPTIONS, model=models, executor=executor)

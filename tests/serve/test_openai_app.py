@@ -224,6 +224,25 @@ def test_models_are_those_that_write_texts(client: openai.OpenAI) -> None:
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content",
         ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "content": "Hi"}]}]},
+            "messages[0].content[0].content",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content"),
+        (
+            {"messages": [*MESSAGES, {"role": "assistant", "content": "A", "prefix": True}]},
+            f"messages[{len(MESSAGES)}].prefix",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "A", "function_call": {"name": "f"}},
+                    *MESSAGES,
+                ]
+            },
+            "messages[0].function_call",
+        ),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
     ],
 )
 def test_what_cannot_be_done_is_refused_naming_the_field(
@@ -262,7 +281,17 @@ def test_what_asks_for_nothing_special_is_taken(server: Running) -> None:
         "/v1/chat/completions",
         json={
             "model": "tiny",
-            "messages": MESSAGES,
+            "messages": [
+                *MESSAGES,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "text", "text": "A", "annotations": []}],
+                    "refusal": None,
+                    "annotations": [],
+                    "function_call": None,
+                    "tool_calls": None,
+                },
+            ],
             "n": 1,
             "frequency_penalty": 0,
             "tools": [],

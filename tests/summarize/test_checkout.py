@@ -223,6 +223,12 @@ def test_a_url_names_all_of_its_path(url: str, path: str) -> None:
     assert local_path(url) == Path(path)
 
 
+def test_brackets_that_no_address_can_have_are_an_input_error_in_a_url_alone() -> None:
+    with pytest.raises(InputError, match="is no URL"):
+        local_path("file://[words")
+    assert local_path("//[words") == Path("//[words")
+
+
 def test_no_path_is_not_the_working_directory() -> None:
     with pytest.raises(InputError, match="PATH is empty"), open_tree(""):
         pass

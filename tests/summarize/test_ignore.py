@@ -87,6 +87,21 @@ def test_a_byte_order_mark_and_carriage_returns_are_no_part_of_a_pattern(tmp_pat
     assert taken(tmp_path) == listed_by_git(tmp_path) == {"c.py"}
 
 
+@pytest.mark.parametrize("line", ["a\t", "a\\ ", "a\\  ", "a\\ \r", "a \r", "a\r\r", "\\", "a\\ b"])
+def test_white_space_at_the_end_of_a_line_is_gits(tmp_path: Path, line: str) -> None:
+    for name in ("a", "a ", "a\t", "a b"):
+        (tmp_path / name).write_text("x = 1\n")
+    (tmp_path / ".gitignore").write_bytes(f"{line}\n".encode())
+    assert taken(tmp_path) == listed_by_git(tmp_path)
+
+
+def test_a_file_may_hold_thousands_of_patterns(tmp_path: Path) -> None:
+    patterns = [f"build{n}/**/[a-z]*.o" for n in range(6_000)]
+    write_tree(tmp_path, {"a.py": "x = 1\n", "b.py": "x = 1\n"})
+    (tmp_path / ".gitignore").write_text("\n".join([*patterns, "b.py"]))
+    assert taken(tmp_path) == {"a.py"}
+
+
 def test_patterns_behind_a_link_do_not_hold(tmp_path: Path) -> None:
     write_tree(tmp_path, {"patterns": "a.py\n", "a.py": "x = 1\n"})
     (tmp_path / ".gitignore").symlink_to("patterns")

@@ -10,13 +10,13 @@ import pytest
 from support.source_trees import MODULE, small_tree, write_tree
 from support.summary_models import NamingModel, names_in
 
-from interlock.errors import EngineCrashError, InterruptedRunError
+from interlock.errors import EngineCrashError, InterruptedRunError, RunLockedError
 from interlock.kernel.journal import Item, Journal
 from interlock.kernel.outcome import Status, StepResult
 from interlock.summarize.asked import SummaryModel, Written
 from interlock.summarize.options import Options
 from interlock.summarize.plan import Plan, make_plan
-from interlock.summarize.run import RUN_NAME, Finished, _config, run
+from interlock.summarize.run import RUN_NAME, Finished, _config, pending_nodes, run
 from interlock.summarize.tree import read_tree
 from interlock.summarize.workers import open_executor
 
@@ -210,6 +210,50 @@ def test_what_an_engine_failed_at_is_asked_again_with_all_above_it(
     }
     assert second.summary(chunk).origin == "model"  # type: ignore[union-attr]
     assert texts(second) == texts(run_once(tree, journal.with_name("fresh"), NamingModel()))
+
+
+def test_what_an_engine_failed_at_before_a_stop_is_asked_again_too(
+    tree: Path, journal: Path
+) -> None:
+    chunk = "chunk net/acceptor.rs:1-15"
+    stop = threading.Event()
+
+    class Failing(NamingModel):
+        def write(self, messages: Any, **named: Any) -> Written:
+            if "Acceptor" in messages[-1].content:
+                raise EngineCrashError("an instance was killed")
+            return super().write(messages, **named)
+
+    def at_the_failure(key: str, outcome: Any) -> None:
+        if key == chunk:
+            stop.set()
+
+    with pytest.raises(InterruptedRunError):
+        run_once(tree, journal, Failing(), stop=stop, on_result=at_the_failure)
+    sound = NamingModel()
+    with Journal.open(journal) as opened:
+        told = {node.key for node in pending_nodes(plan_of(tree, sound), opened)}
+    resumed = run_once(tree, journal, sound)
+    assert chunk in told
+    assert set(resumed.plan.nodes) - resumed.reused == told
+    assert resumed.summary(chunk).origin == "model"  # type: ignore[union-attr]
+    assert texts(resumed) == texts(run_once(tree, journal.with_name("fresh"), NamingModel()))
+
+
+def test_no_run_begins_beside_one_that_is_held_and_an_engine_failed_in(
+    tree: Path, journal: Path
+) -> None:
+    class Failing(NamingModel):
+        def write(self, messages: Any, **named: Any) -> Written:
+            raise EngineCrashError("an instance was killed")
+
+    def beside(key: str, outcome: Any) -> None:
+        with pytest.raises(RunLockedError):
+            run_once(tree, journal, NamingModel())
+
+    run_once(tree, journal, Failing(), on_result=beside)
+    with Journal.open(journal) as opened:
+        assert len(opened.runs()) == 1
 
 
 def test_a_stopped_run_goes_on_and_ends_as_an_undisturbed_one(

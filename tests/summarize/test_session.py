@@ -1,4 +1,4 @@
-"""The estimate before a run takes a journal as it finds it."""
+"""The estimate before a run takes a journal as it finds it; the figures are of the run itself."""
 
 import sqlite3
 from pathlib import Path
@@ -10,7 +10,9 @@ from support.summary_models import NamingModel
 
 from interlock.errors import StorageError
 from interlock.kernel.journal import Journal
-from interlock.summarize import Options, estimate, summarize
+from interlock.summarize import Options, contracts, estimate, session, summarize
+from interlock.summarize.plan import make_plan
+from interlock.summarize.workers import open_executor
 
 OPTIONS = Options(chunk_lines=40, view="full")
 
@@ -43,3 +45,43 @@ def test_a_journal_that_may_only_be_read_is_counted(
     monkeypatch.setattr(Journal, "open", guarded)
     found = estimate(tree, output, OPTIONS, model=NamingModel())
     assert found.reused == len(done.finished.outcomes)
+
+
+def test_reading_the_tree_does_not_count_as_keeping_the_cores_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent = [0.0]
+    whole = make_plan
+
+    def slow(*given: Any) -> Any:
+        spent[0] = 1000.0
+        return whole(*given)
+
+    monkeypatch.setattr(session, "make_plan", slow)
+    monkeypatch.setattr(contracts, "usage", lambda: contracts.Usage(spent[0], 0.0, 1))
+    done = summarize(small_tree(tmp_path / "tree"), tmp_path / "out", OPTIONS, model=None)
+    assert done.contracts.busy == 0.0
+
+
+def test_what_worker_processes_took_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = open_executor(None, instances=2, seconds=None)
+    ended: list[bool] = []
+    whole = executor.close
+
+    def close() -> None:
+        whole()
+        ended.append(True)
+
+    # The system tells what a child process took once it has ended.
+    monkeypatch.setattr(executor, "close", close)
+    monkeypatch.setattr(
+        contracts, "usage", lambda: contracts.Usage(0.0, len(ended), 1 + len(ended))
+    )
+    tree, output = small_tree(tmp_path / "tree"), tmp_path / "out"
+    done = summarize(tree, output, OPTIONS, model=None, executor=executor)
+    assert done.contracts.memory_bytes == 2
+    # Which part of it was their work and which the loading of their models, nobody tells.
+    assert done.contracts.busy is None
+    assert "not measured" in done.files.html.read_text()

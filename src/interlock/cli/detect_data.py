@@ -137,9 +137,7 @@ def calibrate(
     if scores is not None and output.resolve() == scores.resolve():
         raise ConfigError(f"--output is {output}, which is also --scores")
     every = read(data, text, label, source, place)
-    rows = list({(row.text, row.attack, row.place): row for row in every}.values())
-    if len(rows) < len(every):
-        click.echo(f"{len(every) - len(rows):,} texts come again and count once", err=True)
+    rows = once(every)
     check_enough(sum(not row.attack for row in rows), fpr)
     detector, scored = _scored(rows, options, scores)
     if scored.unjudged:
@@ -191,6 +189,16 @@ def read(data: tuple[Path, ...], text: str, label: str, source: str, place: str)
         for path in data
         for row in read_labelled(path, text=text, label=label, source=source, default_place=place)
     ]
+
+
+def once(every: list[Labelled]) -> list[Labelled]:
+    """Each text of a label and place once; says on standard error how many come again."""
+    from interlock.detect.labelled import distinct
+
+    rows = distinct(every)
+    if len(rows) < len(every):
+        click.echo(f"{len(every) - len(rows):,} texts come again and count once", err=True)
+    return rows
 
 
 def _print(found: dict[str, Any]) -> None:

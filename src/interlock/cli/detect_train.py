@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, read
+from interlock.cli.detect_data import DATA, LABEL, PLACE, SOURCE, TEXT, once, read
 from interlock.cli.detect_options import PACK, check_writable
 from interlock.cli.output import json_option, print_json, print_table
 
@@ -55,7 +55,8 @@ def train(
     """Fit a bundle further to labelled texts of your own traffic; needs 40 of each class.
 
     The encoder stays as it is; n-gram weights and the last layer move. The threshold is chosen on
-    texts that are held out, and both bundles are compared on them. Needs no torch.
+    texts that are held out, and both bundles are compared on them. A text that comes again counts
+    once. Needs no torch.
     """
     from interlock.detect.model import SHIPPED
     from interlock.detect.rules import load_pack
@@ -67,7 +68,7 @@ def train(
     if not 0 < fpr < 1:
         raise InputError(f"fpr is {fpr}; it must lie between 0 and 1")
     check_writable(output)
-    rows = read(data, text, label, source, place)
+    rows = once(read(data, text, label, source, place))
     with ExitStack() as stack:
         progress = stack.enter_context(open_progress("texts", total=len(rows)))
         found = adapt(
@@ -87,6 +88,11 @@ def train(
         "after": found.after,
         "held_out": {"attacks": found.attacks, "harmless": found.harmless},
     }
+    if found.coarse:
+        click.echo(
+            f"{found.coarse}\n  hint: find one with `interlock detect calibrate --bundle {output}`",
+            err=True,
+        )
     if as_json:
         print_json(document)
         return 0

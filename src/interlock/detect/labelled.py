@@ -35,6 +35,11 @@ class Labelled:
     place: str
 
 
+def distinct(rows: Iterable[Labelled]) -> list[Labelled]:
+    """The rows in order, each text of a label and place once, with the source that it had last."""
+    return list({(row.text, row.attack, row.place): row for row in rows}.values())
+
+
 def read_labelled(
     path: Path,
     *,

@@ -62,7 +62,7 @@ class FieldError(InputError):
 
 class _Part(msgspec.Struct):
     type: str
-    text: str = ""
+    text: str | None = None
 
 
 class _Message(msgspec.Struct):
@@ -189,6 +189,8 @@ def _read(body: bytes, kind: type[_Common]) -> _Common:
             if isinstance(value, int | float):
                 told = f"{name} is {value}; this server supports {_NOT_DONE[name][0]} alone"
             raise FieldError(name, told)
+    _check_fields("stream_options", found.get("stream_options"), _StreamOptions)
+    _check_messages(found.get("messages"))
     try:
         return msgspec.convert({k: v for k, v in found.items() if k in known}, kind)
     except msgspec.ValidationError as error:
@@ -199,6 +201,30 @@ def _read(body: bytes, kind: type[_Common]) -> _Common:
             param = missing[1]
         what = told[: place.start()] if place else told
         raise FieldError(param, f"{param or 'the body'}: {what}") from None
+
+
+def _check_messages(given: Any) -> None:
+    for at, message in enumerate(given if isinstance(given, list) else ()):
+        _check_fields(f"messages[{at}]", message, _Message)
+        parts = message.get("content") if isinstance(message, dict) else None
+        for number, part in enumerate(parts if isinstance(parts, list) else ()):
+            if isinstance(part, dict) and part.get("type") == "text":
+                _check_fields(f"messages[{at}].content[{number}]", part, _Part)
+
+
+def _check_fields(place: str, given: Any, kind: type[msgspec.Struct]) -> None:
+    """Raise FieldError for a field that `kind` has not, unless it is null or empty.
+
+    Clients send an answer's message back with all the fields that they know.
+    """
+    if not isinstance(given, dict):
+        return
+    known = kind.__struct_fields__
+    for name, value in given.items():
+        if name not in known and value is not None and value != []:
+            raise FieldError(
+                f"{place}.{name[:100]}", f"{place} has {name[:100]!r}, which is unknown"
+            )
 
 
 def _message(given: _Message, at: int) -> Message:
@@ -221,7 +247,9 @@ def _message(given: _Message, at: int) -> Message:
     for part in content:
         if part.type != "text":
             raise FieldError(f"{place}.content", f"{place}.content holds a part that is no text")
-    return Message(role, "".join(part.text for part in content))
+        if part.text is None:
+            raise FieldError(f"{place}.content", f"{place}.content holds a part without its text")
+    return Message(role, "".join(part.text or "" for part in content))
 
 
 def _prompt(given: str | list[Any]) -> str | tuple[int, ...]:

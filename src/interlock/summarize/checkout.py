@@ -47,9 +47,12 @@ def local_path(place: str) -> Path:
     """
     if not place:
         raise InputError("PATH is empty", hint="for the working directory, write .")
-    parts = urlsplit(place)
     if "://" not in place:
         return Path(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as error:
+        raise InputError(f"PATH {place!r} is no URL: {error}", hint=_CLONE) from None
     if parts.scheme != "file":
         raise InputError(
             f"PATH is a URL with the scheme {parts.scheme!r}; only file:// is read", hint=_CLONE

@@ -34,7 +34,8 @@ class Contracts(msgspec.Struct, frozen=True):
     model_share      chunks of all whose summary is the model's
     efficiency       tokens a second with all instances / (cores used x tokens a second with one);
                      None where no baseline was run
-    busy             processor time / (wall time x cores used): how far the cores were kept busy
+    busy             processor time / (wall time x cores used): how far the cores were kept busy;
+                     None where worker processes ran, which loaded their models in it
     memory_bytes     highest resident memory of this process, and of its largest child
     seconds          wall time of this start
     tokens_a_second  read and written
@@ -53,7 +54,7 @@ class Contracts(msgspec.Struct, frozen=True):
     success_high: float
     model_share: float
     efficiency: float | None
-    busy: float
+    busy: float | None
     memory_bytes: int
     seconds: float
     tokens_a_second: float | None
@@ -100,9 +101,10 @@ class Contracts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Processor seconds and peak memory so far, of this process and its ended children."""
+    """Processor seconds of this process and of its ended children, and the peak memory of both."""
 
-    cpu_seconds: float
+    own_seconds: float
+    child_seconds: float
     memory_bytes: int
 
 
@@ -113,7 +115,8 @@ def usage() -> Usage:
     )
     unit = 1 if sys.platform == "darwin" else 1024
     return Usage(
-        sum(found.ru_utime + found.ru_stime for found in (own, children)),
+        own.ru_utime + own.ru_stime,
+        children.ru_utime + children.ru_stime,
         (own.ru_maxrss + children.ru_maxrss) * unit,
     )
 
@@ -150,6 +153,7 @@ def measure(
     )
     low, high = wilson_interval(usable, len(chunks)) if chunks else (0.0, 1.0)
     used = min(cores(), plan.options.instances)
+    apart = after.child_seconds > before.child_seconds
     tokens = sum(each.input_tokens + each.output_tokens for each in spent)
     seconds = max(finished.seconds, 1e-9)
     return Contracts(
@@ -166,7 +170,7 @@ def measure(
         success_high=high,
         model_share=by_model / max(1, len(chunks)),
         efficiency=efficiency,
-        busy=(after.cpu_seconds - before.cpu_seconds) / (seconds * used),
+        busy=None if apart else (after.own_seconds - before.own_seconds) / (seconds * used),
         memory_bytes=after.memory_bytes,
         seconds=finished.seconds,
         tokens_a_second=tokens / seconds if tokens else None,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interlock.kernel.errors import MissingExtraError
+from interlock.kernel.errors import ConfigError, MissingExtraError
+from interlock.summarize.brackets import plain_brackets
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Ignore:
     one's. What lies below an ignored directory cannot be taken in again, as it is not looked at.
     """
 
-    rules: tuple[tuple[str, Any], ...] = ()
+    rules: tuple[tuple[str, tuple[Any, ...]], ...] = ()
 
     def below(self, directory: Path, path: str) -> Ignore:
         """The patterns that hold in `directory`, whose path below the outermost one is `path`.
@@ -70,7 +71,7 @@ def _has_repository(path: Path) -> bool:
         return False
 
 
-def _excluded(top: Path, path: str) -> tuple[tuple[str, Any], ...]:
+def _excluded(top: Path, path: str) -> tuple[tuple[str, tuple[Any, ...]], ...]:
     """The rule of a repository's own `info/exclude`; none where there is no such file."""
     git = top / ".git"
     try:
@@ -91,17 +92,32 @@ def _line(path: Path) -> str:
 
 
 def globs(patterns: tuple[str, ...]) -> Any:
-    """Patterns in the syntax of `.gitignore`, which a user names; has `match_file(path)`."""
-    return _pathspec().from_lines(patterns)
+    """Patterns in the syntax of `.gitignore`, which a user names; has `match_file(path)`.
+
+    Raises ConfigError for one that cannot be read.
+    """
+    spec = _pathspec()
+    lines = []
+    for pattern in patterns:
+        line = plain_brackets(pattern)
+        try:
+            if line is not None:
+                spec.from_lines([line])
+                lines.append(line)
+        except ValueError:
+            raise ConfigError(
+                f"{pattern!r} is no pattern", hint="patterns are written as in .gitignore"
+            ) from None
+    return spec.from_lines(lines)
 
 
-def _verdict(patterns: Any, path: str, is_directory: bool) -> bool | None:
+def _verdict(patterns: tuple[Any, ...], path: str, is_directory: bool) -> bool | None:
     """Whether the last pattern that matches `path` itself ignores it; None where none matches.
 
     The library's expressions match what lies below a directory along with it. Asked directory by
     directory, as here, that would let `!/a` take back all that is in `a`, which Git does not.
     """
-    for pattern in reversed(patterns.patterns):
+    for pattern in reversed(patterns):
         if pattern.regex is None:
             continue
         if pattern.regex.groupindex:
@@ -115,7 +131,7 @@ def _verdict(patterns: Any, path: str, is_directory: bool) -> bool | None:
     return None
 
 
-def _read(path: Path) -> Any | None:
+def _read(path: Path) -> tuple[Any, ...] | None:
     try:
         # Git follows no link here either.
         if path.is_symlink() or not path.is_file():
@@ -123,21 +139,36 @@ def _read(path: Path) -> Any | None:
         text = path.read_bytes().removeprefix(BOM_UTF8).decode("utf-8", "surrogateescape")
     except (OSError, ValueError):
         return None
-    lines = (_DIRECTORIES_BELOW.sub("/**/*/", line) for line in text.split("\n"))
-    return _pathspec().from_lines(line for line in lines if _valid(line))
+    kind = _pathspec_pattern()
+    found = []
+    for line in text.split("\n"):
+        written = plain_brackets(_DIRECTORIES_BELOW.sub("/**/*/", _trimmed(line)))
+        try:
+            if written is not None:
+                found.append(kind(written))
+        except ValueError:
+            # Git passes over what cannot be read.
+            continue
+    return tuple(found)
+
+
+def _trimmed(line: str) -> str:
+    """The line without the spaces at its end that Git takes off: those without a backslash."""
+    line = line.removesuffix("\r")
+    at = end = 0
+    while at < len(line):
+        space = line[at] == " "
+        at = min(len(line), at + 1 + (line[at] == "\\"))
+        end = end if space else at
+    line = line[:end]
+    # Other white space is a part of the pattern, which the library would take off.
+    if line[-1:].isspace() and not line.endswith("\\ "):
+        line = f"{line[:-1]}[{line[-1]}]"
+    return line
 
 
 # The library takes `a/**/` for `a/`; Git takes it for the directories inside.
 _DIRECTORIES_BELOW = re.compile(r"(?<=[^/])/\*\*/\s*$")
-
-
-def _valid(line: str) -> bool:
-    """Whether the line can be read; Git passes over those that cannot."""
-    try:
-        _pathspec().from_lines([line])
-    except ValueError:
-        return False
-    return True
 
 
 def _pathspec() -> Any:
@@ -146,3 +177,10 @@ def _pathspec() -> Any:
     except ImportError:
         raise MissingExtraError("source", "reading a source tree") from None
     return GitIgnoreSpec
+
+
+def _pathspec_pattern() -> Any:
+    _pathspec()
+    from pathspec.patterns.gitignore.spec import GitIgnoreSpecPattern
+
+    return GitIgnoreSpecPattern

@@ -130,7 +130,7 @@ def _contracts(contracts: Contracts) -> Section:
     figures = [
         ("median service time a chunk", _seconds(contracts.chunk_seconds_median)),
         ("longest", _seconds(contracts.chunk_seconds_longest)),
-        ("cores kept busy", f"{contracts.busy:.0%}"),
+        ("cores kept busy", "not measured" if contracts.busy is None else f"{contracts.busy:.0%}"),
         ("chunks asked for in this start", f"{contracts.asked:,}"),
         ("wall time of this start", f"{contracts.seconds:.1f} s"),
         (

@@ -124,16 +124,19 @@ def pending_nodes(plan: Plan, journal: Journal) -> list[Node]:
 
 
 def _open(plan: Plan, journal: Journal) -> JournalRun:
-    """The newest run, where it was asked for the same, has something left or nothing to mend, and
-    holds no summary that cannot stand; else a new one.
+    """The newest run, where it was asked for the same, and holds nothing that an engine failed at
+    and no summary that cannot stand; else a new one, which takes over what is clean.
+
+    Raises RunLockedError where another process is at work on the newest.
     """
     config = _config(plan)
     items = [Item(node.key, digest=node.address) for node in plan.nodes.values()]
     last = newest(journal)
     if last is not None:
         recorded = dict(journal.outcomes(last.run_id))
-        mended = last.pending or all(map(clean, recorded.values()))
-        if mended and _all_stand(plan, recorded):
+        goes_on = all(map(clean, recorded.values())) and _all_stand(plan, recorded)
+        # One that is held is asked for whatever it holds, so that no second one begins beside it.
+        if goes_on or last.state == "running":
             try:
                 return journal.resume_run(last.run_id, config=config, items=items)
             except RunChangedError:

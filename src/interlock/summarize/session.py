@@ -97,16 +97,17 @@ def summarize(
     path      a directory, a file, or a Git repository on this disk (see `checkout.open_tree`)
     output    directory for the files, and for the journal where `journal` names no other file
     model     for everything, or several by language; None for extractive summaries alone
-    executor  where summaries are made; by default threads that share `model`. The caller closes it
+    executor  where summaries are made; by default threads that share `model`. It is closed when the
+              last summary is there; where it did not come to that, the caller closes it
 
     Raises InputError where there is nothing to summarise, ConfigError where `output` is the tree
     itself or holds a file that would be replaced and that no earlier run wrote, RunLockedError
     where another process is at work on the run, InterruptedRunError where it was stopped,
     StorageError where something cannot be written. What was recorded is kept.
     """
-    before = contracts.usage()
     with open_tree(str(path)) as root:
         plan = _plan(root, output, options, model)
+        before = contracts.usage()
         own = executor or open_executor(model, instances=options.instances, seconds=options.seconds)
         try:
             with Journal.open(_journal(output, journal)) as opened:
@@ -120,6 +121,8 @@ def summarize(
                     stop=stop,
                     on_result=on_result,
                 )
+            # What worker processes took is told once they have ended.
+            own.close()
         except BaseException:
             if executor is None:
                 own.cancel()

@@ -10,7 +10,7 @@ from interlock.kernel.errors import ConfigError, InterlockError, MemoryLimitErro
 from interlock.kernel.executor import LocalExecutor
 from interlock.kernel.outcome import Outcome
 from interlock.summarize.asked import SummaryModel
-from interlock.summarize.models import Models, check_languages
+from interlock.summarize.models import Models, as_models, check_languages
 from interlock.summarize.route import Summarizer
 
 CACHE_BYTES = 2 << 30
@@ -19,21 +19,28 @@ context needs more for each core."""
 
 
 def open_model(
-    name: str, *, instances: int = 1, cores: int = 1, providers: Sequence[str] = ()
+    name: str,
+    *,
+    instances: int = 1,
+    cores: int = 1,
+    providers: Sequence[str] = (),
+    expected_digest: str | None = None,
 ) -> SummaryModel:
     """The model under `name`, or in the directory that it names, for so many summaries at a time.
 
     `providers` are execution providers of ONNX Runtime by name; none for the processor.
 
     Raises ConfigError where there is no such model, BundleError where its files are not what they
-    were, EngineUnavailableError where a provider is absent, MissingExtraError without the extra
-    `text`.
+    were, or not of `expected_digest`, EngineUnavailableError where a provider is absent,
+    MissingExtraError without the extra `text`.
     """
     from interlock.engines.generate import Generator, cache_needed, load_text_model
     from interlock.engines.onnx import CPU
     from interlock.summarize.model import EngineModel
 
-    model = load_text_model(name, providers=tuple(providers) or (CPU,))
+    model = load_text_model(
+        name, providers=tuple(providers) or (CPU,), expected_digest=expected_digest
+    )
     workers = min(cores, instances)
     alone = cache_needed(model, slots=instances, workers=workers)
     generator = Generator(
@@ -69,13 +76,31 @@ class Names:
         """Raise ConfigError for a language that no file can be in, before a model is opened."""
         check_languages(self.by_language)
 
-    def open(self, *, instances: int = 1, cores: int = 1) -> Models:
-        """Open each of them once; raises what `open_model` does."""
+    def open(
+        self, *, instances: int = 1, cores: int = 1, digests: Mapping[str, str] | None = None
+    ) -> Models:
+        """Open each of them once; raises what `open_model` does.
+
+        digests  name -> what its digest must be, of those that were opened before
+        """
+        expected = digests or {}
         return self._each(
             lambda name: open_model(
-                name, instances=instances, cores=cores, providers=self.providers
+                name,
+                instances=instances,
+                cores=cores,
+                providers=self.providers,
+                expected_digest=expected.get(name),
             )
         )
+
+    def digests(self, models: Models) -> dict[str, str]:
+        """The digest of each name's model, where `models` are what `open` gave."""
+        opened = [(self.default, models.default)]
+        opened += [(name, models.of(language)) for language, name in self.by_language.items()]
+        return {
+            name: model.digest for name, model in opened if name is not None and model is not None
+        }
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -107,14 +132,16 @@ def make_work(
     providers: Sequence[str] = (),
     seconds: float | None = None,
     memory_limit: int | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Callable[[Sequence[Any]], list[Outcome[Any]]]:
     """In a worker process: the models of these `Names`, and the route to them.
 
-    `memory_limit` is the process's own. Raises MemoryLimitError where the model does not fit.
+    `memory_limit` is the process's own, `digests` as in `Names.open`. Raises MemoryLimitError where
+    the model does not fit.
     """
     names = Names(default, by_language or {}, tuple(providers))
     try:
-        return Summarizer(names.open(), seconds=seconds)
+        return Summarizer(names.open(digests=digests), seconds=seconds)
     except (MemoryError, RuntimeError, ImportError, OSError) as error:
         # Under a limit, libraries fail to map themselves, to start threads and to allocate, each
         # with an error of its own.
@@ -137,7 +164,7 @@ def open_executor(
     """Workers for `run`.
 
     isolate       names of the models that every worker process opens for itself; None for threads
-                  that share `model`
+                  that share `model`. A process takes the very bundles of `model`, or none
     memory_limit  bytes that a worker process may use; needs `isolate`
 
     Raises ConfigError where a memory limit is asked of threads, and what loading raises.
@@ -154,6 +181,8 @@ def open_executor(
         "providers": list(isolate.providers),
         "seconds": seconds,
         "memory_limit": memory_limit,
+        # A model may be replaced under its name while a run lasts.
+        "digests": isolate.digests(as_models(model)),
     }
     return LocalExecutor(
         "interlock.summarize.workers:make_work",

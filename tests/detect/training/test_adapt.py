@@ -1,7 +1,9 @@
 """A bundle fitted further to a user's own texts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.detector_parts import write_small
@@ -10,7 +12,9 @@ from interlock.cli.app import run
 from interlock.detect.detector import Detector
 from interlock.detect.labelled import Labelled
 from interlock.detect.rules import load_pack
+from interlock.detect.training import adapt as adaptation
 from interlock.detect.training.adapt import adapt
+from interlock.detect.training.corpus import Cut, Text
 from interlock.errors import ConfigError, InputError
 
 DISHES = ("soup", "bread", "rice", "beans", "pasta", "stew", "salad", "cake", "pie", "tea")
@@ -68,6 +72,44 @@ def test_too_few_texts_and_a_wrong_rate_are_refused(bundle: Path, tmp_path: Path
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("attack", [True, False])
+def test_texts_that_hold_nothing_are_none(bundle: Path, tmp_path: Path, attack: bool) -> None:
+    rows = [row for row in own_texts() if row.attack is not attack]
+    rows += [Labelled("\u200b" * (n + 1), attack, "x", "user") for n in range(60)]
+    name = "attacks" if attack else "harmless texts"
+    with pytest.raises(InputError, match=f"there are 0 different {name}"):
+        adapt(rows, bundle, tmp_path / "new", load_pack())
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_text_that_comes_again_counts_once(bundle: Path, tmp_path: Path) -> None:
+    once = adapt(own_texts(), bundle, tmp_path / "once", load_pack())
+    often = adapt(own_texts() + own_texts()[:4] * 500, bundle, tmp_path / "often", load_pack())
+    assert often.harmless == once.harmless == 18
+    assert often.threshold == once.threshold
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_no_more_held_out_texts_reach_the_threshold_than_it_was_chosen_for(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    held: list[Text] = []
+    whole = adaptation._held
+
+    def remembering(cuts: Sequence[Cut], share: float, seed: int) -> Any:
+        found = whole(cuts, share, seed)
+        held.extend(item.text for item, out in zip(cuts, found, strict=True) if out)
+        return found
+
+    monkeypatch.setattr(adaptation, "_held", remembering)
+    adapt(own_texts(), bundle, tmp_path / "new", load_pack(), rate=0.01, seed=seed)
+    # The bundle's graph computes in float32, and the threshold was chosen in float64.
+    detector = Detector.open(bundle=tmp_path / "new")
+    harmless = [detector.scan(text.text, "user") for text in held if not text.label]
+    assert len(harmless) == 18
+    assert not any(found.attack for found in harmless)
+
+
 def test_a_directory_that_is_no_bundle_is_refused_before_texts_are_read(
     bundle: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +126,14 @@ def test_the_command_writes_a_bundle_and_its_figures(
     data.write_text("\n".join(map(json.dumps, rows)))
     arguments = ["detect", "train", "--data", str(data), "--bundle", str(bundle), "--json"]
     assert run([*arguments, "--output", str(tmp_path / "new")]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    figures = json.loads(shown.out)
     assert 0 < figures["threshold"] < 1
+    # Eighteen texts say nothing of one in a hundred.
+    told = "18 harmless texts held out are too few to measure a rate of 0.01"
+    assert told in shown.err
+    assert told in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     assert (tmp_path / "new" / "model.onnx").exists()
+    assert run([*arguments, "--output", str(tmp_path / "other"), "--fpr", "0.1"]) == 0
+    assert "too few" not in capsys.readouterr().err
+    assert "too few" not in (tmp_path / "other" / "MODEL_CARD.md").read_text()

@@ -90,3 +90,16 @@ def test_a_stream_gives_the_text_back(text: str) -> None:
 @pytest.mark.parametrize("text", ["", " ", "a", "  a  b  "])
 def test_spaces_survive(text: str) -> None:
     assert converted().decode(converted().encode(text)) == text
+
+
+@given(TEXTS, st.lists(st.tuples(st.integers(0, 40), st.integers(1, 2)), min_size=1, max_size=4))
+def test_a_control_token_in_a_stream_takes_no_space_with_it(
+    text: str, controls: list[tuple[int, int]]
+) -> None:
+    # What begins a text loses its space, and what follows a control token begins none.
+    tokens = converted().encode(text)
+    for at, control in controls:
+        tokens.insert(at, control)
+    stream = TextStream(converted())
+    pieces = [stream.add(token) for token in tokens]
+    assert "".join([*pieces, stream.end()]) == converted().decode(tokens)

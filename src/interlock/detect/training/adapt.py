@@ -22,12 +22,12 @@ from interlock.bundle import Bundle, Metadata, load, pack, signature_of
 from interlock.bundle.publish import check_target
 from interlock.detect.fuse import fused_logit, probability
 from interlock.detect.inputs import windows_beside
-from interlock.detect.labelled import Labelled
+from interlock.detect.labelled import Labelled, distinct
 from interlock.detect.model import DetectorModel
 from interlock.detect.rules import RulePack
 from interlock.detect.settings import CARD, SETTINGS, Settings, Source
 from interlock.detect.training.bundle import upper_quantile
-from interlock.detect.training.corpus import Cut, Text, cut
+from interlock.detect.training.corpus import Cut, Text, cut_all
 from interlock.detect.training.linear import (
     NgramModel,
     fit_dense,
@@ -42,6 +42,11 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 FEWEST = 40
 """Texts of each class that an adaptation needs."""
 
+_ROUNDING = 1e-4
+"""Between a text's logit in the bundle's graph, in float32, and the one here: shares of it, or of 1
+where it is smaller.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
@@ -52,6 +57,7 @@ class Adapted:
     before, after      recall at the wanted false-positive rate and the area under the ROC curve,
                        with the old weights and the new ones
     attacks, harmless  held-out texts of each class
+    rate               the false-positive rate that was wanted
     """
 
     bundle: Bundle
@@ -60,6 +66,12 @@ class Adapted:
     after: dict[str, float]
     attacks: int
     harmless: int
+    rate: float
+
+    @property
+    def coarse(self) -> str:
+        """What to say where the harmless texts cannot tell the rate; empty where they can."""
+        return _coarse(self.harmless, self.rate)
 
 
 def adapt(
@@ -76,12 +88,12 @@ def adapt(
     """Fit the bundle at `bundle` further to `rows` and write the result at `output`.
 
     rate      share of harmless texts that may reach the threshold
-    held_out  share of the texts that the threshold is chosen on, drawn by `seed`; equal texts
-              are on one side
+    held_out  share of the texts that the threshold is chosen on, drawn by `seed`. A text that
+              comes again counts once, and under several labels or places it is on one side
     told      hears how many texts were read
 
-    Raises InputError where a class has fewer than 40 texts or a rate is out of range, ConfigError
-    where `output` is something else than a bundle, before anything is read,
+    Raises InputError where a class has fewer than 40 texts that hold something or a rate is out of
+    range, ConfigError where `output` is something else than a bundle, before anything is read,
     BundleContractError where the bundle is not one that `make train-detector` wrote, and the
     errors of `interlock.bundle.load`.
     """
@@ -89,19 +101,17 @@ def adapt(
         raise InputError(f"rate is {rate}; it must lie between 0 and 1")
     if not 0 < held_out < 1:
         raise InputError(f"held_out is {held_out}; it must lie between 0 and 1")
-    for label, name in ((True, "attacks"), (False, "harmless texts")):
-        count = len({row.text for row in rows if row.attack is label})
-        if count < FEWEST:
-            raise InputError(
-                f"there are {count} different {name}; {FEWEST} are needed",
-                hint="`interlock detect calibrate` needs fewer",
-            )
+    rows = distinct(rows)
+    _check_enough([(row.text, row.attack) for row in rows])
     check_target(output)
     loaded = load(bundle)
     model = DetectorModel(loaded)
     graph = onnx.load_model_from_string(loaded.model)
     weights = _Weights(graph)
-    windows = _read(rows, model, pack_of_rules, told)
+    cuts = _cut(rows, model, pack_of_rules)
+    # What is white space alone, or invisible, has no windows.
+    _check_enough([(item.text.text, bool(item.text.label)) for item in cuts])
+    windows = _read(cuts, model, told)
     held = _held(windows.cuts, held_out, seed)
     before = windows.logits(weights)
     changed = _fit(windows, weights, ~held, seed)
@@ -110,9 +120,8 @@ def adapt(
     texts_before = windows.fused(before, settings)
     texts_after = windows.fused(after, settings)
     labels = np.array([item.text.label for item in windows.cuts])
-    threshold = probability(
-        float(np.nextafter(upper_quantile(texts_after[held & (labels == 0)], rate), np.inf))
-    )
+    highest = upper_quantile(texts_after[held & (labels == 0)], rate)
+    threshold = probability(highest + _ROUNDING * max(1.0, abs(highest)))
     threshold = min(max(threshold, 1e-6), 1 - 1e-6)
     figures = [_figures(scores[held], labels[held], rate) for scores in (texts_before, texts_after)]
     changed.put(graph)
@@ -126,6 +135,16 @@ def adapt(
         figures[1],
         int((held & (labels == 1)).sum()),
         int((held & (labels == 0)).sum()),
+        rate,
+    )
+
+
+def _coarse(harmless: int, rate: float) -> str:
+    if harmless * rate >= 1 - 1e-9:
+        return ""
+    return (
+        f"{harmless:,} harmless texts held out are too few to measure a rate of {rate:g}: the "
+        "threshold lies above the highest of them, and the rate of other texts is not known"
     )
 
 
@@ -202,25 +221,31 @@ class _Weights:
 _MIX = ("mix.0", "mix.1", "mix.2")
 
 
-def _read(
-    rows: Sequence[Labelled],
-    model: DetectorModel,
-    pack_of_rules: RulePack,
-    told: Callable[[str, int, int], None],
-) -> _Windows:
-    cuts: list[Cut] = []
-    embeddings, rules = [], []
-    for done, row in enumerate(rows, 1):
-        text = Text(row.text, int(row.attack), row.source, where=row.place)  # type: ignore[arg-type]
-        item = cut(text, pack_of_rules, model.settings.windows, most=24)
-        if item is not None:
-            judged = model.judge(
-                [window.text for window in item.windows], item.rules, item.document
+def _check_enough(texts: Sequence[tuple[str, bool]]) -> None:
+    for label, name in ((True, "attacks"), (False, "harmless texts")):
+        count = len({text for text, attack in texts if attack is label})
+        if count < FEWEST:
+            raise InputError(
+                f"there are {count} different {name}; {FEWEST} are needed",
+                hint="`interlock detect calibrate` needs fewer",
             )
-            cuts.append(item)
-            embeddings.append(judged.embedding)
-            rules.append(judged.rules)
-        told("reading", done, len(rows))
+
+
+def _cut(rows: Sequence[Labelled], model: DetectorModel, pack_of_rules: RulePack) -> list[Cut]:
+    texts = [
+        Text(row.text, int(row.attack), row.source, where=row.place)  # type: ignore[arg-type]
+        for row in rows
+    ]
+    return list(cut_all(texts, pack_of_rules, model.settings.windows, most=24))
+
+
+def _read(cuts: list[Cut], model: DetectorModel, told: Callable[[str, int, int], None]) -> _Windows:
+    embeddings, rules = [], []
+    for done, item in enumerate(cuts, 1):
+        judged = model.judge([window.text for window in item.windows], item.rules, item.document)
+        embeddings.append(judged.embedding)
+        rules.append(judged.rules)
+        told("reading", done, len(cuts))
     sizes = [len(item.windows) for item in cuts]
     return _Windows(
         cuts,
@@ -319,6 +344,8 @@ def _write(
         training=(*settings.training, own),
     )
     attacks, harmless = int(labels[held].sum()), int((1 - labels[held]).sum())
+    coarse = _coarse(harmless, rate)
+    note = f"{coarse}.\n\n" if coarse else ""
     card = (
         f"# {changed.name}\n\n"
         f"Made from bundle {old.digest} by `interlock detect train`: n-gram weights and the "
@@ -328,7 +355,8 @@ def _write(
         f"{figures[1]['recall']:.3f}, the area under the ROC curve from {figures[0]['auc']:.3f} "
         f"to {figures[1]['auc']:.3f}. The threshold {threshold:.4f} lets that share of the "
         "held-out harmless texts through to it; it holds for traffic like theirs and for no "
-        "other.\n\nThe first bundle's card follows.\n\n---\n\n"
+        "other.\n\n"
+        f"{note}The first bundle's card follows.\n\n---\n\n"
     )
     model = graph.SerializeToString()
     inputs, outputs = signature_of(graph)

@@ -44,6 +44,8 @@ class Tokenizer:
         self.specials: dict[str, int] = {
             token.content: number for number, token in added.items() if token.content.strip()
         }
+        self.unwritten = frozenset(number for number, token in added.items() if token.special)
+        """Tokens that `decode` leaves out."""
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; nothing is added, and no special token comes out of it."""
@@ -113,6 +115,9 @@ class TextStream:
 
     def add(self, token: int) -> str:
         """What the token completes; empty while a character or a stop text may be unfinished."""
+        if token in self._tokenizer.unwritten:
+            # Alone before others it would make them the start of a text, which loses its space.
+            return ""
         self._waiting.append(token)
         text = self._decoded()
         if text.endswith(_REPLACEMENT):
