@@ -23,9 +23,9 @@ _LONGEST_WAIT = 60.0
 # An overload is lasting once threads waited for less than this share of some 32 batches. At 80%
 # of what they can do, two threads wait for about a third.
 _SELDOM, _OF_LATE = 0.1, 1 / 32
-# It goes on while more than this share of some 32 requests is refused: a short queue leaves threads
-# without work now and then, also at three times of what they can do.
-_MANY = 0.4
+# It goes on while more than this share of some 64 requests is refused: a short queue leaves threads
+# without work now and then, also at three times of what they can do, where half are refused.
+_MANY, _LATELY = 0.25, 1 / 64
 # Seconds for which no thread waits in an overload; after such a pause a burst has its room again.
 _PAUSE = 1.0
 _LONG = 0.02
@@ -120,7 +120,7 @@ class Lane:
     def check_room(self) -> None:
         """Raise ServiceError, with the seconds after which to come back, where it is full."""
         if self.full:
-            self._refused += _OF_LATE * (1.0 - self._refused)
+            self._refused += _LATELY * (1.0 - self._refused)
             raise self._refusal()
 
     async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
@@ -140,7 +140,7 @@ class Lane:
             left = deadline.remaining()
             if left is not None and self.expected_wait() > left:
                 raise self._refusal()
-            self._refused -= _OF_LATE * self._refused
+            self._refused -= _LATELY * self._refused
             self._queue.append(item)
             self._changed.notify()
         try:
