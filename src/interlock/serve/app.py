@@ -322,23 +322,34 @@ class Endpoints:
 async def _while_connected(request: Request, asking: Coroutine[Any, Any, T], unwatched: float) -> T:
     """What `asking` comes to; raises ConnectionResetError, ending it, where the client leaves.
 
-    For `unwatched` seconds nobody looks whether it did.
+    For `unwatched` seconds nobody looks whether it did: a task costs more than a quick answer.
     """
-    answer = asyncio.ensure_future(asking)
-    left: asyncio.Future[Any] | None = None
+    own = asyncio.current_task()
+    assert own is not None
+    watching: asyncio.Task[None] | None = None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        await request.receive()  # the body is read, so this is its end
+        left = True
+        own.cancel()
+
+    def begin() -> None:
+        nonlocal watching
+        watching = asyncio.ensure_future(watch())
+
+    timer = asyncio.get_running_loop().call_later(unwatched, begin)
     try:
-        if unwatched:
-            await asyncio.wait({answer}, timeout=unwatched)
-        if not answer.done():
-            left = asyncio.ensure_future(request.receive())  # the body is read, so this is its end
-            await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                raise ConnectionResetError
-        return answer.result()
+        return await asking
+    except asyncio.CancelledError:
+        if left and not own.uncancel():
+            raise ConnectionResetError from None
+        raise
     finally:
-        answer.cancel()
-        if left is not None:
-            left.cancel()
+        timer.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
 def _encoded(found: Encoded) -> Response:
