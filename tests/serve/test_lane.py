@@ -302,7 +302,7 @@ def test_a_burst_may_fill_the_queue_but_a_lasting_overload_may_not() -> None:
             await after_a_pause()
             assert await fill() == 1  # the overload goes on as long as most are refused
             refuse()
-        for _ in range(100):
+        for _ in range(150):
             await after_a_pause()
         found.append(await fill())
         for _ in range(80):

@@ -15,19 +15,12 @@ import numpy as np
 from interlock.kernel.batch import Array
 from interlock.kernel.clock import Deadline
 from interlock.kernel.errors import DeadlineError, EngineError, ServiceError
+from interlock.serve.overload import Overload
 from interlock.serve.served import Answer, Served
 
 # Weight of the last batch in the running mean of a request's service time.
 _WEIGHT = 0.1
 _LONGEST_WAIT = 60.0
-# An overload is lasting once threads waited for less than this share of some 32 batches. At 80%
-# of what they can do, two threads wait for about a third.
-_SELDOM, _OF_LATE = 0.1, 1 / 32
-# It goes on while more than this share of some 64 requests is refused: a short queue leaves threads
-# without work now and then, also at three times of what they can do, where half are refused.
-_MANY, _LATELY = 0.25, 1 / 64
-# Seconds for which no thread waits in an overload; after such a pause a burst has its room again.
-_PAUSE = 1.0
 _LONG = 0.02
 
 
@@ -61,7 +54,7 @@ class Lane:
     is cancelled or late while it waits is dropped.
 
     limit       requests that may wait
-    standing    requests that may wait while threads hardly ever wait for work, None for `limit`.
+    standing    requests that may wait in a lasting overload (see `Overload`), None for `limit`.
                 A burst may fill the queue; a lasting overload may not keep it full, which would
                 make every request late and answer no more of them
     batch_rows  rows of a merged inference
@@ -83,9 +76,7 @@ class Lane:
         self.served = served
         self._limit = limit
         self._standing = limit if standing is None else min(standing, limit)
-        self._idle = 1.0  # share of late of the batches for which a thread had to wait
-        self._refused = 0.0  # share of late of the requests for which there was no room
-        self._lasting = False
+        self._overload = Overload()
         self._batch_rows = batch_rows
         self._batch_wait = batch_wait
         self._on_run = on_run
@@ -115,12 +106,12 @@ class Lane:
     @property
     def full(self) -> bool:
         """Whether a further request would be refused now, whatever its deadline."""
-        return len(self._queue) >= (self._standing if self._lasting else self._limit)
+        return len(self._queue) >= (self._standing if self._overload.lasting else self._limit)
 
     def check_room(self) -> None:
         """Raise ServiceError, with the seconds after which to come back, where it is full."""
         if self.full:
-            self._refused += _LATELY * (1.0 - self._refused)
+            self._overload.arrived()
             raise self._refusal()
 
     async def ask(self, inputs: Mapping[str, Array], rows: int, deadline: Deadline) -> Answer:
@@ -137,10 +128,10 @@ class Lane:
             if self._closed:
                 raise ServiceError(f"{self.served.name}: stopping", wait_seconds=1.0)
             self.check_room()
+            self._overload.arrived()
             left = deadline.remaining()
             if left is not None and self.expected_wait() > left:
                 raise self._refusal()
-            self._refused -= _LATELY * self._refused
             self._queue.append(item)
             self._changed.notify()
         try:
@@ -223,15 +214,9 @@ class Lane:
                         break
                     self._changed.wait(left)
             self._running += len(batch)
-            self._watch_load(waited)
+            crowded = 2 * len(self._queue) >= self._limit
+            self._overload.taken(len(batch), waited, crowded=crowded)
             return batch
-
-    def _watch_load(self, waited: float) -> None:
-        if waited > _PAUSE:
-            self._idle, self._refused = 1.0, 0.0
-        # By batches and not by time, so that a machine that stood still is no overload.
-        self._idle += _OF_LATE * ((waited > 0.0) - self._idle)
-        self._lasting = self._idle < _SELDOM or (self._lasting and self._refused > _MANY)
 
     def _gather(self, batch: list[_Waiting], rows: int) -> int:
         """Move what fits from the queue to the batch, in order; the rows it then has."""

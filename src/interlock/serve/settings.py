@@ -28,8 +28,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
                        `cache_mb`, which come on top
     call_seconds       hard deadline of one inference
     queue              requests that may wait for a process
-    standing_queue     requests that may wait in a lasting overload, in which the processes hardly
-                       ever wait for work, so that not all of them come late; by default `queue`
+    standing_queue     requests that may wait in a lasting overload, in which more arrive than can
+                       be answered, so that not all of them come late; by default `queue`
     batch_rows         rows that one inference may hold, where requests may be merged
     batch_wait_ms      how long the first request of a batch waits for further ones
     merge              answer rows of several requests together; by default for strict bundles,
