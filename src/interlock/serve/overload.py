@@ -25,8 +25,9 @@ class Overload:
 
     def __init__(self) -> None:
         self.lasting = False
+        self._idle = 1.0  # share of late of the batches for which a thread had to wait
+        self._arrived = self._taken = float(_REQUESTS)
         self._came = 0  # since the last batch was taken up
-        self._rest()
 
     def arrived(self) -> None:
         """A request came, whether there was room for it or not."""
@@ -39,7 +40,8 @@ class Overload:
                  second fills less, and is no overload
         """
         if waited > _PAUSE:
-            self._rest()
+            self._idle = 1.0
+            self._arrived = self._taken = float(_REQUESTS)
         kept = (1.0 - 1.0 / _REQUESTS) ** self._came
         self._arrived = self._arrived * kept + self._came
         self._taken = self._taken * kept + requests
@@ -48,7 +50,3 @@ class Overload:
         more = self._arrived / self._taken
         begins = crowded and self._idle < _SELDOM and more > _MORE + _SLOPE * self._idle
         self.lasting = begins or (self.lasting and more > _MANY)
-
-    def _rest(self) -> None:
-        self._idle = 1.0  # share of late of the batches for which a thread had to wait
-        self._arrived = self._taken = float(_REQUESTS)
