@@ -63,6 +63,7 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
     """A verified model: slices proved by circuits, or run by ONNX on record."""
     import warnings
 
+    from interlock.serve import kept_proofs
     from interlock.verified import Runner
     from interlock.verified.directory import VerifiedWarning
     from interlock.verified.inputs import read_inputs
@@ -72,6 +73,9 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
         warnings.simplefilter("ignore", VerifiedWarning)  # the outcome says the same
         runner = Runner(options["source"])
     mode = options["mode"]
+    proofs = None if options["proofs"] is None else Path(options["proofs"])
+    if proofs is not None:
+        kept_proofs.prepare(proofs)
     given = read_inputs(runner.directory.example, runner.inputs)
     example = runner.infer("onnx_only", given)
     # Of the bytes that the runner opened: the file may be another one by now.
@@ -84,7 +88,9 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
             told = [[s.name, s.dtype, list(s.shape)] for s in runner.inputs]
             return {"version": digest, "inputs": told, "outputs": outputs, "example": given}
         try:
-            found = runner.infer(mode, payload["inputs"], deadline=_deadline(payload))
+            found = runner.infer(
+                mode, payload["inputs"], record=payload["keep"], deadline=_deadline(payload)
+            )
         except InterlockError as error:
             return failed(runner.name, error).to_json()
         detail: dict[str, str | int | float | bool | None] = {
@@ -98,15 +104,20 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
         weak = weaknesses(found)
         if weak:
             detail["weaknesses"] = "; ".join(weak)
-        # An answer is proved where every slice of it is; one slice on ONNX makes it attested.
-        kind = (
-            EvidenceKind.PROVED
-            if found.unverified + found.replayed == 0
-            else (EvidenceKind.REPLAYED if found.unverified == 0 else EvidenceKind.ATTESTED)
-        )
+        whole = found.unverified + found.replayed == 0
+        # The server alone saw a proof that is not kept, so it is a check of its own.
+        kind = EvidenceKind.CHECKED if whole else EvidenceKind.ATTESTED
+        fell_back = [f"{r.slice}: {r.reason}" for r in found.execution_results if r.fallback_used]
+        if proofs is not None and payload["keep"] and found.proved:
+            try:
+                kept = kept_proofs.keep(proofs, runner, found)
+            except InterlockError as error:
+                fell_back.append(f"the proof is not kept: {error.code}: {error.message}")
+            else:
+                detail |= {"proof": kept.name, "proof_digest": kept.digest}
+                kind = EvidenceKind.PROVED if whole else kind
         evidence = Evidence(kind, "verified", detail)
-        fell_back = [r for r in found.execution_results if r.fallback_used]
-        reason = "; ".join(f"{r.slice}: {r.reason}" for r in fell_back)
+        reason = "; ".join(fell_back)
         # A circuit that was wanted and did not prove is no silent matter.
         result = StepResult.FLAGGED if fell_back else StepResult.ACCEPTED
         return Outcome(

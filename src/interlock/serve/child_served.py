@@ -103,7 +103,7 @@ class ChildServed:
     def infer(self, inputs: Mapping[str, Array], *, deadline: Deadline) -> Answer:
         """See `Served.infer`; where the process gave no outcome, one is made that says why."""
         try:
-            return self._ask(inputs, deadline)
+            return self._ask(inputs, deadline, keep=True)
         except InterlockError as error:
             return Answer(failed(self.name, error), {})
 
@@ -125,9 +125,12 @@ class ChildServed:
         """See `Served.close`."""
         self.pool.close()
 
-    def _ask(self, inputs: Mapping[str, Array], deadline: Deadline) -> Answer:
+    def _ask(
+        self, inputs: Mapping[str, Array], deadline: Deadline, *, keep: bool = False
+    ) -> Answer:
+        """The process's answer; `keep` asks a verified model to keep what it proves of it."""
         due = deadline.earlier(self.call_seconds)
-        call = {"do": "infer", "inputs": dict(inputs), "seconds": due.remaining()}
+        call = {"do": "infer", "inputs": dict(inputs), "seconds": due.remaining(), "keep": keep}
         told = self.pool.call(call, deadline=due)
         if not isinstance(told, bytes):
             raise EngineCrashError(f"{self.name}: its process sent no outcome")
@@ -164,7 +167,12 @@ def child_served(
     """The route or the verified model at `source`; it is read when it starts."""
     pool = ProcessPool(
         _TARGETS[kind],
-        options={"source": source, "base": str(base), "mode": settings.mode},
+        options={
+            "source": source,
+            "base": str(base),
+            "mode": settings.mode,
+            "proofs": None if settings.proofs is None else str((base / settings.proofs).resolve()),
+        },
         size=settings.workers,
         memory_limit=settings.memory_limit,
         call_seconds=settings.call_seconds,

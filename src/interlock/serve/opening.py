@@ -27,7 +27,7 @@ _READ_BY: dict[str, frozenset[ModelKind]] = {
     "batch_wait_ms": _MERGING,
     "merge": _MERGING,
     "require_signature": frozenset({"bundle", "detector", "text"}),
-    "mode": frozenset({"verified"}),
+    **dict.fromkeys(("mode", "proofs"), frozenset({"verified"})),
     **dict.fromkeys(("slots", "cache_mb", "text_seconds", "answer_tokens"), frozenset({"text"})),
     **dict.fromkeys(("threshold", "policy", "calibration", "anomaly"), frozenset({"detector"})),
 }

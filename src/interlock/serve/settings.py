@@ -40,6 +40,9 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest    `sha256:<hex>`; anything else is not served
     require_signature  PEM file of the key that must have signed the bundle
     mode               of a verified model: "auto", "onnx_only" or "ezkl_only"
+    proofs             of a verified model: directory that keeps a proof bundle of each answer with
+                       a proof in it, and so its inputs and outputs; without it the server verifies
+                       proofs and keeps none
     slots              of a text model: texts under way at the same time; further ones wait
     cache_mb           of a text model: most memory of the key-value caches
     text_seconds       of a text model: deadline of one text, waiting included
@@ -66,6 +69,7 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
     expected_digest: str | None = None
     require_signature: str | None = None
     mode: Literal["auto", "onnx_only", "ezkl_only"] = "auto"
+    proofs: str | None = None
     slots: int = 8
     cache_mb: int = 512
     text_seconds: float = 300.0
@@ -106,6 +110,8 @@ class ModelSettings(RolloutSettings, frozen=True, forbid_unknown_fields=True, kw
         _within("queue", self.queue, 1, 100_000)
         if self.standing_queue is not None:
             _within("standing_queue", self.standing_queue, 1, self.queue)
+        if self.proofs is not None and self.mode == "onnx_only":
+            raise ConfigError("proofs is set, and mode is 'onnx_only', which proves nothing")
         _within("batch_rows", self.batch_rows, 1, 100_000)
         _within("batch_wait_ms", self.batch_wait_ms, 0, 10_000)
         if self.degraded_ms is not None:
