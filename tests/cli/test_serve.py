@@ -51,6 +51,9 @@ def test_check_explains_every_value_and_where_it_came_from(
     ("arguments", "told"),
     [
         (["serve", "nowhere", "--check"], "there is no nowhere"),
+        (["serve", "nowhere"], "there is no nowhere"),
+        (["serve", "nowhere.toml"], "there is no nowhere.toml"),
+        (["serve", "detector:nowhere"], "detector:nowhere is no detector"),
         (["serve", "a.onnx", "b/a.onnx"], "would both be called 'a'"),
         (["serve", "a.onnx", "--environment", "staging"], "no configuration file"),
         (["serve", "a.onnx", "--port", "70000"], "70000"),

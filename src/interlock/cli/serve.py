@@ -48,6 +48,8 @@ def command(
     effective = _effective(sources, host, port, environment)
     if check:
         return _explain(effective, as_json)
+    if effective.environment is None:
+        _check_named(effective)
     return _serve(effective, as_json)
 
 
@@ -78,6 +80,18 @@ def _effective(
             )
         models[name] = source
     return load_config(None, environment=environment, models=models, **options)
+
+
+def _check_named(effective: Effective) -> None:
+    """Raise ConfigError where a path is nothing to serve.
+
+    On a command line that is a typing mistake; a configuration may name files that are to come.
+    """
+    from interlock.serve.opening import kind_of
+
+    _server().check(effective.settings)
+    for own in effective.settings.models.values():
+        kind_of(own, effective.base)
 
 
 def _name(source: str) -> str:
