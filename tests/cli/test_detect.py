@@ -202,6 +202,19 @@ def test_calibrate_says_what_is_wrong_before_it_judges_anything(
         assert told in printed(capsys, wrong, 2)["error"]["message"]
 
 
+def test_calibrate_tells_of_texts_that_come_again_or_have_both_labels(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "rows.csv"
+    rows = [f"text {at},0" for at in range(60)] + ["text 3,1", "text 4,1", "text 5,0"]
+    data.write_text("text,label\n" + "\n".join(rows))
+    arguments = ["calibrate", "--data", str(data), "--bundle", bundle, "--fpr", "0.05"]
+    assert run(["detect", *arguments, "-o", str(tmp_path / "c.json")]) == 0
+    told = capsys.readouterr().err
+    assert "1 texts come again and count once" in told
+    assert "labelled as an attack and as harmless, which count as both: 2" in told
+
+
 @pytest.mark.parametrize("verb", ["calibrate", "train"])
 def test_an_output_that_cannot_be_written_is_told_before_the_work(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str,

@@ -192,12 +192,20 @@ def read(data: tuple[Path, ...], text: str, label: str, source: str, place: str)
 
 
 def once(every: list[Labelled]) -> list[Labelled]:
-    """Each text of a label and place once; says on standard error how many come again."""
+    """Each text of a label and place once; says on standard error how many come again, and how
+    many have both labels, of which one is wrong.
+    """
     from interlock.detect.labelled import distinct
 
     rows = distinct(every)
     if len(rows) < len(every):
         click.echo(f"{len(every) - len(rows):,} texts come again and count once", err=True)
+    attacks = {row.text for row in rows if row.attack}
+    both = len(attacks & {row.text for row in rows if not row.attack})
+    if both:
+        click.echo(
+            f"texts labelled as an attack and as harmless, which count as both: {both:,}", err=True
+        )
     return rows
 
 
