@@ -1,8 +1,12 @@
 """The driver on a real journal: what ends up recorded, and how a run is stopped and resumed."""
 
+import contextlib
 import os
+import pty
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -192,7 +196,7 @@ def signals_at(item: int, number: int) -> Work:
     return work
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_and_it_resumes(journal: Journal, number: int) -> None:
     work = signals_at(10, number)
     notes: list[str] = []
@@ -214,6 +218,59 @@ def test_a_signal_stops_the_run_and_it_resumes(journal: Journal, number: int) ->
     summary = go(resume(journal), work, workers=2)
     assert recorded(journal) == whole()
     assert summary.sent == ITEMS - len(before)
+
+
+_ON_A_TERMINAL = """
+import fcntl, pathlib, sys, termios, time
+from interlock.errors import InterruptedRunError
+from interlock.kernel.drive import drive
+from interlock.kernel.executor import LocalExecutor
+from interlock.kernel.journal import Item, Journal
+from interlock.kernel.outcome import Outcome, Status
+from interlock.kernel.progress import open_progress
+
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+place = pathlib.Path(sys.argv[1])
+
+def slow(items):
+    time.sleep(0.2)
+    return [Outcome(Status.ACCEPTED, value=item) for item in items]
+
+with Journal.open(place / "journal.db") as journal:
+    items = [Item(f"k{n}", n) for n in range(1000)]
+    run = journal.create_run("test", config={}, items=items, run_id="r")
+    with run, LocalExecutor(slow, workers=2) as executor, open_progress("items") as progress:
+        (place / "began").touch()
+        drive(run, run.payload, executor, progress=progress)
+"""
+
+
+def test_a_terminal_that_is_closed_loses_nothing_in_flight(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", _ON_A_TERMINAL, str(tmp_path)]
+    child = subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        until = time.monotonic() + END
+        while not (tmp_path / "began").exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        # A terminal that nobody reads would fill, and hold up who writes to it.
+        os.set_blocking(ours, False)
+        stop = time.monotonic() + 1.0
+        while time.monotonic() < stop:
+            with contextlib.suppress(BlockingIOError):
+                os.read(ours, 1 << 16)
+            time.sleep(0.01)
+        os.close(ours)
+        child.wait(END)
+    finally:
+        child.kill()
+        child.wait()
+    with Journal.open(tmp_path / "journal.db") as journal:
+        assert journal.info("r").state == "interrupted"
+        assert recorded(journal)
 
 
 def test_a_stop_while_the_last_items_end_leaves_the_run_done(journal: Journal) -> None:
@@ -286,7 +343,8 @@ def test_what_does_not_end_within_the_grace_is_left_for_later(journal: Journal) 
 
 def test_handlers_are_restored_whatever_happens(journal: Journal) -> None:
     def handlers() -> list[Any]:
-        return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+        return [signal.getsignal(number) for number in numbers]
 
     before = handlers()
     inside: list[Any] = []

@@ -22,6 +22,9 @@ from interlock.kernel.outcome import Outcome, Status
 from interlock.kernel.progress import SILENT, Progress
 from interlock.kernel.task import Work, failed
 
+# What asks a run to stop; the last where the terminal is closed, which Windows does not have.
+_STOPS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 TICK = 0.1
 """Seconds after which the driver looks for a request to stop, even if no task ends."""
 
@@ -105,10 +108,10 @@ def drive(
     An executor with a method `give_back()` is told of a stop by it: tasks that it has not begun it
     should hand back, as lost and retryable, and they stay pending without the grace.
 
-    In the main thread SIGINT and SIGTERM stop the run, unless they are ignored: nothing more is
-    sent, and what is in flight is recorded if it ends within `grace`. The second one stops at once.
-    Either way the log is finished as "interrupted", InterruptedRunError is raised, and the run can
-    be resumed; a third one raises KeyboardInterrupt wherever the driver is, with nothing
+    In the main thread SIGINT, SIGTERM and SIGHUP stop the run, unless they are ignored: nothing
+    more is sent, and what is in flight is recorded if it ends within `grace`. The second one stops
+    at once. Either way the log is finished as "interrupted", InterruptedRunError is raised, and the
+    run can be resumed; a third one raises KeyboardInterrupt wherever the driver is, with nothing
     acknowledged lost. A run whose last items end within the grace is done. The executor stays the
     caller's to close.
 
@@ -278,9 +281,10 @@ class _StopRequests:
 
 @contextmanager
 def _stop_requests(event: threading.Event | None) -> Iterator[_StopRequests]:
-    """Listen to SIGINT and SIGTERM where this is the main thread, and restore what was there.
+    """Listen to `_STOPS` where this is the main thread, and restore what was there.
 
-    A signal that is ignored stays so: shells start background jobs with SIGINT ignored.
+    A signal that is ignored stays so: shells start background jobs with SIGINT ignored, and nohup
+    its command with SIGHUP.
     """
     requests = _StopRequests(event)
     if threading.current_thread() is not threading.main_thread():
@@ -288,7 +292,7 @@ def _stop_requests(event: threading.Event | None) -> Iterator[_StopRequests]:
         return
     before: dict[signal.Signals, Any] = {}
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, requests.on_signal)
         yield requests

@@ -183,11 +183,14 @@ class BarProgress:
 
     def note(self, text: str) -> None:
         """Print the text above the bar."""
-        self._display.console.print(text, markup=False)
+        # The terminal may have been closed; that must not end the run.
+        with suppress(OSError):
+            self._display.console.print(text, markup=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        self._display.stop()
+        with suppress(OSError):
+            self._display.stop()
 
 
 @contextmanager
