@@ -109,7 +109,8 @@ def test_an_answer_whose_proof_cannot_be_kept_is_flagged(
     (tmp_path / "proofs").write_bytes(b"")
     found = asked(answer)
     assert (found["status"], found["evidence"]["kind"]) == ("flagged", "checked")
-    assert "the proof is not kept" in found["steps"][0]["reason"]
+    assert "the proof is not kept (" in found["steps"][0]["reason"]
+    assert str(tmp_path) not in json.dumps(found)
 
 
 def test_a_directory_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:

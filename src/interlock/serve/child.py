@@ -112,7 +112,8 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
             try:
                 kept = kept_proofs.keep(proofs, runner, found)
             except InterlockError as error:
-                fell_back.append(f"the proof is not kept: {error.code}: {error.message}")
+                # Its message names a path of this machine, and the reason goes to clients.
+                fell_back.append(f"the proof is not kept ({error.code})")
             else:
                 detail |= {"proof": kept.name, "proof_digest": kept.digest}
                 kind = EvidenceKind.PROVED if whole else kind
