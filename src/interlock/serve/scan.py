@@ -36,6 +36,7 @@ from interlock.serve.replies import (
     described,
     error_reply,
     json_reply,
+    stopping,
 )
 from interlock.serve.request_json import read_json
 from interlock.serve.rollout.rollouts import Rollouts
@@ -218,6 +219,11 @@ class Scans:
                     yield _line_of({"line": state["rows"]} | _failed(found))
                 else:
                     yield await found
+        except asyncio.CancelledError:
+            # The time to drain is over.
+            error = stopping()
+            state["code"] = error.code
+            yield _line_of({"line": state["rows"]} | _failed(error))
         finally:
             reader.cancel()
             while not under_way.empty():
