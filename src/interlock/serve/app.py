@@ -86,6 +86,7 @@ class Endpoints:
             base,
             read_body=self._body,
             client_of=self._client,
+            look_again=self._look_again,
         )
         self._settings = settings
         self._metrics = metrics

@@ -261,7 +261,7 @@ def _read_tokens(token: str | None, file: str | None, setting: str) -> list[str]
     try:
         if path.stat().st_mode & 0o007:
             raise ConfigError(f"{setting} {path} is open to every user", hint=f"chmod o-rwx {path}")
-        found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        found = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise ConfigError(f"{setting} {path} is not UTF-8") from None
     except OSError as error:
