@@ -164,7 +164,7 @@ def test_a_file_without_a_section_is_no_model(
     assert "did you mean 'production'?" in told or "has no section 'production'" in told
 
 
-@pytest.mark.parametrize("setting", ["policy", "calibration"])
+@pytest.mark.parametrize("setting", ["policy", "calibration", "require_signature"])
 def test_check_looks_for_the_files_of_a_detector(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str
 ) -> None:

@@ -223,6 +223,17 @@ def test_unknown_paths_models_and_methods(server: Running) -> None:
     assert server.client.post("/health").status_code == 405
 
 
+@pytest.mark.parametrize("end", ["/", "%0A", "%0D%0A", "%00"])
+@pytest.mark.parametrize("path", ["/v2", "/v2/models/affine", "/v2/health/live", "/metrics"])
+def test_a_path_with_something_behind_it_is_another_one(
+    server: Running, path: str, end: str
+) -> None:
+    """A redirect would go to the host that the client names, and by HTTP behind a proxy's TLS."""
+    reply = server.get(path + end)
+    assert reply.status_code == 404
+    assert "location" not in reply.headers
+
+
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [("/v2", "GET, HEAD"), ("/v2/models/affine/infer", "POST"), ("/v1/scan", "POST")],
@@ -236,6 +247,26 @@ def test_an_unknown_output_is_named(server: Running) -> None:
     reply = server.infer("affine", [[1, 2, 3]], body={"outputs": [{"name": "nope"}]})
     assert reply.status_code == 400
     assert "output 'nope' is unknown" in reply.json()["error"]
+
+
+def test_an_output_that_there_is_none_of_does_not_run_the_model(server: Running) -> None:
+    def inferences() -> list[str]:
+        found = re.findall(
+            r"^interlock_(?:batch_rows_count|answers_total)\{model=\"labelled\".*",
+            server.metrics(),
+            re.M,
+        )
+        return [str(line) for line in found]
+
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    asked: dict[str, Any] = {"inputs": [tensor], "outputs": [{"name": "y"}, {"name": "nope"}]}
+    before = inferences()
+    reply = server.client.post("/v2/models/labelled/infer", json=asked)
+    assert (reply.status_code, inferences()) == (400, before)
+    assert reply.json()["hint"] == "the model gives y, label, interlock_status, interlock_reason"
+    asked["outputs"].pop()
+    assert server.client.post("/v2/models/labelled/infer", json=asked).status_code == 200
+    until(lambda: inferences() != before)
 
 
 def test_a_compressed_body_is_not_unpacked(server: Running) -> None:

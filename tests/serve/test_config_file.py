@@ -173,6 +173,7 @@ def test_a_wrong_variable_is_named(
         ),
         ({"production": {"tls_cert": "c"}}, "tls_cert and tls_key must be given together"),
         ({"production": {"token": "short"}}, "token has fewer than 16 characters"),
+        ({"production": {"client_header": "x-kundé"}}, "client_header must have letters of ASCII"),
         ({"staging": {}}, "has no section 'production', which counts where no environment is"),
         ({"environment": "staging"}, "serve.json: environment asks for"),
         ({"production": {"port": 0}}, "[production]: models is empty"),
@@ -187,6 +188,40 @@ def test_a_wrong_file_is_refused_with_its_place(
         load(path)
     assert told in refused.value.message
     assert "short" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "serve.json",
+            '{"production": {"models": {"m": {"path": "a", "workers": 2}, "m": {"path": "b"}}}}',
+            "serve.json: the key 'm' is given twice",
+        ),
+        (
+            "serve.json",
+            '{"production": {"tokens_file": "tokens", "models": {}}, "production": {}}',
+            "serve.json: the key 'production' is given twice",
+        ),
+        ("serve.json", '{"production": {"rate": NaN}}', "NaN is not a JSON number"),
+        ("serve.json", "[" * 100_000, "nested too deeply"),
+        ("serve.json", '{"production": ', "serve.json: "),
+        (
+            "serve.toml",
+            '[production.models.m]\npath = "a"\n[production.models.m]\npath = "b"\n',
+            "serve.toml: ",
+        ),
+    ],
+)
+def test_a_file_that_says_a_thing_twice_says_nothing(
+    tmp_path: Path, name: str, text: str, told: str
+) -> None:
+    """The last one would count, and the one above it, with its tokens, would be passed over."""
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert told in refused.value.message
 
 
 def test_labels_that_nobody_may_give_are_not_waited_for(tmp_path: Path) -> None:

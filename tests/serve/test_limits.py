@@ -18,6 +18,7 @@ from support import models
 from support.serving import Running, serving
 
 from interlock.serve.gate import Tokens
+from interlock.serve.settings import Settings
 
 LIMITS: dict[str, Any] = {
     "body_mb": 0.01,
@@ -135,6 +136,14 @@ def test_without_a_token_only_the_probes_answer(
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"] == "Bearer"
     assert strict_server.get("/v2/health/ready", headers=headers).status_code == 200
+
+
+def test_a_tokens_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors write it: it is no part of the first token."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN}\r\n", "utf-8-sig")
+    tokens.chmod(0o600)
+    assert Tokens.of(Settings(tokens_file=str(tokens))).accept(f"Bearer {TOKEN}".encode())
 
 
 def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,9 @@ def endpoints(tmp_path: Path) -> dict[str, Callable[[bytes], Any]]:
     nothing = cast(Any, None)
     texts = openai_app.TextEndpoints(hosting, metrics, body, nothing)
     scans = scan.Scans(
-        hosting, nothing, settings, metrics, tmp_path, read_body=body, client_of=nothing
-    )
+        hosting, nothing, settings, metrics, tmp_path, read_body=body, client_of=nothing,
+        look_again=nothing,
+    )  # fmt: skip
     labels = admin.Admin(hosting, nothing, tmp_path, body)
 
     def asked(handler: Callable[[Request], Any]) -> Callable[[bytes], Any]:

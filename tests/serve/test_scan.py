@@ -117,6 +117,30 @@ def test_a_stream_is_answered_line_by_line_in_order(scanning: Running) -> None:
             assert scanning.client.post("/v1/feedback", json=label).status_code == 200
 
 
+def test_a_stream_is_answered_again_where_lost_files_are_back(tmp_path: Path) -> None:
+    """Also where nobody asks for the readiness, which would find them."""
+    write_bundle(tmp_path / "small")
+    with serving(tmp_path, {"small": {"path": "small"}}) as server:
+        (tmp_path / "small").rename(tmp_path / "elsewhere")
+        for worker in children(server.process.pid):
+            os.kill(worker, signal.SIGKILL)
+        # Of these the first may meet the dead process, and the others its successor.
+        for _ in range(3):
+            refused = server.client.post("/v1/scan", json={"text": HARMLESS[0]})
+            assert refused.status_code == 503
+        line = json.dumps({"text": HARMLESS[0]})
+        refused = server.client.post("/v1/scan", content=line, headers=STREAM)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "lost a process that cannot be replaced" in refused.json()["error"]
+        (tmp_path / "elsewhere").rename(tmp_path / "small")
+
+        def answered() -> bool:  # a canary's word counts for a second
+            reply = server.client.post("/v1/scan", content=line, headers=STREAM)
+            return bool(reply.status_code == 200 and reply.json()["status"] == "accepted")
+
+        until(answered)
+
+
 def test_the_description_has_the_stream_that_is_taken_and_given(scanning: Running) -> None:
     document = scanning.get("/openapi.json").json()
     told = document["paths"]["/v1/scan"]["post"]
@@ -355,6 +379,7 @@ def reading(tmp_path: Path) -> Scans:
     return Scans(
         Hosting(settings, tmp_path, metrics, lambda *_, **__: None), cast(Any, None), settings,
         metrics, tmp_path, read_body=cast(Any, None), client_of=cast(Any, None),
+        look_again=cast(Any, None),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from interlock.errors import StorageError
-from interlock.serve.server_log import open_log
+from interlock.serve.server_log import LibraryHandler, open_log
 
 
 def test_a_file_that_cannot_be_written_loses_lines_and_says_how_many(tmp_path: Path) -> None:
@@ -52,3 +53,23 @@ def test_a_place_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         open_log(str(tmp_path / "file" / "log"))
+
+
+def test_of_a_library_neither_arguments_nor_a_traceback_are_kept() -> None:
+    """uvicorn makes a message of the traceback where the server's end is cut short."""
+    kept: list[dict[str, object]] = []
+    handler = LibraryHandler(lambda event, **fields: kept.append(fields))
+    logger = logging.Logger("uvicorn.error")
+    logger.addHandler(handler)
+    logger.warning("Cancel %s", "a secret")
+    logger.error("Traceback (most recent call last):\n  File ...\nValueError: a secret\n")
+    try:
+        raise ValueError("a secret")
+    except ValueError:
+        logger.exception("a secret")
+    assert [(one["form"], one["error"]) for one in kept] == [
+        ("Cancel %s", None),
+        ("Traceback (most recent call last):", None),
+        ("", "ValueError"),
+    ]
+    assert "secret" not in str(kept)

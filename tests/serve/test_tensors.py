@@ -154,13 +154,48 @@ def test_a_long_text_among_numbers_is_refused_before_it_is_spread_over_all_of_th
             from_json("x", "FP32", [len(data)], nested)
 
 
-@pytest.mark.parametrize("shape", [[0, 1 << 62, 1 << 62], [0, 1 << 63], [0, 10**30]])
+@pytest.mark.parametrize(
+    "shape", [[0, 1 << 62, 1 << 62], [0, 1 << 63], [0, 10**30], [300_000_000, 0], [1 << 21, 0]]
+)
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 def test_a_shape_without_elements_has_limits_too(shape: list[int], datatype: str) -> None:
+    """Rows that no byte of a body stands for would cost the server memory all the same."""
     with pytest.raises(InputError, match="too many elements"):
         from_json("x", datatype, shape, [])
     with pytest.raises(InputError, match="too many elements"):
         from_binary("x", datatype, shape, memoryview(b""))
+
+
+def test_a_small_shape_without_elements_is_read() -> None:
+    assert from_json("x", "FP32", [2, 0, 64], []).shape == (2, 0, 64)
+    assert from_binary("x", "FP32", [1000, 0], memoryview(b"")).shape == (1000, 0)
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+def test_a_float_may_be_written_as_an_integer_of_any_length(datatype: str) -> None:
+    """As JavaScript writes all floats up to 1e21."""
+    text = "[100000000000000000000, -100000000000000000000, 0.5, 7, 36893488147419103232]"
+    found = from_json("x", datatype, [5], json.loads(text))
+    assert found.tolist() == np.array([1e20, -1e20, 0.5, 7, 2.0**65], found.dtype).tolist()
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
+def test_an_integer_that_no_float_can_hold_is_refused(datatype: str) -> None:
+    with pytest.raises(InputError, match=f"out of the range of {datatype}"):
+        from_json("x", datatype, [2], [10**400, 1])
+
+
+@pytest.mark.parametrize("datatype", ["INT64", "UINT64"])
+def test_an_integer_beyond_64_bits_is_out_of_range(datatype: str) -> None:
+    with pytest.raises(InputError, match=f"out of the range of {datatype}"):
+        from_json("x", datatype, [2], [1 << 64, 1])
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "INT8", "UINT64", "BOOL"])
+@pytest.mark.parametrize("data", [[True, 2], [2, False], [True, 0.5]])
+def test_truth_values_among_numbers_are_no_numbers(datatype: str, data: list[Any]) -> None:
+    with pytest.raises(InputError, match=f"something else than {datatype}"):
+        from_json("x", datatype, [2], data)
 
 
 def test_lists_of_any_depth_that_an_array_has_are_read() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
-from support.text_models import tiny_directory
+from support.rollouts import until
+from support.serving import serving
+from support.text_models import spoiled_directory, tiny_directory, tokenizer
 
 from interlock.engines.generate.stream_process import StreamProcess
 from interlock.errors import BundleIntegrityError, ConfigError, DeadlineError, InputError
@@ -133,3 +138,27 @@ def test_a_text_model_has_a_limit_of_its_own_for_degraded(
         assert version.canary.check().status == status
     finally:
         version.retire(0)
+
+
+def test_a_text_that_is_written_is_counted_once(tmp_path: Path) -> None:
+    """By the protocol it goes through the model's lane and its process, which both count it."""
+    # Wherever "~" is in a prompt the model hangs, until the text's deadline.
+    (token,) = tokenizer().encode("~").ids
+    spoiled_directory(tmp_path / "tiny", "hang", token)
+    served = {"tiny": {"path": "tiny", "text_seconds": 3}}
+    prompt = {"name": "prompt", "shape": [1], "datatype": "BYTES", "data": ["~"]}
+    with serving(tmp_path, served) as server, ThreadPoolExecutor(1) as pool:
+
+        def counted() -> tuple[float, float]:
+            text = httpx2.get(f"{server.url}/metrics").text
+            lines = r'^interlock_(?:queue|running)_requests\{model="tiny"\} (.*)'
+            found = re.findall(lines, text, re.M)
+            return float(found[0]), float(found[1])
+
+        asked = pool.submit(
+            server.client.post, "/v2/models/tiny/infer", json={"inputs": [prompt]}, timeout=60
+        )
+        until(lambda: sum(counted()) > 0)
+        seen = {counted() for _ in range(20)}
+        assert asked.result().status_code == 504
+    assert seen == {(0.0, 1.0)}

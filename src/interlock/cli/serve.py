@@ -143,8 +143,10 @@ def _check_files(name: str, effective: Effective) -> None:
         from interlock.detect.policy import load_policy
 
         load_policy(effective.base / own.policy)
-    if own.calibration is not None and not (effective.base / own.calibration).is_file():
-        raise ConfigError(f"models.{name}.calibration: there is no file {own.calibration}")
+    for setting in ("calibration", "require_signature"):
+        file = getattr(own, setting)
+        if file is not None and not (effective.base / file).is_file():
+            raise ConfigError(f"models.{name}.{setting}: there is no file {file}")
 
 
 def _served(name: str, effective: Effective) -> dict[str, str | None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from interlock.serve.oip_response import (
     HEADER_LENGTH,
     Encoded,
     UnanswerableError,
+    check_outputs,
     encode_answer,
     model_metadata,
     parameters_of,
@@ -84,6 +86,7 @@ class Endpoints:
             base,
             read_body=self._body,
             client_of=self._client,
+            look_again=self._look_again,
         )
         self._settings = settings
         self._metrics = metrics
@@ -131,7 +134,10 @@ class Endpoints:
                     (f"{ADMIN}/models/{{model}}/reload", self._admin.reload, "reload", "POST"),
                 )
             ]
-        return Starlette(routes=routes, exception_handlers=_HANDLERS)
+        app = Starlette(routes=routes, exception_handlers=_HANDLERS)
+        # A path with a slash more is none; the address to go to would be the client's own word.
+        app.router.redirect_slashes = False
+        return app
 
     def _route(self, path: str, handler: Endpoint, name: str, method: str = "GET") -> Route:
         @functools.wraps(handler)
@@ -139,7 +145,10 @@ class Endpoints:
             request.scope["state"]["endpoint"] = name
             return await handler(request)
 
-        return Route(path, answer, methods=[method], name=f"{name} {path}")
+        route = Route(path, answer, methods=[method], name=f"{name} {path}")
+        # `$` lets a line break follow, and such a path is another one to the gate.
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
+        return route
 
     async def live(self, request: Request) -> Response:
         """Whether the process answers at all."""
@@ -245,6 +254,7 @@ class Endpoints:
             asked = await offload(len(body), read_request, body, header)
             served = pick.version.served
             rows = served.check(asked.inputs)
+            check_outputs(asked, served)
             self._metrics.stage(state, "decode", began)
             deadline = Deadline.after(min(seconds, asked.seconds or seconds))
             state["rows"] = rows

@@ -33,7 +33,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from interlock.kernel.errors import ConfigError
+from interlock.bundle.strict_json import decode_json
+from interlock.kernel.errors import BundleFormatError, ConfigError
 from interlock.serve.settings import ModelSettings, Settings
 
 ENVIRONMENTS = ("production", "staging", "development")
@@ -45,6 +46,7 @@ DEFAULT, ARGUMENT = "default", "command line"
 
 _FIELDS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 _MODEL_FIELDS = {field.name: field.type for field in msgspec.structs.fields(ModelSettings)}
+_JSON: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _PATHS = ("tls_cert", "tls_key", "tokens_file", "admin_tokens_file", "state")
 
 
@@ -167,10 +169,14 @@ def _read(path: Path) -> dict[str, Any]:
 def _parse(path: Path) -> Any:
     try:
         raw = path.read_bytes()
-        return tomllib.loads(raw.decode()) if path.suffix == ".toml" else msgspec.json.decode(raw)
+        if path.suffix == ".toml":
+            return tomllib.loads(raw.decode())
+        return decode_json(raw, _JSON, str(path))
+    except BundleFormatError as error:
+        raise ConfigError(error.message) from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply") from None

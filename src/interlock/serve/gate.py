@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -24,7 +25,7 @@ from interlock.kernel.errors import (
 from interlock.kernel.limits import TokenBucket
 from interlock.serve.connection import LEFT
 from interlock.serve.metrics import Metrics
-from interlock.serve.replies import CLIENT_GONE, GONE, error_reply
+from interlock.serve.replies import CLIENT_GONE, GONE, error_reply, stopping
 from interlock.serve.server_log import Log
 from interlock.serve.settings import Settings
 
@@ -178,6 +179,12 @@ class Gate:
             code = error.code
             if not status:
                 await error_reply(error, path=scope["path"])(scope, receive, answer)
+        except asyncio.CancelledError:
+            # The time to drain is over.
+            code = stopping().code
+            if status:
+                raise
+            await error_reply(stopping(), path=scope["path"])(scope, receive, answer)
         except Exception as error:  # noqa: BLE001 - its text may quote what the client sent
             code = "internal"
             self._log("internal_error", request_id=request_id, error=type(error).__name__)
@@ -205,7 +212,7 @@ class Gate:
         elif not self._tokens.accept(authorization):
             raise AuthenticationError("a valid bearer token is needed", hint="")
         if self.draining and scope["path"] not in ("/health", "/metrics"):
-            raise ServiceError("the server is stopping", wait_seconds=5.0)
+            raise stopping()
         client = scope.get("client")
         # The admin may share an address with a client that floods, and must then roll back.
         wait = 0.0 if admin else self._rates.wait(client[0] if client else "")
@@ -254,7 +261,7 @@ def _read_tokens(token: str | None, file: str | None, setting: str) -> list[str]
     try:
         if path.stat().st_mode & 0o007:
             raise ConfigError(f"{setting} {path} is open to every user", hint=f"chmod o-rwx {path}")
-        found = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        found = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise ConfigError(f"{setting} {path} is not UTF-8") from None
     except OSError as error:

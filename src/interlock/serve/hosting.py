@@ -226,11 +226,14 @@ class Hosting:
             served, lane = hosted.served, hosted.lane
             workers = None if served is None else served.workers()
             cpu, replaced = hosted.spent()
+            running = None if workers is None else workers.running
+            if running is None:
+                running = 0 if lane is None else lane.running
             yield ModelState(
                 hosted.name,
                 ready=hosted.ready,
                 waiting=(0 if lane is None else lane.waiting) + (workers.waiting if workers else 0),
-                running=(0 if lane is None else lane.running) + (workers.running if workers else 0),
+                running=running,
                 pids=0 if workers is None else len(workers.pids),
                 rss=0 if workers is None else workers.rss,
                 cpu=cpu,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,22 @@ def _json(value: Any) -> str:
         raise InputError("a text with a lone surrogate cannot be written as JSON") from None
 
 
+def check_outputs(request: InferRequest, served: Served) -> None:
+    """Raise InputError for an output that the model has none of, before it is asked."""
+    if request.outputs:
+        known = [spec.name for spec in served.outputs]
+        known += [STATUS, REASON] if served.by_rows else []
+        _check_known(request.outputs, known)
+
+
+def _check_known(wanted: Iterable[str], known: Collection[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"output {name[:200]!r} is unknown", hint=f"the model gives {', '.join(known)}"
+            )
+
+
 def encode_answer(
     answer: Answer, request: InferRequest, served: Served, request_id: str
 ) -> Encoded:
@@ -136,12 +153,7 @@ def encode_answer(
 def _check_wanted(
     wanted: Any, available: dict[str, Array], answer: Answer, served: Served, *, asked: bool
 ) -> None:
-    for name in wanted:
-        if name not in available:
-            raise InputError(
-                f"output {name[:200]!r} is unknown",
-                hint=f"the model gives {', '.join(available)}",
-            )
+    _check_known(wanted, available)
     outcome = answer.outcome
     if not isinstance(outcome, BatchOutcome) or outcome.answered.all():
         return

@@ -21,7 +21,7 @@ from interlock.serve.metrics import Metrics
 from interlock.serve.offload import offload
 from interlock.serve.openai_reply import Reply, error_document, event
 from interlock.serve.openai_request import FieldError, TextAsked, read_chat, read_completion
-from interlock.serve.replies import CLIENT_GONE, json_reply, status_of
+from interlock.serve.replies import CLIENT_GONE, json_reply, status_of, stopping
 from interlock.serve.rollout.traffic import Pick
 from interlock.serve.served import Answer
 from interlock.serve.text_served import TextServed, failed, outcome_of
@@ -267,16 +267,23 @@ class _Stream(Response):
                 found = await self._running.next(receive)
             outcome = self._ended(found)
             if isinstance(found, InterlockError):
-                status = status_of(found)
-                retryable = found.retryable or status == 503
-                await part(data + event(error_document(found, status, retryable)), more=False)
+                await part(data + _error_event(found), more=False)
             else:
                 await part(data + self._reply.closing(found, outcome), more=False)
+        except asyncio.CancelledError:
+            # The time to drain is over.
+            scope["state"]["code"] = stopping().code
+            await part(_error_event(stopping()), more=False)
         except ConnectionError:
             scope["state"]["code"] = CLIENT_GONE
             self._running.left()
         finally:
             self._running.cancel()
+
+
+def _error_event(error: InterlockError) -> bytes:
+    status = status_of(error)
+    return event(error_document(error, status, error.retryable or status == 503))
 
 
 def _texts_of(pick: Pick) -> TextServed:

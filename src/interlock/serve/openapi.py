@@ -23,7 +23,10 @@ _TENSOR = {
             "description": "binary_data_size: bytes of the tensor behind the JSON, in the place "
             "of data.",
         },
-        "data": {"type": "array", "description": "Row-major, flat or nested; null for NaN."},
+        "data": {
+            "type": "array",
+            "description": "Row-major, flat or nested; null for NaN in answers.",
+        },
     },
 }
 _SCHEMAS: dict[str, Any] = {

@@ -17,6 +17,7 @@ from interlock.kernel.errors import (
     InterlockError,
     RateLimitError,
     RequestRejectedError,
+    ServiceError,
     StorageError,
     TransientError,
 )
@@ -45,6 +46,11 @@ class UnsupportedError(RequestRejectedError):
     """The request uses a feature of HTTP that the server does not take."""
 
     code = "unsupported"
+
+
+def stopping() -> ServiceError:
+    """The error of what is not answered since the server was told to stop."""
+    return ServiceError("the server is stopping", wait_seconds=5.0)
 
 
 def check_plain(request: Request) -> None:

@@ -36,6 +36,7 @@ from interlock.serve.replies import (
     described,
     error_reply,
     json_reply,
+    stopping,
 )
 from interlock.serve.request_json import read_json
 from interlock.serve.rollout.rollouts import Rollouts
@@ -63,6 +64,7 @@ class Scans:
 
     read_body  a request's body within its limits
     client_of  what a canary knows a client by
+    look_again finds out whether a model that lost its files has them back
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Scans:
         *,
         read_body: Callable[[Request], Awaitable[bytes]],
         client_of: Callable[[Request, Hosted], str],
+        look_again: Callable[[Hosted], Awaitable[None]],
     ) -> None:
         self._hosting = hosting
         self._rollouts = rollouts
@@ -86,6 +89,7 @@ class Scans:
         }
         self._read_body = read_body
         self._client_of = client_of
+        self._look_again = look_again
 
     async def scan(self, request: Request) -> Response:
         """One text, several, or with the content type of NDJSON a stream."""
@@ -95,7 +99,7 @@ class Scans:
             check_plain(request)
             hosted = self._find(request.query_params.get("model"))
             state["model"] = hosted.name
-            self._require(hosted)
+            await self._require(hosted)
             return _Stream(self._stream(request, hosted))
         body = await self._read_body(request)
         began = time.perf_counter()
@@ -155,9 +159,12 @@ class Scans:
         models = self._hosting.models.items()
         return self._known | {n for n, h in models if isinstance(h.served, DetectorServed)}
 
-    def _require(self, hosted: Hosted) -> None:
+    async def _require(self, hosted: Hosted) -> None:
+        await self._look_again(hosted)
         if not hosted.ready:
             why = "is loading" if hosted.error is None else f"failed: {hosted.error.code}"
+            if hosted.stuck:
+                why = "lost a process that cannot be replaced"
             raise EngineUnavailableError(f"model '{hosted.name}' {why}")
 
     async def _ask(
@@ -218,6 +225,11 @@ class Scans:
                     yield _line_of({"line": state["rows"]} | _failed(found))
                 else:
                     yield await found
+        except asyncio.CancelledError:
+            # The time to drain is over.
+            error = stopping()
+            state["code"] = error.code
+            yield _line_of({"line": state["rows"]} | _failed(error))
         finally:
             reader.cancel()
             while not under_way.empty():

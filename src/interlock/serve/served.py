@@ -149,7 +149,8 @@ class Workers:
 
     largest  resident bytes of the largest of them
     fault    why one cannot be replaced, such as files that are no longer those of the start
-    waiting and running count requests that did not come through a lane.
+    waiting  requests that wait for a process behind the lane
+    running  requests being answered, those of the lane among them; None where no others are
     """
 
     pids: tuple[int, ...] = ()
@@ -157,7 +158,7 @@ class Workers:
     cpu: float = 0.0
     replaced: int = 0
     waiting: int = 0
-    running: int = 0
+    running: int | None = None
     largest: int = 0
     fault: str = ""
 

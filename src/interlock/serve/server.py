@@ -128,6 +128,12 @@ def serve(settings: Settings, base: Path, on_start: OnStart = lambda *_: None) -
         with _libraries_log(log):
             hosting.start(rollouts.begin)
             rollouts.start()
+            try:
+                _begin_to_listen(listening, settings)
+            except ConfigError:
+                rollouts.close()
+                hosting.close(0.0)
+                raise
             if telemetry is not None:
                 telemetry.start()
             host, port = listening.getsockname()[:2]
@@ -214,8 +220,23 @@ def _listen(settings: Settings) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
         why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
-        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {why}") from None
+        raise _cannot_listen(settings, why) from None
     return listening
+
+
+def _begin_to_listen(listening: socket.socket, settings: Settings) -> None:
+    """Raise ConfigError where another process listens by now.
+
+    Binding tells nothing of one that is starting as well, and uvloop nothing of a failure here.
+    """
+    try:
+        listening.listen()
+    except OSError as error:
+        raise _cannot_listen(settings, error.strerror) from None
+
+
+def _cannot_listen(settings: Settings, why: str | None) -> ConfigError:
+    return ConfigError(f"cannot listen on {settings.host} port {settings.port}: {why}")
 
 
 @contextmanager

@@ -75,6 +75,7 @@ class LibraryHandler(logging.Handler):
             "library",
             level=record.levelname.lower(),
             logger=record.name,
-            form=record.msg if isinstance(record.msg, str) and not error else "",
+            # Its first line: uvicorn makes a message of a whole traceback.
+            form=record.msg.partition("\n")[0] if isinstance(record.msg, str) and not error else "",
             error=None if error is None else error.__name__,
         )

@@ -217,8 +217,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             value = getattr(self, name)
             if value is not None and len(value) < 16:
                 raise ConfigError(f"{name} has fewer than 16 characters")
-        if not self.client_header or not all(c.isalnum() or c == "-" for c in self.client_header):
-            raise ConfigError("client_header must have letters, digits and '-'")
+        header = self.client_header
+        if not (header.isascii() and all(c.isalnum() or c == "-" for c in header)):
+            raise ConfigError("client_header must have letters of ASCII, digits and '-'")
         for name, own in self.models.items():
             if own.candidate is not None and own.use_candidate is None and self.state is None:
                 raise ConfigError(

@@ -30,6 +30,9 @@ DATATYPES = {
 }
 _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 _MOST_RANK = 16
+_MOST_EMPTY = 1 << 20
+"""Elements, its zeros left out, of a shape that has none: no body stands for its rows."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -44,8 +47,9 @@ def check_shape(name: str, shape: list[int]) -> int:
     """The number of elements; raises InputError for a shape that no array has."""
     if len(shape) > _MOST_RANK or any(size < 0 for size in shape):
         raise InputError(f"input '{name}': its shape must have up to {_MOST_RANK} sizes from 0")
-    # Without its zeros, too: numpy counts the strides of an array that has no elements.
-    if math.prod(size for size in shape if size) >= 1 << 40:
+    # Without its zeros, too: numpy counts the strides of an array that has no elements, and what
+    # answers by rows makes room for each.
+    if math.prod(size for size in shape if size) >= (_MOST_EMPTY if 0 in shape else 1 << 40):
         raise InputError(f"input '{name}': its shape has too many elements")
     return math.prod(shape)
 
@@ -127,6 +131,8 @@ def _dtype(name: str, datatype: str) -> str:
 def _fit(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array:
     if found.size == 0:
         return np.zeros(found.shape, dtype=dtype)
+    if found.dtype.kind == "O":
+        found = _wide_integers(name, datatype, dtype, found)
     allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]
     if found.dtype.kind not in allowed:
         raise InputError(f"input '{name}': data holds something else than {datatype}")
@@ -143,7 +149,7 @@ def _fit(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array:
 
 
 def _holds_numbers(data: list[Any]) -> bool:
-    """Whether there are numbers and truth values only, in lists of any depth that an array has.
+    """Whether there are only numbers, or only truth values, in lists as deep as an array may be.
 
     Looked at before numpy does: of one long text among many numbers it would make an array with
     room for that text in each of its elements.
@@ -152,11 +158,24 @@ def _holds_numbers(data: list[Any]) -> bool:
     for _ in range(_MOST_RANK):
         kinds = set(map(type, level))
         if list not in kinds:
-            return kinds <= {int, float, bool}
+            return kinds <= {int, float} or kinds == {bool}
         if len(kinds) > 1:
             return True  # numpy makes no array of lists beside something else
         level = list(chain.from_iterable(level))
     return not level
+
+
+def _wide_integers(name: str, datatype: str, dtype: np.dtype[Any], found: Array) -> Array:
+    """Floats of numbers with integers beyond 64 bits among them, which numpy keeps as objects."""
+    try:
+        if dtype.kind == "f":
+            return found.astype(np.float64)
+    except OverflowError:
+        pass
+    else:
+        if not all(type(item) is int for item in found.ravel().tolist()):
+            return found
+    raise InputError(f"input '{name}': a number is out of the range of {datatype}")
 
 
 def _large_integers(data: list[Any], found: Array) -> Array:

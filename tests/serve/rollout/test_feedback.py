@@ -166,6 +166,10 @@ def test_feedback_can_be_the_admins_or_off(tmp_path: Path) -> None:
         server.client.headers.update(CLIENT)
         request_id = server.infer("m", [[1, 2, 3]]).headers["x-request-id"]
         assert post(server, request_id).status_code == 401
+        # Nor by another way to write the path.
+        label = {"request_id": request_id, "label": "negative"}
+        for path in ("/v1/feedback%0A", "/v1/feedback/", "/v1//feedback", "/v1/feedbac%6B"):
+            assert server.client.post(path, json=label).status_code in (401, 404)
         server.client.headers.update(HEADERS)
         assert post(server, request_id).status_code == 200
     with serving(tmp_path, named, feedback="off") as server:
