@@ -1,13 +1,13 @@
 """What a rollout has seen of both versions, and what it comes to: wait, promote, roll back, hold.
 
 A candidate is bad where a share of its answers (errors; slower than the limit of the P99; refused;
-wrong by their labels), of an answer by rows the share of its rows, is above the limit, *and* above that of the old version at the same time, by
-half of the limit. The second keeps a slow machine, or a bad hour of what both depend on, from
-rolling back a good candidate, and half of the limit one that is a little worse, and well within it
-but in that hour. Each of the two is a test of its own (`interlock.kernel.betting`), and both must
-reject, so the probability that a candidate that is not bad is ever rolled back stays below `risk`,
-divided over the triggers, however often one looks. P99 above the limit is a share of more than 1%
-above it.
+wrong by their labels), of an answer by rows the share of its rows, is above the limit, *and* above
+that of the old version at the same time, by half of the limit. The second keeps a slow machine, or
+a bad hour of what both depend on, from rolling back a good candidate, and half of the limit one
+that is a little worse, and well within it but in that hour. Each of the two is a test of its own
+(`interlock.kernel.betting`), and both must reject, so the probability that a candidate that is not
+bad is ever rolled back stays below `risk`, divided over the triggers, however often one looks. P99
+above the limit is a share of more than 1% above it.
 
 The comparison is by blocks of answers that came next to one another: the mean of the candidate's
 minus the mean of the old version's. A block is complete with a fixed number of either; when that
@@ -47,7 +47,7 @@ SLOW_SHARE = 0.01
 
 TRIGGERS = frozenset(
     {"errors", "p99", "memory", "refused", "false_positives", "false_negatives"}
-    | {"shown_good", "undecided", "configured"}
+    | {"shown_good", "undecided", "configured", "not_loaded", "stable_changed"}
 )
 """Reasons of decisions that the server makes; any other is an operator's."""
 

@@ -54,6 +54,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     held        why it is left to a person; empty where it decides by itself
     configured  whether the configuration named the candidate, and not an operator
+    stable      digest of the version that it is compared with; empty where that is not known
     """
 
     id: str
@@ -64,6 +65,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     held: str = ""
     configured: bool = False
+    stable: str = ""
     evidence: EvidenceState | None = None
 
 
