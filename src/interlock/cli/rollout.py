@@ -253,13 +253,21 @@ def _print(found: dict[str, Any]) -> None:
     if running is not None:
         share = f" {running['percent']:g}%" if running["mode"] == "canary" else ""
         held = f", left to you: {running['held']}" if running["held"] else ""
-        click.echo(f"  {running['mode']}{share} of {running['candidate']}{held}")
+        since = f", since {running['started']}"
+        click.echo(f"  {running['mode']}{share} of {running['candidate']}{since}{held}")
+        if running["mode"] == "shadow" and running["shadow"]:
+            told = ", ".join(f"{word} {number}" for word, number in running["shadow"].items())
+            click.echo(f"  of its requests: {told}")
         _print_evidence(running["evidence"])
     for made in found["decisions"][-5:]:
         click.echo(f"  {made['at']}  {made['decision']}: {made['reason']}")
 
 
 def _print_evidence(evidence: dict[str, Any]) -> None:
+    answers, least = evidence.get("answers", 0), evidence.get("min_requests", 0)
+    if answers < least:
+        told = f"{answers} answers of the candidate; nothing is decided below {least}"
+        click.echo(f"  {told}")
     rows = []
     for name, trigger in evidence.get("triggers", {}).items():
         cells = [name]

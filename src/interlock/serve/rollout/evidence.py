@@ -255,6 +255,7 @@ class Evidence:
         settings = self._settings
         return {
             "answers": self.answers,
+            "min_requests": settings.min_requests,
             "log_e_to_roll_back": round(math.log(len(self._triggers) / settings.risk), 4),
             "log_e_to_promote": round(math.log(2 / settings.risk), 4),
             "p99_limit_ms": settings.rollback_p99_ms,
