@@ -118,10 +118,18 @@ def promote(model: str, reason: str, **options: Any) -> int:
 @command.command("rollback")
 @click.argument("model")
 @click.option("--reason", default="asked for", help="For the journal.")
+@click.option(
+    "--previous", is_flag=True, help="To the version before this one, also after a rollback."
+)
 @_connection
-def rollback(model: str, reason: str, **options: Any) -> int:
-    """End the rollout of MODEL; where none runs, return to the version before this one."""
-    return _show(_ask(f"{_of(model)}/rollout/rollback", options, {"reason": reason}), options)
+def rollback(model: str, reason: str, previous: bool, **options: Any) -> int:
+    """End the rollout of MODEL; where none runs, return to the version before this one.
+
+    Where the last rollout was rolled back, --previous is needed for that: the same order again, or
+    one that comes after the server's own, changes nothing.
+    """
+    asked = {"reason": reason, "previous": True} if previous else {"reason": reason}
+    return _show(_ask(f"{_of(model)}/rollout/rollback", options, asked), options)
 
 
 @command.command("reload")

@@ -246,3 +246,36 @@ def test_a_decision_on_a_shadow_tells_what_was_compared(world: Make) -> None:
     assert made["numbers"]["shadow"] == {"compared": 2000, "same": 3, "dropped": 0, "failed": 0}
     found.rollout.roll_back()
     assert found.rollout.status()["decisions"][-1]["numbers"]["shadow"]["same"] == 3
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+def test_a_rollback_that_comes_after_one_does_not_take_the_version_before_back(
+    world: Make, by_server: bool
+) -> None:
+    """Asked for a moment after the server had done it, or again after a timeout."""
+    found = world()
+    found.digests["newer"] = "sha256:newer"
+    found.rollout.start("new", mode="canary")
+    found.rollout.promote()
+    found.rollout.start("newer", mode="canary")
+    if by_server:
+        found.see(300, errors=3)
+        found.rollout.tick()
+    else:
+        found.rollout.roll_back()
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="was rolled back already") as refused:
+            found.rollout.roll_back()
+        found.restart()
+    assert "--previous" in refused.value.hint
+    assert found.stable == "sha256:new"
+    found.rollout.roll_back(previous=True)
+    assert found.stable == "sha256:old"
+
+
+def test_a_rollback_to_the_version_before_does_not_end_a_rollout_instead(world: Make) -> None:
+    found = world()
+    found.rollout.start("new", mode="canary")
+    with pytest.raises(ConflictError, match="a rollout is under way"):
+        found.rollout.roll_back(previous=True)
+    assert found.running is not None

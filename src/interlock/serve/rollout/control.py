@@ -126,13 +126,23 @@ class ModelRollout:
             self._steps.promote(traffic, _words(reason), self._numbers(traffic))
         return self.status()
 
-    def roll_back(self, reason: str = ASKED) -> dict[str, Any]:
-        """End the rollout under way; where there is none, return to the version before this one."""
+    def roll_back(self, reason: str = ASKED, *, previous: bool = False) -> dict[str, Any]:
+        """End the rollout under way; where there is none, return to the version before this one.
+
+        previous  return to it, also where a rollout was what ended last
+
+        Raises ConflictError where that ended by a rollback and `previous` is not said: the order
+        was then meant for the rollout, which the server, or the same order before, has ended.
+        """
         self._record.require()
         with self._change() as traffic:
             if self._record.running is not None:
+                if previous:
+                    raise ConflictError("a rollout is under way", hint="end it first")
                 self._steps.roll_back(traffic, _words(reason), self._numbers(traffic))
             else:
+                if not previous:
+                    self._record.check_not_rolled_back()
                 self._steps.revert(traffic, _words(reason))
         return self.status()
 

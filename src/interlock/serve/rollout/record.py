@@ -172,6 +172,19 @@ class Record:
         self.placement, self._saved = placed, now
         return True
 
+    def check_not_rolled_back(self) -> None:
+        """Raise ConflictError where the last change of what runs was the end of a rollout."""
+        for made in reversed(self.decisions(_MOST_SETTLED)):
+            if made.decision in ("not_started", "held"):
+                continue
+            if made.decision == "rolled_back":
+                raise ConflictError(
+                    f"the rollout was rolled back already, at {made.at}: {made.reason}",
+                    hint="--previous, or `previous` of the admin API, returns to the version "
+                    "before this one",
+                )
+            return
+
     def decisions(self, last: int) -> list[Decision]:
         """The latest ones, in order; raises StorageError."""
         return [] if self._store is None else self._store.decisions(self._model, last)
