@@ -165,6 +165,18 @@ def test_a_candidate_that_could_not_be_rolled_out_is_a_finding(
     assert code == 1 if result == "fail" else True
 
 
+def test_a_policy_that_is_gone_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "bundle")
+    text = '[production.models.d]\npath = "bundle"\npolicy = "gone.toml"\n'
+    (tmp_path / "serve.toml").write_text(text)
+    code, found = examined(tmp_path, capsys)
+    assert code == 1
+    assert found["d: loads and passes its self-test"]["result"] == "fail"
+    assert "gone.toml" in found["d: loads and passes its self-test"]["detail"]
+
+
 def test_the_candidate_of_a_rollout_under_way_is_the_recorded_one(
     deployment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,24 +55,30 @@ def state(directory: Path) -> tuple[dict[str, Placement], Finding]:
     A server that cannot serves what is configured, and rolls nothing out.
     """
     found: dict[str, Placement] = {}
-    why = ""
+    try:
+        why = _unusable(directory)
+        found = {} if why else recorded(directory)
+    except JournalError as error:
+        why = error.message
+    except OSError as error:
+        why = f"{directory} cannot be used: {error.strerror}"
+    item = "the state can be kept"
+    return found, Finding("environment", item, passed(not why), why or "by this user alone")
+
+
+def _unusable(directory: Path) -> str:
+    """Why a server could not keep its state there alone; empty where it can. Raises OSError."""
     file = directory / FILE
     there = next(place for place in (directory, *directory.parents) if place.exists())
     if not there.is_dir():
-        why = f"{there} is no directory"
-    elif not os.access(there, os.W_OK | os.X_OK):
-        why = f"{there} cannot be written"
-    elif file.exists() and not os.access(file, os.R_OK | os.W_OK):
-        why = f"{file} cannot be read and written"
-    elif opened := _open_to_all([path for path in (directory, file) if path.exists()]):
-        why = f"every user may change {opened}, and so what is served"
-    else:
-        try:
-            found = recorded(directory)
-        except JournalError as error:
-            why = error.message
-    item = "the state can be kept"
-    return found, Finding("environment", item, passed(not why), why or "by this user alone")
+        return f"{there} is no directory"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there} cannot be written"
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        return f"{file} cannot be read and written"
+    if opened := _open_to_all([directory, file]):
+        return f"every user may change {opened}, and so what is served"
+    return ""
 
 
 def _open_to_all(paths: Iterable[Path]) -> Path | None:
@@ -82,6 +88,8 @@ def _open_to_all(paths: Iterable[Path]) -> Path | None:
     """
     above: set[Path] = set()
     for path in paths:
+        if not path.exists():
+            continue  # which loading says
         if path.stat().st_mode & stat.S_IWOTH:
             return path
         above |= {*path.absolute().parents, *path.resolve().parents}
