@@ -194,8 +194,9 @@ def test_one_that_refuses_every_row_is_rolled_back_where_each_batch_has_one(
     evidence = Evidence(RolloutSettings(), "canary", 50)
     for n in range(2000):
         candidate = n % 2 == 1
-        answer = Seen(candidate, 0.0, 0.01, 0.0)
-        evidence.seen(answer._replace(**{field: 1.0 if candidate else 0.04}))
+        share = 1.0 if candidate else 0.04
+        error, refused = (share, 0.0) if field == "error" else (0.0, share)
+        evidence.seen(Seen(candidate, error, 0.01, refused))
         if (found := evidence.judge()).action != "wait":
             break
     assert found[:2] == ("rollback", trigger)
