@@ -20,6 +20,7 @@ from support.detectors import write_bundle
 from interlock.cli.app import run
 from interlock.serve import doctor_isolated
 from interlock.serve.rollout.store import Placement, RolloutStore, Source
+from interlock.serve.rollout.store import Running as RolloutRunning
 
 SOUND = '[production]\nrate = 50.0\n[production.models.strict]\npath = "bundle"\n'
 
@@ -82,6 +83,117 @@ def test_a_changed_bundle_and_files_for_everybody_fail(
     assert "every user may change" in found["strict: permissions"]["detail"]
     assert found["every model is ready"]["result"] == "fail"
     assert "strict: no network during inference" not in found
+
+
+def quick(deployment: Path) -> None:
+    """A smaller model, where the doctor is asked about what stands around it."""
+    shutil.rmtree(deployment / "bundle")
+    for number in (0, 1):
+        (deployment / f"v{number}.onnx").write_bytes(models.shifted(number))
+
+
+@pytest.mark.parametrize("what", ["serve.toml", ".", "state", "state/rollout.sqlite"])
+def test_what_decides_on_the_model_is_not_for_every_user_to_change(
+    deployment: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever may write the configuration, the state, or a directory above, names the model."""
+    quick(deployment)
+    text = '[production]\nstate = "state"\n[production.models.m]\npath = "v0.onnx"\n'
+    (deployment / "serve.toml").write_text(text)
+    RolloutStore(deployment / "state").close()
+    _, found = examined(deployment, capsys)
+    items = ("the configuration: permissions", "the state can be kept", "m: permissions")
+    assert all(found[item]["result"] == "pass" for item in items)
+    place = deployment / what
+    place.chmod(0o777)
+    try:
+        code, found = examined(deployment, capsys)
+    finally:
+        place.chmod(0o700)
+    assert code == 1
+    told = [found[item]["detail"] for item in items if found[item]["result"] == "fail"]
+    assert told
+    assert all(f"every user may change {place}" in one for one in told)
+
+
+@pytest.mark.parametrize("broken", ["file", "content"])
+def test_a_state_in_which_nothing_could_be_recorded_is_a_finding(
+    deployment: Path, broken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick(deployment)
+    text = '[production]\nstate = "state"\n[production.models.m]\npath = "v0.onnx"\n'
+    (deployment / "serve.toml").write_text(text)
+    if broken == "content":
+        (deployment / "state").mkdir()
+        (deployment / "state" / "rollout.sqlite").write_text("no database " * 1000)
+    else:
+        (deployment / "state").write_text("")
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    assert found["the state can be kept"]["result"] == "fail"
+    assert found["every model is ready"]["result"] == "pass"  # and the list goes on
+
+
+@pytest.mark.parametrize(
+    ("own", "result", "told"),
+    [
+        ({}, "pass", "v1.onnx is sha256:"),
+        ({"candidate": "gone.onnx"}, "fail", "there is no gone.onnx"),
+        ({"candidate_digest": "sha256:" + 64 * "0"}, "fail", "expected sha256:0000"),
+        ({"candidate": "affine.onnx"}, "fail", "differ from the old one's"),
+        ({"candidate": "same.onnx"}, "warn", "is what is served already"),
+    ],
+)
+def test_a_candidate_that_could_not_be_rolled_out_is_a_finding(
+    deployment: Path,
+    own: dict[str, Any],
+    result: str,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    quick(deployment)
+    (deployment / "affine.onnx").write_bytes(models.gather())
+    (deployment / "same.onnx").write_bytes(models.shifted(0))
+    (deployment / "serve.toml").unlink()
+    named = {"path": "v0.onnx", "candidate": "v1.onnx"} | own
+    document = {"production": {"state": "state", "models": {"m": named}}}
+    (deployment / "serve.json").write_text(json.dumps(document))
+    code, found = examined(deployment, capsys)
+    finding = found["m: its candidate can be rolled out"]
+    assert finding["result"] == result
+    assert told in finding["detail"]
+    assert code == 1 if result == "fail" else True
+
+
+def test_a_policy_that_is_gone_is_a_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_bundle(tmp_path / "bundle")
+    text = '[production.models.d]\npath = "bundle"\npolicy = "gone.toml"\n'
+    (tmp_path / "serve.toml").write_text(text)
+    code, found = examined(tmp_path, capsys)
+    assert code == 1
+    assert found["d: loads and passes its self-test"]["result"] == "fail"
+    assert "gone.toml" in found["d: loads and passes its self-test"]["detail"]
+
+
+def test_the_candidate_of_a_rollout_under_way_is_the_recorded_one(
+    deployment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick(deployment)
+    text = '[production]\nstate = "state"\n[production.models.m]\npath = "v0.onnx"\n'
+    (deployment / "serve.toml").write_text(text)
+    running = RolloutRunning(
+        id="1", mode="canary", percent=5, salt="00" * 16, started="",
+        candidate=Source("v1.onnx", "sha256:" + 64 * "1"),
+    )  # fmt: skip
+    store = RolloutStore(deployment / "state")
+    store.save("m", Placement(configured=("v0.onnx", None), running=running))
+    store.close()
+    code, found = examined(deployment, capsys)
+    assert code == 1
+    told = found["m: its candidate can be rolled out"]["detail"]
+    assert "expected sha256:1111" in told
 
 
 def test_a_server_that_would_stand_open_fails(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from support import models
 from support.keys import self_signed
-from support.rollouts import ADMIN, ENVIRON
+from support.rollouts import ADMIN, ENVIRON, until
 from support.rollouts import write_versions as versions
 from support.serving import Running, serving
 
@@ -27,6 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (place / "r.onnx").write_bytes(models.shifted(0))
     named: dict[str, dict[str, Any]] = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
     named["small"] = {"path": "v0.onnx", "rollback_errors": 0.004}
+    named["waits"] = {"path": "v0.onnx"}
     with serving(place, named, environ=ENVIRON, state="state") as running:
         yield running
 
@@ -77,7 +79,24 @@ def test_from_start_to_end(server: Running, capsys: pytest.CaptureFixture[str]) 
     assert told(capsys, "rollback", "m")["stable"]["path"] == "v0.onnx"
     assert run(["rollout", "status", "m"]) == 0
     assert "reverted: asked for" in capsys.readouterr().out
-    assert len(told(capsys, "status")["models"]) == 3
+    assert len(told(capsys, "status")["models"]) == 4
+
+
+def test_a_status_says_what_a_shadow_found_and_what_it_waits_for(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "start", "waits", "v1.onnx", "--mode", "shadow")
+    until(
+        lambda: (
+            server.infer("waits", [[1, 2, 3]]).status_code == 200
+            and told(capsys, "status", "waits")["rollout"]["evidence"]["answers"] > 0
+        )
+    )
+    assert run(["rollout", "status", "waits"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"shadow of sha256:\w+, since 20\d\d-\d\d-\d\d", shown)
+    assert re.search(r"compared [1-9]\d*, same 0, dropped \d+, failed 0", shown)
+    assert re.search(r"[1-9] answers of the candidate; nothing is decided below 100", shown)
 
 
 def test_a_reload(server: Running, capsys: pytest.CaptureFixture[str]) -> None:

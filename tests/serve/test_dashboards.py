@@ -64,6 +64,17 @@ def test_a_first_rollback_is_an_increase(server: Running) -> None:
         assert series in server.metrics()
 
 
+def test_a_first_false_positive_has_a_day_before_it_to_be_compared_with(server: Running) -> None:
+    """A share of a series that is not there yet is nothing, and nothing is above it."""
+    name = "interlock_feedback_total"
+    asked = expressions()["InterlockFalsePositives"]
+    assert f'increase({name}{{outcome="false_positive"}}[1d] offset 1h)' in asked
+    for version in ("stable", "candidate"):
+        for outcome in ("false_positive", "true_negative"):
+            labels = f'model="affine",outcome="{outcome}",version="{version}"'
+            assert f"{name}{{{labels}}} 0.0" in server.metrics()
+
+
 def test_a_model_that_fails_on_whatever_it_is_asked_raises_an_alert(server: Running) -> None:
     """It answers 422, which is no error of the server, and is an error all the same."""
     name = "interlock_answers_total"

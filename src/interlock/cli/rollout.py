@@ -118,10 +118,18 @@ def promote(model: str, reason: str, **options: Any) -> int:
 @command.command("rollback")
 @click.argument("model")
 @click.option("--reason", default="asked for", help="For the journal.")
+@click.option(
+    "--previous", is_flag=True, help="To the version before this one, also after a rollback."
+)
 @_connection
-def rollback(model: str, reason: str, **options: Any) -> int:
-    """End the rollout of MODEL; where none runs, return to the version before this one."""
-    return _show(_ask(f"{_of(model)}/rollout/rollback", options, {"reason": reason}), options)
+def rollback(model: str, reason: str, previous: bool, **options: Any) -> int:
+    """End the rollout of MODEL; where none runs, return to the version before this one.
+
+    Where the last rollout was rolled back, --previous is needed for that: the same order again, or
+    one that comes after the server's own, changes nothing.
+    """
+    asked = {"reason": reason, "previous": True} if previous else {"reason": reason}
+    return _show(_ask(f"{_of(model)}/rollout/rollback", options, asked), options)
 
 
 @command.command("reload")
@@ -253,13 +261,21 @@ def _print(found: dict[str, Any]) -> None:
     if running is not None:
         share = f" {running['percent']:g}%" if running["mode"] == "canary" else ""
         held = f", left to you: {running['held']}" if running["held"] else ""
-        click.echo(f"  {running['mode']}{share} of {running['candidate']}{held}")
+        since = f", since {running['started']}"
+        click.echo(f"  {running['mode']}{share} of {running['candidate']}{since}{held}")
+        if running["mode"] == "shadow" and running["shadow"]:
+            told = ", ".join(f"{word} {number}" for word, number in running["shadow"].items())
+            click.echo(f"  of its requests: {told}")
         _print_evidence(running["evidence"])
     for made in found["decisions"][-5:]:
         click.echo(f"  {made['at']}  {made['decision']}: {made['reason']}")
 
 
 def _print_evidence(evidence: dict[str, Any]) -> None:
+    answers, least = evidence.get("answers", 0), evidence.get("min_requests", 0)
+    if answers < least:
+        told = f"{answers} answers of the candidate; nothing is decided below {least}"
+        click.echo(f"  {told}")
     rows = []
     for name, trigger in evidence.get("triggers", {}).items():
         cells = [name]

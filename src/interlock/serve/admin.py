@@ -44,6 +44,10 @@ class _Ending(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str = "asked for"
 
 
+class _RollBack(_Ending, frozen=True, forbid_unknown_fields=True):
+    previous: bool = False
+
+
 class _Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request_id: str
     label: Literal["positive", "negative"]
@@ -55,7 +59,7 @@ class _Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _START, _RELOAD = msgspec.json.Decoder(_Start), msgspec.json.Decoder(_Reload)
-_ENDING = msgspec.json.Decoder(_Ending)
+_ENDING, _ROLL_BACK = msgspec.json.Decoder(_Ending), msgspec.json.Decoder(_RollBack)
 _LABEL, _LABELS = msgspec.json.Decoder(_Label), msgspec.json.Decoder(_Labels)
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
@@ -99,8 +103,9 @@ class Admin:
     async def roll_back(self, request: Request) -> Response:
         """Roll the candidate back, or return to the version before."""
         model = self._find(request)
-        asked = read_json(await self._read_body(request) or b"{}", _ENDING)
-        return json_reply(await _in_thread(model.roll_back, _reason(asked)))
+        asked = read_json(await self._read_body(request) or b"{}", _ROLL_BACK)
+        order = functools.partial(model.roll_back, _reason(asked), previous=asked.previous)
+        return json_reply(await _in_thread(order))
 
     async def reload(self, request: Request) -> Response:
         """Load a model again."""

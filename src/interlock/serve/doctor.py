@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
-import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from interlock.kernel.errors import ConfigError, InputError, InterlockError
-from interlock.serve import doctor_model, doctor_server
+from interlock.serve import doctor_candidate, doctor_files, doctor_model, doctor_server
 from interlock.serve.checklist import Finding, Result, passed
 from interlock.serve.config_file import Effective, is_config, load_config
 from interlock.serve.open_files import check_limit, needed
-from interlock.serve.opening import DETECTOR, REGISTERED, STORED, kind_of
-from interlock.serve.rollout.store import placed, recorded
+from interlock.serve.opening import kind_of
+from interlock.serve.rollout.store import Placement, beside, placed
 from interlock.serve.settings import ModelSettings, Settings
 
 DISK_MB, MEMORY_MB = 500, 512
@@ -74,9 +72,17 @@ def examine(
 ) -> Iterator[Finding]:
     """All findings, as they come. `tick` is told a model's name and the calls made so far."""
     base = effective.base
-    served, because = _served(effective.settings)
+    found: dict[str, Placement] = {}
+    state: Finding | None = None
+    if effective.settings.state is not None:
+        found, state = doctor_files.state(Path(effective.settings.state))
+    served, because = _served(effective.settings, found)
     settings = msgspec.structs.replace(effective.settings, models=served)
     yield from _environment(settings, base)
+    if state is not None:
+        yield state
+    if effective.file is not None:
+        yield doctor_files.configuration(effective.file)
     yield from _exposure(settings)
     yield from _written_tokens(effective)
     for name, own in settings.models.items():
@@ -86,7 +92,7 @@ def examine(
             made[0] += 1
             tick(name, made[0])
 
-        yield from _permissions(name, own, base)
+        yield from doctor_files.model(name, own, base)
         broken = False
         for finding in doctor_model.examine(
             name, own, base, calls=calls, start_seconds=settings.start_seconds, tick=one,
@@ -96,12 +102,16 @@ def examine(
             yield finding
         if not broken:
             yield doctor_model.without_network(name, own, base, settings.start_seconds)
+        candidate = beside(effective.settings.models[name], found.get(name))
+        if candidate is not None:
+            yield from doctor_candidate.examine(name, candidate, own, base, settings.start_seconds)
     yield from doctor_server.examine(settings, base)
 
 
-def _served(settings: Settings) -> tuple[dict[str, ModelSettings], dict[str, str]]:
+def _served(
+    settings: Settings, found: Mapping[str, Placement]
+) -> tuple[dict[str, ModelSettings], dict[str, str]]:
     """What a server would serve under each name, and why where that is not as configured."""
-    found = {} if settings.state is None else recorded(Path(settings.state))
     now = {name: placed(own, found.get(name)) for name, own in settings.models.items()}
     why = {name: "" if told == "configured" else told for name, (_, told) in now.items()}
     return {name: own for name, (own, _) in now.items()}, why
@@ -155,25 +165,6 @@ def _free_memory() -> int | None:
     except (OSError, ValueError):
         pass
     return None
-
-
-def _permissions(name: str, own: ModelSettings, base: Path) -> Iterator[Finding]:
-    item = f"{name}: permissions"
-    if own.path.startswith((REGISTERED, DETECTOR, STORED)):
-        yield Finding("environment", item, "pass", "not a path of this deployment")
-        return
-    root = base / own.path
-    paths = [root, *root.rglob("*")] if root.is_dir() else [root]
-    if not root.exists():
-        return
-    unreadable = [path for path in paths if not os.access(path, os.R_OK)]
-    if unreadable:
-        yield Finding("environment", item, "fail", f"{unreadable[0]} cannot be read")
-    elif writable := [path for path in paths if path.stat().st_mode & stat.S_IWOTH]:
-        yield Finding("environment", item, "fail", f"every user may change {writable[0]}")
-    else:
-        detail = f"{len(paths)} files and directories, read by us, not for every user to change"
-        yield Finding("environment", item, "pass", detail)
 
 
 def _written_tokens(effective: Effective) -> Iterator[Finding]:

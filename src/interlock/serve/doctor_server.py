@@ -64,6 +64,8 @@ def examine(settings: Settings, base: Path) -> Iterator[Finding]:
             code = process.wait(settings.drain_seconds + _STOP_SECONDS)
             ended = passed(code in (0, 1))
             yield Finding("integration", "it stops when told to", ended, f"exit code {code}")
+        except subprocess.TimeoutExpired:
+            yield Finding("integration", "it stops when told to", "fail", "it did not end")
         except (OSError, http.client.HTTPException, ValueError) as error:
             yield Finding("integration", "the server answers", "fail", type(error).__name__)
         finally:

@@ -12,7 +12,7 @@ from interlock.kernel.errors import EngineUnavailableError, InterlockError, Requ
 from interlock.serve.health import Health
 from interlock.serve.lane import Lane
 from interlock.serve.metrics import Metrics, ModelState
-from interlock.serve.opening import check_read
+from interlock.serve.opening import check_files, check_read
 from interlock.serve.rollout.traffic import Pick, Traffic
 from interlock.serve.served import Served
 from interlock.serve.server_log import Log
@@ -200,6 +200,10 @@ class Hosting:
             self._base,
             on_run=lambda ran: self._metrics.ran(hosted.name, ran),
         )
+
+    def check(self, own: ModelSettings) -> None:
+        """See `check_files`."""
+        check_files(own, self._base)
 
     def _start(self, hosted: Hosted, begin: Callable[[Hosted], Traffic] | None) -> None:
         read = _disk_reads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from interlock.bundle.manifest import METADATA
 from interlock.bundle.metadata import parse_metadata
 from interlock.engines.generate.spec import EXTENSION
-from interlock.kernel.errors import BundleError, ConfigError
+from interlock.kernel.errors import BundleError, BundleIntegrityError, ConfigError
 from interlock.serve.served import Served
 from interlock.serve.settings import ModelKind, ModelSettings
 
@@ -66,6 +67,36 @@ def open_model(name: str, settings: ModelSettings, base: Path) -> Served:
     from interlock.serve.child_served import child_served
 
     return child_served(name, "route" if kind == "route" else "verified", settings, source, base)
+
+
+def check_files(settings: ModelSettings, base: Path) -> None:
+    """Raise for files that are gone, or not those of `expected_digest`; no process is started.
+
+    Of a route and a verified model only that they are there: their processes read them.
+
+    Raises ConfigError and BundleError.
+    """
+    kind = kind_of(settings, base)
+    if settings.path.startswith((REGISTERED, STORED, DETECTOR)):
+        return
+    path = (base / settings.path).resolve()
+    if kind == "onnx":
+        from interlock.bundle.limits import DEFAULT_LIMITS
+        from interlock.bundle.pack import read_model
+
+        digest = f"sha256:{hashlib.sha256(read_model(path, DEFAULT_LIMITS)).hexdigest()}"
+    elif kind in ("bundle", "detector", "text"):
+        from interlock.bundle.contents import read_contents
+        from interlock.bundle.limits import DEFAULT_LIMITS
+
+        digest = read_contents(path, DEFAULT_LIMITS).digest
+    else:
+        return
+    if settings.expected_digest not in (None, digest):
+        raise BundleIntegrityError(
+            f"{settings.path}: the digest is {digest}, expected {settings.expected_digest}",
+            hint="put the files back that were loaded, or roll back",
+        )
 
 
 def check_read(name: str, settings: ModelSettings, base: Path) -> None:

@@ -46,6 +46,7 @@ class World:
         self.rollout = ModelRollout(
             self.hosted,
             open=self.open,
+            check=self.check,
             store=self.store,
             drain_seconds=1.0,
             log=lambda event, **fields: self.logged.append({"event": event, **fields}),
@@ -73,6 +74,10 @@ class World:
         version = Version(own, served, lane, Canary(served, degraded_ms=50, seconds=1))
         self.opened.append(version)
         return version
+
+    def check(self, own: ModelSettings) -> None:
+        if own.expected_digest not in (None, self.digests[own.path]):
+            raise BundleIntegrityError("another digest")
 
     def see(self, number: int, *, errors: int = 0) -> None:
         """Answers of both versions, in turn; of the candidate's every `errors`-th fails."""

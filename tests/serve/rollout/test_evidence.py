@@ -184,3 +184,20 @@ def test_evidence_goes_on_where_it_was_kept(seed: int, cut: int, mode: Mode) -> 
     other = Evidence(RolloutSettings(rollback_errors=0.2), mode, 50)
     with pytest.raises(InputError, match="other limits"):
         other.restore(first.state())
+
+
+@pytest.mark.parametrize(("field", "trigger"), [("error", "errors"), ("refused", "refused")])
+def test_one_that_refuses_every_row_is_rolled_back_where_each_batch_has_one(
+    field: str, trigger: str
+) -> None:
+    """Both versions' requests hold such a row; only the candidate's hold nothing else."""
+    evidence = Evidence(RolloutSettings(), "canary", 50)
+    for n in range(2000):
+        candidate = n % 2 == 1
+        share = 1.0 if candidate else 0.04
+        error, refused = (share, 0.0) if field == "error" else (0.0, share)
+        evidence.seen(Seen(candidate, error, 0.01, refused))
+        if (found := evidence.judge()).action != "wait":
+            break
+    assert found[:2] == ("rollback", trigger)
+    assert found.numbers["triggers"][trigger]["stable"]["share"] == pytest.approx(0.04)

@@ -239,3 +239,26 @@ def test_a_restart_promotes_no_candidate_whose_memory_was_not_seen_since(
     found.restart()
     answer(1000, 0)
     assert found.decisions()[-1] == "promoted"
+
+
+def test_what_was_seen_beside_another_stable_version_does_not_count(world: Make) -> None:
+    """Its files were exchanged while the server was down."""
+    found = world(min_requests=200)
+    found.rollout.start("new", mode="canary", percent=20)
+    before = found.running["id"]
+    found.see(150, errors=3)
+    found.clock.advance(SAVE_SECONDS)
+    found.rollout.tick()
+    found.digests["old"] = "sha256:patched"
+    found.restart()
+    assert found.stable == "sha256:patched"
+    assert found.running["evidence"]["answers"] == 0
+    assert (found.running["id"] != before, found.running["percent"]) == (True, 20)
+    made = found.rollout.status()["decisions"][-1]
+    assert (made["decision"], made["reason"]) == ("started", "stable_changed")
+    found.see(50)
+    found.clock.advance(SAVE_SECONDS)
+    found.rollout.tick()
+    found.restart()
+    assert found.running["evidence"]["answers"] == 50
+    assert found.decisions() == ["started", "started"]

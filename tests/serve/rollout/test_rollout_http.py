@@ -20,7 +20,7 @@ def settings(model: str = "m", **changes: Any) -> dict[str, Any]:
     return {model: {"path": "v0.onnx", "percent": 50, **changes}}
 
 
-MODELS = [f"m{k}" for k in range(8)]
+MODELS = [f"m{k}" for k in range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -317,3 +317,21 @@ def test_the_admin_api_takes_the_admin_token_alone(tmp_path: Path) -> None:
                 assert server.client.post(url, json={}, headers=headers).status_code == 401
         assert server.get("/v2", headers=HEADERS).status_code == 401
         assert server.get("/v1/admin/rollouts", headers=HEADERS).status_code == 200
+
+
+def test_files_that_were_exchanged_since_the_start_are_not_promoted(
+    server: Running, place: Path, model: str
+) -> None:
+    """The next start would refuse them, and leave the model without a version."""
+    candidate = place / f"{model}-next.onnx"
+    candidate.write_bytes(models.shifted(1))
+    asked = {"path": candidate.name, "mode": "canary"}
+    assert admin(server, f"models/{model}/rollout", asked).status_code == 200
+    for exchange in (lambda: candidate.write_bytes(models.shifted(5)), candidate.unlink):
+        exchange()
+        refused = admin(server, f"models/{model}/rollout/promote", {})
+        assert refused.status_code == 422
+        assert rollout_of(server, model)["rollout"] is not None
+    candidate.write_bytes(models.shifted(1))
+    assert admin(server, f"models/{model}/rollout/promote", {}).status_code == 200
+    assert answered(server, model=model)[0] == 1

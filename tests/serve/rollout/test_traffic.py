@@ -273,3 +273,27 @@ def test_a_client_that_leaves_a_stream_after_too_long_a_wait_is_a_slow_answer() 
         assert not found.watch.seen
         pick.left(found.watch.limit_seconds * 2)
         assert [(seen.candidate, seen.error) for seen in found.watch.seen] == [(True, False)]
+
+
+class HalfRefusing(Doubling):
+    """Refuses what is negative, and fails on what is 13 beside others."""
+
+    def infer(self, inputs: Any, *, deadline: Any) -> Answer:
+        found = super().infer(inputs, deadline=deadline)
+        assert isinstance(found.outcome, BatchOutcome)
+        found.outcome.status[inputs["x"] < 0] = 1
+        found.outcome.status[inputs["x"] > 100] = 0
+        return found
+
+
+def test_of_a_batch_the_share_of_its_rows_is_noted() -> None:
+    """One refused row of four is no answer that is refused, nor are four of them one more."""
+    stable = version(HalfRefusing())
+    watch = Watch("r", "canary", 0.05, 2)
+    found = Traffic(stable, stable, 50, new_salt(), watch)
+    try:
+        for values in ((1, 2, 3, -4), (-1, -2, -3, -4), (1, 2, 3, 200)):
+            asyncio.run(ask(picked(found), *values))
+    finally:
+        stable.lane.close(1)
+    assert [(seen.error, seen.refused) for seen in watch.seen] == [(0, 0.25), (0, 1), (0.25, 0)]

@@ -16,15 +16,16 @@ from interlock.kernel.errors import (
     InterlockError,
     JournalError,
 )
+from interlock.serve.rollout.evidence import TRIGGERS, Verdict
 from interlock.serve.rollout.loading import Loader, source_of
 from interlock.serve.rollout.observing import Observer
 from interlock.serve.rollout.recent import ConflictError
-from interlock.serve.rollout.record import OnDecision, Record
+from interlock.serve.rollout.record import NOT_LOADED, OnDecision, Record
 from interlock.serve.rollout.resuming import Resumption
 from interlock.serve.rollout.settings import Mode
 from interlock.serve.rollout.status import status_of
 from interlock.serve.rollout.steps import Steps
-from interlock.serve.rollout.store import Decision, RolloutStore, Source
+from interlock.serve.rollout.store import Decision, RolloutStore, Running, Source
 from interlock.serve.rollout.traffic import Traffic
 from interlock.serve.server_log import Log
 from interlock.serve.settings import ModelSettings
@@ -40,6 +41,7 @@ class ModelRollout:
     """The rollouts of one model. Safe across threads: one change at a time, others are refused.
 
     open   loads and tests a version
+    check  raises for files of a version that are gone or others; loads nothing
     store  None where the server keeps no state; then there are reloads, but no rollouts
     """
 
@@ -51,12 +53,13 @@ class ModelRollout:
         store: RolloutStore | None,
         drain_seconds: float,
         log: Log,
+        check: Callable[[ModelSettings], None] = lambda own: None,
         on_decision: OnDecision = lambda decision: None,
         clock: Clock | None = None,
     ) -> None:
         self._hosted = hosted
         self._own = own = hosted.settings
-        self._loader = loader = Loader(hosted, open)
+        self._loader = loader = Loader(hosted, open, check)
         self._log = log
         clock = clock or SystemClock()
 
@@ -73,7 +76,8 @@ class ModelRollout:
             clock=clock,
         )  # fmt: skip
         self._resumption = Resumption(hosted, loader, record, self._steps, log=log, clock=clock)
-        self._changing = threading.Lock()
+        self._changing = threading.Lock()  # held by an order; a second one is refused
+        self._turn = threading.Lock()  # held by an order, or by a look, which it waits for
 
     # --- what an operator asks for -----------------------------------------------------------
 
@@ -119,17 +123,27 @@ class ModelRollout:
         """Let the candidate answer everything, and keep the old version's place for a return."""
         self._record.require()
         with self._change() as traffic:
-            self._steps.promote(traffic, reason, self._observer.numbers())
+            self._steps.promote(traffic, _words(reason), self._numbers(traffic))
         return self.status()
 
-    def roll_back(self, reason: str = ASKED) -> dict[str, Any]:
-        """End the rollout under way; where there is none, return to the version before this one."""
+    def roll_back(self, reason: str = ASKED, *, previous: bool = False) -> dict[str, Any]:
+        """End the rollout under way; where there is none, return to the version before this one.
+
+        previous  return to it, also where a rollout was what ended last
+
+        Raises ConflictError where that ended by a rollback and `previous` is not said: the order
+        was then meant for the rollout, which the server, or the same order before, has ended.
+        """
         self._record.require()
         with self._change() as traffic:
             if self._record.running is not None:
-                self._steps.roll_back(traffic, reason, self._observer.numbers())
+                if previous:
+                    raise ConflictError("a rollout is under way", hint="end it first")
+                self._steps.roll_back(traffic, _words(reason), self._numbers(traffic))
             else:
-                self._steps.revert(traffic, reason)
+                if not previous:
+                    self._record.check_not_rolled_back()
+                self._steps.revert(traffic, _words(reason))
         return self.status()
 
     def reload(self, path: str | None = None, digest: str | None = None) -> dict[str, Any]:
@@ -192,7 +206,7 @@ class ModelRollout:
         Where that cannot be recorded it is not done: the model's health says so, and the next tick
         tries again.
         """
-        if not self._changing.acquire(blocking=False):
+        if not self._turn.acquire(blocking=False):
             return
         try:
             traffic = self._hosted.traffic
@@ -208,44 +222,75 @@ class ModelRollout:
             if verdict.action == "rollback":
                 self._steps.roll_back(traffic, verdict.trigger, verdict.numbers)
             elif verdict.action == "promote" and not running.held:
-                self._steps.promote(traffic, verdict.trigger, verdict.numbers)
-            elif verdict.action == "hold" and running.held != verdict.trigger:
-                held = msgspec.structs.replace(running, held=verdict.trigger)
-                self._record.decide("held", verdict.trigger, verdict.numbers, running=held)
+                self._promote(traffic, running, verdict)
+            # What was undecided may still be shown good; further turns of that are no news.
+            elif verdict.action == "hold" and (
+                not running.held or (running.held, verdict.trigger) == ("undecided", "shown_good")
+            ):
+                self._hold(running, verdict.trigger, verdict.numbers)
             else:
                 self._record.save(self._observer.state)
             self._hosted.fault = ""
         except JournalError as error:
             self._steps.not_recorded(error)
         finally:
-            self._changing.release()
+            self._turn.release()
 
     # --- parts -------------------------------------------------------------------------------
 
     @contextmanager
-    def _change(self) -> Iterator[Traffic]:
-        """The traffic, for one change at a time; raises ConflictError for a second one."""
+    def _alone(self) -> Iterator[None]:
+        """One order at a time, between two looks; raises ConflictError for a second order."""
         if not self._changing.acquire(blocking=False):
             raise ConflictError("another change of this model is under way")
         try:
+            with self._turn:
+                yield
+        finally:
+            self._changing.release()
+
+    @contextmanager
+    def _change(self) -> Iterator[Traffic]:
+        """The traffic, for one change at a time; raises ConflictError for a second one."""
+        with self._alone():
             traffic = self._hosted.traffic
             if traffic is None:
                 raise ConflictError(f"model '{self._hosted.name}' is not ready")
             yield traffic
-        finally:
-            self._changing.release()
+
+    def _numbers(self, traffic: Traffic) -> dict[str, Any]:
+        """Those behind an order, up to this moment."""
+        if traffic.watch is not None:
+            self._observer.look(traffic, traffic.watch)
+        return self._observer.numbers()
+
+    def _promote(self, traffic: Traffic, running: Running, verdict: Verdict) -> None:
+        try:
+            self._steps.promote(traffic, verdict.trigger, verdict.numbers)
+        except JournalError:
+            raise
+        except InterlockError as error:
+            # Put back, its files may be promoted by a person; what runs is not to be undone.
+            self._hold(running, "not_loaded", verdict.numbers | {"code": error.code})
+
+    def _hold(self, running: Running, trigger: str, numbers: dict[str, Any]) -> None:
+        held = msgspec.structs.replace(running, held=trigger)
+        self._record.decide("held", trigger, numbers, running=held)
 
     def _start_again(self) -> dict[str, Any]:
-        if not self._changing.acquire(blocking=False):
-            raise ConflictError("another change of this model is under way")
-        try:
-            traffic = self._hosted.traffic = self.begin()
-            self._hosted.error = None
-        except InterlockError as error:
-            self._hosted.error = error
-            raise
-        finally:
-            self._changing.release()
+        with self._alone():
+            try:
+                traffic = self._hosted.traffic = self.begin()
+                self._hosted.error = None
+            except InterlockError as error:
+                self._hosted.error = error
+                raise
         digest = traffic.stable.digest
         self._log("model_ready", model=self._hosted.name, digest=digest)
         return {"model": self._hosted.name, "changed": True, "digest": digest}
+
+
+def _words(reason: str) -> str:
+    """An operator's reason, told apart from the words that stand for the server's own decisions."""
+    server = reason in TRIGGERS or reason.startswith(NOT_LOADED)
+    return f"{ASKED}: {reason}" if server else reason

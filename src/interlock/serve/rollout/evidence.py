@@ -1,13 +1,13 @@
 """What a rollout has seen of both versions, and what it comes to: wait, promote, roll back, hold.
 
 A candidate is bad where a share of its answers (errors; slower than the limit of the P99; refused;
-wrong by their labels) is above the limit, *and* above that of the old version at the same time, by
-half of the limit. The second keeps a slow machine, or a bad hour of what both depend on, from
-rolling back a good candidate, and half of the limit one that is a little worse, and well within it
-but in that hour. Each of the two is a test of its own (`interlock.kernel.betting`), and both must
-reject, so the probability that a candidate that is not bad is ever rolled back stays below `risk`,
-divided over the triggers, however often one looks. P99 above the limit is a share of more than 1%
-above it.
+wrong by their labels), of an answer by rows the share of its rows, is above the limit, *and* above
+that of the old version at the same time, by half of the limit. The second keeps a slow machine, or
+a bad hour of what both depend on, from rolling back a good candidate, and half of the limit one
+that is a little worse, and well within it but in that hour. Each of the two is a test of its own
+(`interlock.kernel.betting`), and both must reject, so the probability that a candidate that is not
+bad is ever rolled back stays below `risk`, divided over the triggers, however often one looks. P99
+above the limit is a share of more than 1% above it.
 
 The comparison is by blocks of answers that came next to one another: the mean of the candidate's
 minus the mean of the old version's. A block is complete with a fixed number of either; when that
@@ -47,7 +47,7 @@ SLOW_SHARE = 0.01
 
 TRIGGERS = frozenset(
     {"errors", "p99", "memory", "refused", "false_positives", "false_negatives"}
-    | {"shown_good", "undecided", "configured"}
+    | {"shown_good", "undecided", "configured", "not_loaded", "stable_changed"}
 )
 """Reasons of decisions that the server makes; any other is an operator's."""
 
@@ -61,12 +61,15 @@ _PENDING = 64
 
 
 class Seen(NamedTuple):
-    """One answer of one version: whether it failed, its seconds, whether it was refused."""
+    """One answer of one version: its seconds, and which shares of its rows failed and were refused.
+
+    Shares, since a batch with one refused row and one with nothing else would look the same.
+    """
 
     candidate: bool
-    error: bool
+    error: float
     seconds: float
-    refused: bool
+    refused: float
 
 
 class Verdict(NamedTuple):
@@ -78,7 +81,7 @@ class Verdict(NamedTuple):
 
 
 class _TriggerState(msgspec.Struct, frozen=True):
-    counts: list[int]
+    counts: list[float]
     tests: list[MeanTestState | None]
 
 
@@ -94,18 +97,19 @@ class _Trigger:
 
     def __init__(self, limit: float | None, rise: float, block: tuple[int, int]) -> None:
         self.limit, self.rise, self.block = limit, rise, block
-        self.counts = [0, 0, 0, 0]  # the candidate's events and answers, the old version's
+        # The candidate's events and answers, the old version's; an event may be one in part.
+        self.counts: list[float] = [0, 0, 0, 0]
         self.above = None if limit is None else MeanTest(limit, 0, 1, restarts=True)
         self.worse = None if rise >= 1 else MeanTest(rise, -1, 1, restarts=True)
         self.below = None if limit is None else MeanTest(-limit, -1, 0)
         margin = rise + MARGIN if limit is None else limit
         self.close = None if margin >= 1 else MeanTest(-margin, -1, 1)
-        self._mine: deque[bool] = deque(maxlen=_PENDING)
-        self._theirs: deque[bool] = deque(maxlen=_PENDING)
-        self._values: list[bool] = []
+        self._mine: deque[float] = deque(maxlen=_PENDING)
+        self._theirs: deque[float] = deque(maxlen=_PENDING)
+        self._values: list[float] = []
         self._blocks: list[float] = []
 
-    def add(self, candidate: bool, event: bool) -> None:
+    def add(self, candidate: bool, event: float) -> None:
         place = 0 if candidate else 2
         self.counts[place] += event
         self.counts[place + 1] += 1
@@ -144,9 +148,14 @@ class _Trigger:
         events, answers, theirs, of = self.counts
         found: dict[str, Any] = {"limit": self.limit, "rise": self.rise}
         for name, k, n in (("candidate", events, answers), ("stable", theirs, of)):
-            low, high = wilson_interval(k, n)
+            low, high = wilson_interval(round(k), int(n))
             share = k / n if n else None
-            found[name] = {"events": k, "answers": n, "share": share, "interval95": [low, high]}
+            found[name] = {
+                "events": round(k, 3),
+                "answers": int(n),
+                "share": share,
+                "interval95": [low, high],
+            }
         for name in ("above", "worse", "below", "close"):
             test: MeanTest | None = getattr(self, name)
             found[f"log_e_{name}"] = None if test is None else round(test.log_e, 4)
@@ -196,12 +205,12 @@ class Evidence:
     @property
     def answers(self) -> int:
         """Answers of the candidate so far."""
-        return self._triggers["errors"].counts[1]
+        return int(self._triggers["errors"].counts[1])
 
     def seen(self, answer: Seen) -> None:
         """Count an answer."""
         self._triggers["errors"].add(answer.candidate, answer.error)
-        if answer.error:
+        if answer.error >= 1:
             return  # it is neither a fast answer nor a slow one
         slow = answer.seconds * 1e3 > self._settings.rollback_p99_ms
         self._triggers["p99"].add(answer.candidate, slow)
@@ -246,6 +255,7 @@ class Evidence:
         settings = self._settings
         return {
             "answers": self.answers,
+            "min_requests": settings.min_requests,
             "log_e_to_roll_back": round(math.log(len(self._triggers) / settings.risk), 4),
             "log_e_to_promote": round(math.log(2 / settings.risk), 4),
             "p99_limit_ms": settings.rollback_p99_ms,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from interlock.kernel.errors import BundleIntegrityError, ConfigError
-from interlock.serve.rollout.store import Source
+from interlock.serve.rollout.store import Running, Source
 from interlock.serve.settings import ModelKind, ModelSettings
 from interlock.serve.version import Version, check_interface
 
@@ -21,12 +21,19 @@ class Loader:
     """Opens versions of one model, and lets go of those that come to nothing.
 
     open   loads and tests a version
+    check  raises for files of a version that are gone or others; loads nothing
     """
 
-    def __init__(self, hosted: Hosted, open: Callable[[ModelSettings], Version]) -> None:
+    def __init__(
+        self,
+        hosted: Hosted,
+        open: Callable[[ModelSettings], Version],
+        check: Callable[[ModelSettings], None],
+    ) -> None:
         self._hosted = hosted
         self._own = hosted.settings
         self._open = open
+        self._check = check
 
     @property
     def home(self) -> str:
@@ -51,6 +58,14 @@ class Loader:
             if version.digest == stable.digest:
                 raise ConfigError(f"{path} is the version that is served already")
         return version
+
+    def check_files(self, running: Running) -> None:
+        """Raise what loading the candidate again would, where its files are gone or others.
+
+        A promotion that the next start could not take up would leave the model without a version.
+        """
+        found = running.candidate
+        self._check(self._settings_of(found.path, found.digest, False))
 
     @contextmanager
     def kept_only_if(self, version: Version) -> Iterator[Version]:

@@ -10,12 +10,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from interlock.serve.rollout.evidence import TRIGGERS
+from interlock.serve.rollout.record import OPERATOR, trigger_of
 from interlock.serve.rollout.store import Decision
 
 if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
-_OPERATOR = "operator"
 _OUTCOMES = {
     (True, True): "true_positive",
     (True, False): "false_positive",
@@ -39,14 +39,18 @@ class RolloutMetrics:
         models = list(models)
         for model in models:
             # A series that begins with its first rollback shows Prometheus no increase.
-            for trigger in (*TRIGGERS, _OPERATOR):
-                self._decisions.labels(model.name, "rolled_back", trigger)
+            for trigger in (*TRIGGERS, OPERATOR):
+                for decision in ("rolled_back", "held"):
+                    self._decisions.labels(model.name, decision, trigger)
+            # Nor has one that begins with its first false positive a day before it to compare with.
+            for version in ("stable", "candidate"):
+                for outcome in _OUTCOMES.values():
+                    self._labels.labels(model.name, version, outcome)
         registry.register(_Running(models))
 
     def decided(self, decision: Decision) -> None:
         """Count a decision."""
-        trigger = decision.reason if decision.reason in TRIGGERS else _OPERATOR
-        self._decisions.labels(decision.model, decision.decision, trigger).inc()
+        self._decisions.labels(decision.model, decision.decision, trigger_of(decision)).inc()
 
     def labelled(self, model: str, candidate: bool, verdict: bool, truth: bool) -> None:
         """Count a labelled row."""

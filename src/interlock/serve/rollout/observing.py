@@ -28,11 +28,12 @@ class Observer:
         self._own = own
         self._clock = clock
         self._evidence: Evidence | None = None
+        self._watch: Watch | None = None
         self._looking = threading.Lock()
         self._sampled = -math.inf
 
-    def begin(self, running: Running) -> None:
-        """Observe a rollout, and go on from what was kept of it.
+    def begin(self, running: Running, watch: Watch) -> None:
+        """Observe a rollout by what `watch` notes, and go on from what was kept of it.
 
         Raises InputError where that was tested against other limits.
         """
@@ -40,11 +41,11 @@ class Observer:
         if running.evidence is not None:
             evidence.restore(running.evidence)
         self._sampled = -math.inf  # at the first look, since no sample would mean not known
-        self._evidence = evidence
+        self._evidence, self._watch = evidence, watch
 
     def end(self) -> None:
         """The rollout is over."""
-        self._evidence = None
+        self._evidence = self._watch = None
 
     def look(self, traffic: Traffic, watch: Watch) -> Verdict | None:
         """Work in what was noted since the last time; what all of it comes to."""
@@ -60,12 +61,19 @@ class Observer:
             if traffic.candidate is not None and now - self._sampled >= MEMORY_SECONDS:
                 self._sampled = now
                 evidence.memory(_resident(traffic.candidate), _resident(traffic.stable))
-            return evidence.judge()
+            found = evidence.judge()
+            return found._replace(numbers=self._told(found.numbers))
 
     def numbers(self) -> dict[str, Any]:
-        """See `Evidence.numbers`."""
+        """See `Evidence.numbers`; of a shadow also what was compared since the server started."""
         with self._looking:
-            return {} if self._evidence is None else self._evidence.numbers()
+            return {} if self._evidence is None else self._told(self._evidence.numbers())
+
+    def _told(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        watch = self._watch
+        if not numbers or watch is None or watch.mode != "shadow":
+            return numbers
+        return numbers | {"shadow": dict(watch.shadow)}
 
     def state(self) -> EvidenceState | None:
         """See `Evidence.state`."""

@@ -54,6 +54,18 @@ SCHEMAS: dict[str, Any] = {
         "additionalProperties": False,
         "properties": {"reason": {"type": "string", "minLength": 1, "maxLength": 500}},
     },
+    "RolloutRollback": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "reason": {"type": "string", "minLength": 1, "maxLength": 500},
+            "previous": {
+                "type": "boolean",
+                "default": False,
+                "description": "To the version before this one, also after a rollback.",
+            },
+        },
+    },
     "Reload": {
         "type": "object",
         "additionalProperties": False,
@@ -85,7 +97,7 @@ def admin(operation: Operation, model: dict[str, Any]) -> dict[str, Any]:
             "post": _with_body(operation("Promote", _OBJECT, _ERRORS), "RolloutEnd")
         },
         f"{rollout}/rollback": {
-            "post": _with_body(operation("Roll back", _OBJECT, _ERRORS), "RolloutEnd")
+            "post": _with_body(operation("Roll back", _OBJECT, _ERRORS), "RolloutRollback")
         },
         "/v1/admin/models/{model}/reload": {
             "post": _with_body(operation("Load a model again", _OBJECT, _ERRORS), "Reload")

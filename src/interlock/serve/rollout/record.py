@@ -17,6 +17,9 @@ from interlock.serve.settings import ModelSettings
 
 SAVE_SECONDS = 5.0
 _MOST_SETTLED = 50
+OPERATOR = "operator"
+NOT_LOADED = "it could not be loaded again"
+"""How the reason begins where a restart ends a rollout, since its candidate does not load."""
 
 OnDecision = Callable[[Decision], None]
 
@@ -148,11 +151,9 @@ class Record:
             placed,
         )
         self.placement = placed
-        # An operator's words are for the journal.
-        trigger = reason if reason in TRIGGERS else "operator"
         self._log(
             "rollout", model=self._model, rollout=made.rollout, decision=decision,
-            trigger=trigger, number=made.number,
+            trigger=trigger_of(made), number=made.number,
         )  # fmt: skip
         self._on_decision(made)
 
@@ -171,6 +172,19 @@ class Record:
         self.placement, self._saved = placed, now
         return True
 
+    def check_not_rolled_back(self) -> None:
+        """Raise ConflictError where the last change of what runs was the end of a rollout."""
+        for made in reversed(self.decisions(_MOST_SETTLED)):
+            if made.decision in ("not_started", "held"):
+                continue
+            if made.decision == "rolled_back":
+                raise ConflictError(
+                    f"the rollout was rolled back already, at {made.at}: {made.reason}",
+                    hint="--previous, or `previous` of the admin API, returns to the version "
+                    "before this one",
+                )
+            return
+
     def decisions(self, last: int) -> list[Decision]:
         """The latest ones, in order; raises StorageError."""
         return [] if self._store is None else self._store.decisions(self._model, last)
@@ -178,3 +192,12 @@ class Record:
     @property
     def _configured(self) -> tuple[str, str | None]:
         return self._own.path, self._own.expected_digest
+
+
+def trigger_of(made: Decision) -> str:
+    """What made a decision, as one of a few words: an operator's own are for the journal."""
+    if made.reason in TRIGGERS:
+        return made.reason
+    if made.reason.startswith(f"{NOT_LOADED}: "):
+        return "not_loaded"
+    return "configured" if made.decision in ("superseded", "not_started") else OPERATOR

@@ -9,7 +9,7 @@ import msgspec
 from interlock.kernel.clock import Clock
 from interlock.kernel.errors import InputError, InterlockError, JournalError, StorageError
 from interlock.serve.rollout.loading import Loader
-from interlock.serve.rollout.record import Record
+from interlock.serve.rollout.record import NOT_LOADED, Record
 from interlock.serve.rollout.steps import Steps
 from interlock.serve.rollout.store import Running, no_longer_configured
 from interlock.serve.rollout.traffic import Traffic
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
 CONFIGURED = "configured"
+STABLE_CHANGED = "stable_changed"
+"""What was seen beside another version of the stable model's files says nothing beside these."""
 _UNDER_WAY = "a rollout that was asked for is under way"
 
 RETRY_SECONDS = 5.0
@@ -152,8 +154,14 @@ class Resumption:
                 running.candidate.path, running.candidate.digest, traffic.stable
             )
         except InterlockError as error:
-            reason = f"it could not be loaded again: {error.code}"
+            reason = f"{NOT_LOADED}: {error.code}"
             self._record.decide("rolled_back", reason, {}, ends=True, running=None)
+            return
+        if running.stable not in ("", traffic.stable.digest):
+            with self._loader.kept_only_if(candidate):
+                self._steps.begin(
+                    candidate, running.candidate.path, running.mode, running.percent, STABLE_CHANGED
+                )
             return
         configured = (self._own.rollout, self._own.percent)
         if running.configured and (running.mode, running.percent) != configured:

@@ -36,6 +36,7 @@ class Rollouts:
             name: ModelRollout(
                 hosted,
                 open=lambda own, hosted=hosted: hosting.open(hosted, own),  # type: ignore[misc]
+                check=hosting.check,
                 store=self.store,
                 drain_seconds=settings.drain_seconds,
                 log=log,

@@ -73,6 +73,7 @@ class Steps:
             candidate=Source(path, version.digest),
             started=self._clock.now().isoformat(timespec="seconds"),
             configured=configured if before is None else before.configured,
+            stable="" if (beside := self._hosted.served) is None else beside.version,
         )
         numbers = {"mode": mode, "percent": percent, "candidate": version.digest, "path": path}
         self._record.decide("started", reason, numbers, running=running)
@@ -86,13 +87,17 @@ class Steps:
         Raises InputError where what was kept of it was tested against other limits.
         """
         own = self._own
-        self._observer.begin(running)
         watch = Watch(running.id, running.mode, own.rollback_p99_ms / 1e3, own.shadow_pending)
+        self._observer.begin(running, watch)
         self._hosted.traffic = Traffic(stable, candidate, running.percent, running.salt, watch)
 
     def promote(self, traffic: Traffic, reason: str, numbers: dict[str, Any]) -> None:
-        """Let the candidate answer everything; raises ConflictError where there is none."""
+        """Let the candidate answer everything.
+
+        Raises ConflictError where there is none, and what its files raise where they are others.
+        """
         running, candidate = self._under_way(traffic)
+        self._loader.check_files(running)
         self._record.decide(
             "promoted",
             reason,

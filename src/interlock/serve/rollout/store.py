@@ -54,6 +54,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     held        why it is left to a person; empty where it decides by itself
     configured  whether the configuration named the candidate, and not an operator
+    stable      digest of the version that it is compared with; empty where that is not known
     """
 
     id: str
@@ -64,6 +65,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     started: str
     held: str = ""
     configured: bool = False
+    stable: str = ""
     evidence: EvidenceState | None = None
 
 
@@ -301,6 +303,28 @@ def placed(own: ModelSettings, found: Placement | None) -> tuple[ModelSettings, 
                 own.served, path=stable.path, expected_digest=stable.digest, kind="auto"
             ), "recorded in the state"
     return own.served, "use_candidate" if own.use_candidate else "configured"
+
+
+def beside(own: ModelSettings, found: Placement | None) -> ModelSettings | None:
+    """The settings of the candidate that a server would load beside that; None for none.
+
+    found  as for `placed`
+    """
+    if own.use_candidate is not None:
+        return None
+    stable, _ = placed(own, found)
+    if found is not None and found.configured == (own.path, own.expected_digest):
+        running = found.running
+        if running is not None and not no_longer_configured(own, running):
+            source = running.candidate
+            return msgspec.structs.replace(
+                own.served, path=source.path, expected_digest=source.digest, kind="auto"
+            )
+    if own.candidate in (None, stable.path):
+        return None
+    return msgspec.structs.replace(
+        own.served, path=own.candidate, expected_digest=own.candidate_digest, kind="auto"
+    )
 
 
 def no_longer_configured(own: ModelSettings, running: Running) -> str:

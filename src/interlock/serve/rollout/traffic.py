@@ -266,8 +266,13 @@ async def _ask_shadow(
 
 
 def _seen(candidate: bool, answer: Answer, seconds: float) -> Seen:
-    status = answer.summary.status
-    return Seen(candidate, status is Status.FAILED, seconds, status is Status.REFUSED)
+    outcome = answer.outcome
+    if not isinstance(outcome, BatchOutcome):
+        status = outcome.status
+        return Seen(candidate, status is Status.FAILED, seconds, status is Status.REFUSED)
+    counts, rows = outcome.counts(), max(1, len(outcome))
+    failed, refused = counts[Status.FAILED] / rows, counts[Status.REFUSED] / rows
+    return Seen(candidate, failed, seconds, refused)
 
 
 def same(expected: Answer, found: Answer) -> bool:
