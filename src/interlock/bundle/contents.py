@@ -21,6 +21,7 @@ from interlock.bundle.manifest import (
     MODEL,
     SIGNATURE,
     UNLISTED,
+    FileEntry,
     Manifest,
     check_name,
     digest_of,
@@ -29,7 +30,7 @@ from interlock.bundle.manifest import (
 from interlock.bundle.metadata import Metadata, copied, parse_metadata
 from interlock.bundle.pickles import refuse_pickle
 from interlock.bundle.probe import Identity
-from interlock.bundle.read import VanishedFileError, open_directory, read_file
+from interlock.bundle.read import VanishedFileError, hash_file, open_directory, read_file
 from interlock.bundle.structure import beside, check_structure, in_one_piece, inline, parse_model
 from interlock.kernel.batch import Array
 from interlock.kernel.errors import BundleFormatError, BundleIntegrityError
@@ -82,7 +83,20 @@ def _replaced(path: Path, directory: int) -> bool:
     return not os.path.samestat(current, os.fstat(directory))
 
 
-def _read_contents(directory: int, limits: BundleLimits) -> Contents:
+def compare_files(path: Path, limits: BundleLimits = DEFAULT_LIMITS) -> str:
+    """The bundle's digest, where every listed file agrees with the manifest; keeps none of them.
+
+    Raises BundleIntegrityError and BundleFormatError.
+    """
+    with open_directory(path) as directory:
+        _, manifest, listing = _read_listing(directory, limits)
+        for entry in listing.files:
+            _agree(entry, *hash_file(directory, entry.name, limit=limits.max_file_bytes))
+    return digest_of(manifest)
+
+
+def _read_listing(directory: int, limits: BundleLimits) -> tuple[set[str], bytes, Manifest]:
+    """The names in the directory, and the manifest that lists all of them."""
     names = set(os.listdir(directory))
     manifest = read_file(directory, MANIFEST, limit=MAX_MANIFEST_BYTES)
     listing = parse_manifest(manifest, limits)
@@ -93,15 +107,22 @@ def _read_contents(directory: int, limits: BundleLimits) -> Contents:
     extra = sorted(names - listed - UNLISTED)
     if extra:
         raise BundleFormatError(f"the manifest does not list {extra[0][:80]!r}")
+    return names, manifest, listing
+
+
+def _agree(entry: FileEntry, size: int, sha256: str) -> None:
+    if size != entry.size:
+        raise BundleIntegrityError(f"{entry.name} has {size} bytes; the manifest says {entry.size}")
+    if sha256 != entry.sha256:
+        raise BundleIntegrityError(f"the SHA-256 of {entry.name} differs from the manifest's")
+
+
+def _read_contents(directory: int, limits: BundleLimits) -> Contents:
+    names, manifest, listing = _read_listing(directory, limits)
     files: dict[str, bytes] = {}
     for entry in listing.files:
         data = read_file(directory, entry.name, limit=limits.max_file_bytes)
-        if len(data) != entry.size:
-            raise BundleIntegrityError(
-                f"{entry.name} has {len(data)} bytes; the manifest says {entry.size}"
-            )
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise BundleIntegrityError(f"the SHA-256 of {entry.name} differs from the manifest's")
+        _agree(entry, len(data), hashlib.sha256(data).hexdigest())
         files[entry.name] = data
     signature = None
     if SIGNATURE in names:

@@ -8,6 +8,7 @@ resolved at that moment; nothing inside may be one.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlock.kernel.errors import BundleFormatError, BundleIntegrityError
+
+_PART = 1 << 20  # bytes
 
 
 class VanishedFileError(BundleIntegrityError):
@@ -46,6 +49,28 @@ def read_file(directory: int, name: str, *, limit: int, links: bool = False) -> 
     Raises VanishedFileError where it is missing, BundleFormatError for a symlink, a hard link,
     anything that is not a regular file, and more than `limit` bytes. `links` lets links pass.
     """
+    with _opened(directory, name, limit, links) as (descriptor, size):
+        return _read(descriptor, size, name)
+
+
+def hash_file(directory: int, name: str, *, limit: int) -> tuple[int, str]:
+    """Bytes and hexadecimal SHA-256 of such a file, which is never in memory as a whole.
+
+    Raises as `read_file` does.
+    """
+    digest, length = hashlib.sha256(), 0
+    with _opened(directory, name, limit, links=False) as (descriptor, size):
+        while length <= size and (part := os.read(descriptor, _PART)):
+            digest.update(part)
+            length += len(part)
+    if length != size:
+        raise BundleIntegrityError(f"{name} changed while it was read")
+    return length, digest.hexdigest()
+
+
+@contextmanager
+def _opened(directory: int, name: str, limit: int, links: bool) -> Iterator[tuple[int, int]]:
+    """A descriptor of the file and its size; raises as `read_file` does."""
     # O_NONBLOCK: opening a named pipe must not wait for a writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW)
     try:
@@ -66,7 +91,7 @@ def read_file(directory: int, name: str, *, limit: int, links: bool = False) -> 
             raise BundleFormatError(f"{name} is a hard link: it has {status.st_nlink} names")
         if status.st_size > limit:
             raise BundleFormatError(f"{name} has {status.st_size} bytes; the limit is {limit}")
-        return _read(descriptor, status.st_size, name)
+        yield descriptor, status.st_size
     except OSError as error:
         raise BundleIntegrityError(f"{name} cannot be read: {error.strerror}") from None
     finally:

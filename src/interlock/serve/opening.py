@@ -86,10 +86,11 @@ def check_files(settings: ModelSettings, base: Path) -> None:
 
         digest = f"sha256:{hashlib.sha256(read_model(path, DEFAULT_LIMITS)).hexdigest()}"
     elif kind in ("bundle", "detector", "text"):
-        from interlock.bundle.contents import read_contents
+        from interlock.bundle.contents import compare_files
         from interlock.bundle.limits import DEFAULT_LIMITS
+        from interlock.engines.generate.store import TEXT_LIMITS
 
-        digest = read_contents(path, DEFAULT_LIMITS).digest
+        digest = compare_files(path, TEXT_LIMITS if kind == "text" else DEFAULT_LIMITS)
     else:
         return
     if settings.expected_digest not in (None, digest):
