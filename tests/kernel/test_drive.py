@@ -273,6 +273,30 @@ def test_a_terminal_that_is_closed_loses_nothing_in_flight(tmp_path: Path) -> No
         assert recorded(journal)
 
 
+def test_a_terminal_that_is_closed_says_so_more_than_once(journal: Journal) -> None:
+    """Its shell and the system each tell the run, a session's end after a SIGTERM."""
+    release, stopping = threading.Event(), threading.Event()
+
+    class Notes:
+        def advance(self, counts: object) -> None: ...
+
+        def note(self, text: str) -> None:
+            stopping.set()
+
+    def work(items: Sequence[int]) -> list[Outcome[int]]:
+        if items[0] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stopping.wait(END)
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGHUP)
+                release.wait(0.2)  # for the driver to see it
+        return double(items)
+
+    with pytest.raises(InterruptedRunError):
+        go(start(journal), work, workers=1, queued=0, grace=END, progress=Notes())
+    assert "k5" in recorded(journal)
+
+
 def test_a_stop_while_the_last_items_end_leaves_the_run_done(journal: Journal) -> None:
     summary = go(start(journal), signals_at(ITEMS - 1, signal.SIGINT), workers=2)
     assert summary.recorded == ITEMS

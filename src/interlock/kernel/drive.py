@@ -22,8 +22,9 @@ from interlock.kernel.outcome import Outcome, Status
 from interlock.kernel.progress import SILENT, Progress
 from interlock.kernel.task import Work, failed
 
-# What asks a run to stop; the last where the terminal is closed, which Windows does not have.
-_STOPS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# Where the terminal is closed, which Windows does not tell.
+_CLOSED = getattr(signal, "SIGHUP", None)
+_STOPS = [number for number in (signal.SIGINT, signal.SIGTERM, _CLOSED) if number is not None]
 
 TICK = 0.1
 """Seconds after which the driver looks for a request to stop, even if no task ends."""
@@ -110,10 +111,10 @@ def drive(
 
     In the main thread SIGINT, SIGTERM and SIGHUP stop the run, unless they are ignored: nothing
     more is sent, and what is in flight is recorded if it ends within `grace`. The second one stops
-    at once. Either way the log is finished as "interrupted", InterruptedRunError is raised, and the
-    run can be resumed; a third one raises KeyboardInterrupt wherever the driver is, with nothing
-    acknowledged lost. A run whose last items end within the grace is done. The executor stays the
-    caller's to close.
+    at once; SIGHUP, which comes more than once, is never the second. Either way the log is finished
+    as "interrupted", InterruptedRunError is raised, and the run can be resumed; a third one raises
+    KeyboardInterrupt wherever the driver is, with nothing acknowledged lost.
+    A run whose last items end within the grace is done. The executor stays the caller's to close.
 
     Raises StorageError as soon as a write fails; what was recorded before stays.
     """
@@ -261,11 +262,13 @@ class _StopRequests:
     def __init__(self, event: threading.Event | None) -> None:
         self._event = event
         self._signals = 0
+        self._closed = False  # the terminal, or the session
 
     @property
     def pending(self) -> bool:
         """Whether the run should stop."""
-        return self._signals > 0 or (self._event is not None and self._event.is_set())
+        asked = self._signals > 0 or self._closed
+        return asked or (self._event is not None and self._event.is_set())
 
     @property
     def urgent(self) -> bool:
@@ -273,7 +276,14 @@ class _StopRequests:
         return self._signals > 1
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Count a signal; the third one raises, as the caller's code may hang."""
+        """Count a signal; the third one raises, as the caller's code may hang.
+
+        A closed terminal is told once by its shell and once by the system, and the end of a session
+        right behind its SIGTERM. Nobody says so in a hurry, so none of it is a second request.
+        """
+        if number == _CLOSED:
+            self._closed = True
+            return
         self._signals += 1
         if self._signals > 2:
             raise KeyboardInterrupt

@@ -8,10 +8,18 @@ import threading
 import pytest
 from serve.rollout.conftest import Make
 
-from interlock.errors import BundleIntegrityError, ConfigError, EngineUnavailableError
+from interlock.errors import (
+    BundleIntegrityError,
+    ConfigError,
+    EngineUnavailableError,
+    InterlockError,
+    ServiceError,
+)
+from interlock.serve.rollout import control
 from interlock.serve.rollout.evidence import MEMORY_SAMPLES
 from interlock.serve.rollout.recent import ConflictError
 from interlock.serve.served import Workers
+from interlock.serve.settings import ModelSettings
 
 
 def test_a_bad_one_is_rolled_back_at_the_next_look(world: Make) -> None:
@@ -140,7 +148,7 @@ def test_an_order_waits_for_a_look_that_is_under_way(world: Make) -> None:
     other.execute("BEGIN IMMEDIATE")  # the look now waits for its turn to write
     look = threading.Thread(target=found.rollout.tick)
     look.start()
-    while not found.store._turn.locked():
+    while look.is_alive() and not found.store._turn.locked():
         pass
     told: list[object] = []
 
@@ -159,6 +167,46 @@ def test_an_order_waits_for_a_look_that_is_under_way(world: Make) -> None:
     look.join(30)
     assert told == [False]
     assert found.decisions() == ["started", "rolled_back"]
+
+
+def test_an_order_does_not_wait_for_ever_for_a_look_whose_disk_hangs(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "TURN_SECONDS", 0.1)
+    found = world()
+    found.rollout.start("new", mode="canary")
+    found.see(2000)
+    looks, released = threading.Event(), threading.Event()
+
+    def hang(own: ModelSettings) -> None:
+        looks.set()
+        assert released.wait(30)
+
+    monkeypatch.setattr(found.rollout._loader, "_check", hang)
+    look = threading.Thread(target=found.rollout.tick)
+    look.start()
+    try:
+        assert looks.wait(30)
+        told: list[InterlockError] = []
+
+        def order() -> None:
+            for _ in range(2):
+                try:
+                    found.rollout.roll_back()
+                except InterlockError as error:
+                    told.append(error)
+
+        asked = threading.Thread(target=order, daemon=True)
+        asked.start()
+        asked.join(10)
+        assert [type(error) for error in told] == [ServiceError, ServiceError]
+        assert found.decisions() == ["started"]
+    finally:
+        released.set()
+        look.join(30)
+    assert found.decisions() == ["started", "promoted"]
+    found.rollout.roll_back()
+    assert found.stable == "sha256:old"
 
 
 def test_what_is_held_for_good_reason_is_not_said_again_at_every_turn_of_the_evidence(

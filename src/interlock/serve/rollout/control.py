@@ -15,6 +15,7 @@ from interlock.kernel.errors import (
     ConfigError,
     InterlockError,
     JournalError,
+    ServiceError,
 )
 from interlock.serve.rollout.evidence import TRIGGERS, Verdict
 from interlock.serve.rollout.loading import Loader, source_of
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted
 
 ASKED = "asked for"
+TURN_SECONDS = 30.0
+"""For which an order waits for a look; a disk that hangs may hold one up for ever."""
 
 
 class ModelRollout:
@@ -240,12 +243,23 @@ class ModelRollout:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One order at a time, between two looks; raises ConflictError for a second order."""
+        """One order at a time, between two looks.
+
+        Raises ConflictError for a second order, ServiceError where a look does not end.
+        """
         if not self._changing.acquire(blocking=False):
             raise ConflictError("another change of this model is under way")
         try:
-            with self._turn:
+            if not self._turn.acquire(timeout=TURN_SECONDS):
+                raise ServiceError(
+                    "the server is still looking at this model's rollout; nothing is changed",
+                    hint="look at the disks that hold the state and the candidate",
+                    wait_seconds=5.0,
+                )
+            try:
                 yield
+            finally:
+                self._turn.release()
         finally:
             self._changing.release()
 

@@ -1,4 +1,4 @@
-"""The rollouts of a server: one for each model, looked at from a thread of their own."""
+"""The rollouts of a server: one for each model, looked at from a thread of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,13 @@ class Rollouts:
         self._hosted = hosting.models
         self._log = log
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="interlock-rollout", daemon=True)
+        # The files of one model may lie on a disk that hangs; the others are judged meanwhile.
+        self._threads = [
+            threading.Thread(
+                target=self._look, args=(model,), name=f"interlock-rollout-{name}", daemon=True
+            )
+            for name, model in self.models.items()
+        ]
 
     def begin(self, hosted: Hosted) -> Traffic:
         """See `ModelRollout.begin`."""
@@ -55,13 +61,15 @@ class Rollouts:
 
     def start(self) -> None:
         """Judge what runs, now and then, until `close`."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Judge nothing further, and let go of the state directory."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         if self.store is not None:
             self.store.close()
 
@@ -110,12 +118,11 @@ class Rollouts:
         if watch is not None and watch.rollout == rollout:
             watch.labels.append((candidate, verdict, truth))
 
-    def _look(self) -> None:
+    def _look(self, model: ModelRollout) -> None:
         while not self._stop.wait(TICK_SECONDS):
-            for model in self.models.values():
-                try:
-                    model.tick()
-                except InterlockError as error:
-                    self._log("rollout_error", code=error.code)
-                except Exception as error:  # noqa: BLE001 - the others must still be looked at
-                    self._log("rollout_error", error=type(error).__name__)
+            try:
+                model.tick()
+            except InterlockError as error:
+                self._log("rollout_error", code=error.code)
+            except Exception as error:  # noqa: BLE001 - it must be looked at again
+                self._log("rollout_error", error=type(error).__name__)
