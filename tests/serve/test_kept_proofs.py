@@ -15,7 +15,7 @@ from interlock.cli.app import run
 from interlock.errors import ConfigError
 from interlock.serve.child import load_verified
 from interlock.serve.kept_proofs import prepare
-from interlock.verified import runner
+from interlock.verified import Runner, runner
 from interlock.verified.circuit_prover import CircuitProver
 from interlock.verified.proof_manifest import MANIFEST
 
@@ -111,6 +111,46 @@ def test_an_answer_whose_proof_cannot_be_kept_is_flagged(
     assert (found["status"], found["evidence"]["kind"]) == ("flagged", "checked")
     assert "the proof is not kept (" in found["steps"][0]["reason"]
     assert str(tmp_path) not in json.dumps(found)
+
+
+def test_nothing_is_recorded_for_a_proof_that_is_not_kept(
+    load: Callable[[Path | None], Ask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What enters and leaves each slice takes memory."""
+    recorded: list[bool] = []
+    infer = Runner.infer
+
+    def told(self: Runner, *arguments: Any, **options: Any) -> Any:
+        if "record" in options:
+            recorded.append(options["record"])
+        return infer(self, *arguments, **options)
+
+    monkeypatch.setattr(Runner, "infer", told)
+    asked(load(None))
+    asked(load(tmp_path / "proofs"), keep=False)
+    asked(load(tmp_path / "proofs"))
+    assert recorded == [False, False, True]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    prepare(tmp_path / "proofs")
+    left = tmp_path / "proofs" / ".20260101T000000Z-00.publish-x"
+    whole = tmp_path / "proofs" / "20260101T000000Z-01"
+    for directory in (left, whole):
+        directory.mkdir()
+        (directory / "tensor-0.bin").write_bytes(b"x")
+    prepare(tmp_path / "proofs")
+    assert list((tmp_path / "proofs").iterdir()) == [whole]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o701])
+def test_a_directory_that_every_user_may_look_into_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "proofs").mkdir()
+    (tmp_path / "proofs").chmod(mode)
+    with pytest.raises(ConfigError, match="open to every user"):
+        prepare(tmp_path / "proofs")
+    (tmp_path / "proofs").chmod(0o750)
+    prepare(tmp_path / "proofs")
 
 
 def test_a_directory_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:

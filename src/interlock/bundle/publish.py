@@ -66,6 +66,16 @@ def publish(
     return target
 
 
+def remove_abandoned(parent: Path) -> None:
+    """Remove what killed publishers left in a directory, under whatever names; raises OSError.
+
+    For names that no second publisher ever takes.
+    """
+    with _only_publisher(parent):
+        for stale in parent.glob(".*.publish-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
 def add_unlisted(directory: Path, files: Mapping[str, bytes], manifest: bytes) -> None:
     """Put a signature or reports (name -> content) beside a published bundle's listed files.
 

@@ -87,10 +87,9 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
             outputs = [[n, a.dtype.name, list(a.shape)] for n, a in example.outputs.items()]
             told = [[s.name, s.dtype, list(s.shape)] for s in runner.inputs]
             return {"version": digest, "inputs": told, "outputs": outputs, "example": given}
+        keep = proofs is not None and payload["keep"]
         try:
-            found = runner.infer(
-                mode, payload["inputs"], record=payload["keep"], deadline=_deadline(payload)
-            )
+            found = runner.infer(mode, payload["inputs"], record=keep, deadline=_deadline(payload))
         except InterlockError as error:
             return failed(runner.name, error).to_json()
         detail: dict[str, str | int | float | bool | None] = {
@@ -108,7 +107,7 @@ def load_verified(options: Mapping[str, Any]) -> Callable[[Any], Any]:
         # The server alone saw a proof that is not kept, so it is a check of its own.
         kind = EvidenceKind.CHECKED if whole else EvidenceKind.ATTESTED
         fell_back = [f"{r.slice}: {r.reason}" for r in found.execution_results if r.fallback_used]
-        if proofs is not None and payload["keep"] and found.proved:
+        if proofs is not None and keep and found.proved:
             try:
                 kept = kept_proofs.keep(proofs, runner, found)
             except InterlockError as error:

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from interlock.bundle.publish import remove_abandoned
 from interlock.kernel.errors import ConfigError, EngineUnavailableError
 from interlock.verified import InferenceResult, Runner
 from interlock.verified.circuit_prover import CircuitProver
@@ -25,9 +26,18 @@ class Kept:
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, for this user alone; raises ConfigError where it cannot be written."""
+    """Make the directory, for this user alone, and remove what a killed process left half written.
+
+    Raises ConfigError where it cannot be written, or every user may look into it.
+    """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & 0o007:
+            raise ConfigError(
+                f"proofs {directory} is open to every user, and is to hold inputs and outputs",
+                hint="chmod o-rwx, or name a directory that does not exist yet",
+            )
+        remove_abandoned(directory)
         probe = directory / f".{secrets.token_hex(8)}"
         probe.mkdir()
         probe.rmdir()
