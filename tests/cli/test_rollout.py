@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (place / "r.onnx").write_bytes(models.shifted(0))
     named: dict[str, dict[str, Any]] = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
     named["small"] = {"path": "v0.onnx", "rollback_errors": 0.004}
-    named["waits"] = {"path": "v0.onnx"}
+    named["waits"] = named["back"] = {"path": "v0.onnx"}
     with serving(place, named, environ=ENVIRON, state="state") as running:
         yield running
 
@@ -79,7 +79,21 @@ def test_from_start_to_end(server: Running, capsys: pytest.CaptureFixture[str]) 
     assert told(capsys, "rollback", "m")["stable"]["path"] == "v0.onnx"
     assert run(["rollout", "status", "m"]) == 0
     assert "reverted: asked for" in capsys.readouterr().out
-    assert len(told(capsys, "status")["models"]) == 4
+    assert len(told(capsys, "status")["models"]) == 5
+
+
+def test_a_rollback_after_one_says_how_to_return_to_the_version_before(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "start", "back", "v1.onnx", "--mode", "canary")
+    assert told(capsys, "promote", "back")["stable"]["path"] == "v1.onnx"
+    told(capsys, "start", "back", "r.onnx", "--mode", "canary")
+    assert told(capsys, "rollback", "back")["stable"]["path"] == "v1.onnx"
+    assert run(["rollout", "rollback", "back"]) == 1
+    refused = capsys.readouterr().err
+    assert "was rolled back already" in refused
+    assert "--previous" in refused
+    assert told(capsys, "rollback", "back", "--previous")["stable"]["path"] == "v0.onnx"
 
 
 def test_a_status_says_what_a_shadow_found_and_what_it_waits_for(

@@ -11,7 +11,7 @@ from support.text_models import tiny_directory
 
 from interlock.bundle.limits import DEFAULT_LIMITS
 from interlock.bundle.manifest import MANIFEST, manifest_of, parse_manifest
-from interlock.errors import BundleIntegrityError
+from interlock.errors import BundleIntegrityError, InterlockError
 from interlock.serve.opening import check_files
 from interlock.serve.settings import ModelSettings
 
@@ -47,3 +47,9 @@ def test_files_are_compared_without_room_for_them_in_memory(tmp_path: Path) -> N
     (tmp_path / "model.onnx").write_bytes(bytes(48 << 20)[:-1] + b"x")
     with pytest.raises(BundleIntegrityError, match=r"SHA-256 of model\.onnx"):
         check_files(own, tmp_path)
+
+
+def test_what_the_system_says_of_a_path_is_an_error_of_ours(tmp_path: Path) -> None:
+    """A mount that is gone is more than a file that is not there; a promotion is then held."""
+    with pytest.raises(InterlockError, match="xxx"):
+        check_files(ModelSettings(path=300 * "x"), tmp_path)

@@ -76,28 +76,34 @@ def check_files(settings: ModelSettings, base: Path) -> None:
 
     Raises ConfigError and BundleError.
     """
+    try:
+        digest = _digest_of_files(settings, base)
+    except OSError as error:
+        raise BundleError(f"{settings.path} cannot be read: {error.strerror}") from None
+    if digest is not None and settings.expected_digest not in (None, digest):
+        raise BundleIntegrityError(
+            f"{settings.path}: the digest is {digest}, expected {settings.expected_digest}",
+            hint="put the files back that were loaded, or roll back",
+        )
+
+
+def _digest_of_files(settings: ModelSettings, base: Path) -> str | None:
     kind = kind_of(settings, base)
     if settings.path.startswith((REGISTERED, STORED, DETECTOR)):
-        return
+        return None
     path = (base / settings.path).resolve()
     if kind == "onnx":
         from interlock.bundle.limits import DEFAULT_LIMITS
         from interlock.bundle.pack import read_model
 
-        digest = f"sha256:{hashlib.sha256(read_model(path, DEFAULT_LIMITS)).hexdigest()}"
-    elif kind in ("bundle", "detector", "text"):
+        return f"sha256:{hashlib.sha256(read_model(path, DEFAULT_LIMITS)).hexdigest()}"
+    if kind in ("bundle", "detector", "text"):
         from interlock.bundle.contents import compare_files
         from interlock.bundle.limits import DEFAULT_LIMITS
         from interlock.engines.generate.store import TEXT_LIMITS
 
-        digest = compare_files(path, TEXT_LIMITS if kind == "text" else DEFAULT_LIMITS)
-    else:
-        return
-    if settings.expected_digest not in (None, digest):
-        raise BundleIntegrityError(
-            f"{settings.path}: the digest is {digest}, expected {settings.expected_digest}",
-            hint="put the files back that were loaded, or roll back",
-        )
+        return compare_files(path, TEXT_LIMITS if kind == "text" else DEFAULT_LIMITS)
+    return None
 
 
 def check_read(name: str, settings: ModelSettings, base: Path) -> None:
