@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from interlock.serve.hosting import Hosted, Hosting
 
 TICK_SECONDS = 0.5
+CLOSE_SECONDS = 5.0
+"""For which the end of the server waits for looks that are under way."""
 
 
 class Rollouts:
@@ -65,11 +68,15 @@ class Rollouts:
             thread.start()
 
     def close(self) -> None:
-        """Judge nothing further, and let go of the state directory."""
+        """Judge nothing further, and let go of the state directory.
+
+        A look that does not end in time can record nothing from then on, and so changes nothing.
+        """
         self._stop.set()
+        until = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join()
+                thread.join(max(0.0, until - time.monotonic()))
         if self.store is not None:
             self.store.close()
 
