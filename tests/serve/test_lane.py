@@ -321,3 +321,33 @@ def test_a_burst_may_fill_the_queue_but_a_lasting_overload_may_not() -> None:
     # One at work and eight that wait; none more than one in a lasting overload; after quieter times
     # as before, and after a pause at once.
     assert asyncio.run(main()) == [9, 0, 8, 8]
+
+
+def test_a_lasting_overload_is_told_though_a_batch_empties_the_queue() -> None:
+    served = OneByOne()
+
+    async def main() -> int:
+        lane = Lane(served, threads=1, limit=8, standing=1, batch_rows=8)
+        asked = [asyncio.ensure_future(ask(lane, 1.0))]
+        await busy(lane)
+        for _ in range(100):
+            while not lane.full:
+                asked.append(asyncio.ensure_future(ask(lane, 1.0)))
+                await asyncio.sleep(0)
+            for _ in range(16):
+                with pytest.raises(ServiceError):
+                    lane.check_room()
+            served.let.release()
+            while lane.waiting:
+                await asyncio.sleep(0.001)
+        found = 0
+        while not lane.full:
+            asked.append(asyncio.ensure_future(ask(lane, 1.0)))
+            await asyncio.sleep(0)
+            found += 1
+        served.let.release(len(asked))
+        await asyncio.gather(*asked)
+        await asyncio.get_running_loop().run_in_executor(None, lane.close, 10.0)
+        return found
+
+    assert asyncio.run(main()) == 1

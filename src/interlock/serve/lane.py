@@ -214,7 +214,7 @@ class Lane:
                         break
                     self._changed.wait(left)
             self._running += len(batch)
-            crowded = 2 * len(self._queue) >= self._limit
+            crowded = 2 * (len(self._queue) + len(batch)) >= self._limit
             self._overload.taken(len(batch), waited, crowded=crowded)
             return batch
 

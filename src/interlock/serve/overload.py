@@ -36,7 +36,7 @@ class Overload:
     def taken(self, requests: int, waited: float, *, crowded: bool) -> None:
         """A thread takes up a batch of so many requests, for which it waited so many seconds.
 
-        crowded  whether at least half of the queue is full still. A machine that is slow for a
+        crowded  whether at least half of the queue was full before. A machine that is slow for a
                  second fills less, and is no overload
         """
         if waited > _PAUSE:
