@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 
 from interlock.kernel.clock import Deadline
-from interlock.kernel.errors import InterlockError, RequestRejectedError, ServiceError
+from interlock.kernel.errors import InterlockError
 from interlock.serve import openapi
 from interlock.serve.admin import Admin
+from interlock.serve.error_handlers import HANDLERS
 from interlock.serve.gate import ADMIN, FEEDBACK, has_admin
 from interlock.serve.health import worst
 from interlock.serve.hosting import Hosted, Hosting
@@ -41,8 +42,6 @@ from interlock.serve.oip_response import (
 )
 from interlock.serve.openai_app import TextEndpoints
 from interlock.serve.replies import (
-    CLIENT_GONE,
-    GONE,
     SlowClientError,
     TooLargeError,
     check_plain,
@@ -61,12 +60,6 @@ _UNWATCHED = 0.05
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class UnknownPathError(RequestRejectedError):
-    """No such path."""
-
-    code = "unknown_path"
 
 
 class Endpoints:
@@ -134,7 +127,7 @@ class Endpoints:
                     (f"{ADMIN}/models/{{model}}/reload", self._admin.reload, "reload", "POST"),
                 )
             ]
-        app = Starlette(routes=routes, exception_handlers=_HANDLERS)
+        app = Starlette(routes=routes, exception_handlers=HANDLERS)
         # A path with a slash more is none; the address to go to would be the client's own word.
         app.router.redirect_slashes = False
         return app
@@ -367,48 +360,3 @@ def _encoded(found: Encoded) -> Response:
         return Response(found.body, media_type="application/json")
     headers = {HEADER_LENGTH: str(found.json_length)}
     return Response(found.body, media_type="application/octet-stream", headers=headers)
-
-
-async def _unknown(request: Request, error: Exception) -> Response:
-    request.scope["state"]["code"] = UnknownPathError.code
-    unknown = UnknownPathError("there is no such path", hint="GET /docs lists them")
-    reply = error_reply(unknown, path=request.scope["path"])
-    reply.status_code = 404
-    return reply
-
-
-async def _wrong_method(request: Request, error: Exception) -> Response:
-    request.scope["state"]["code"] = "wrong_method"
-    wrong = RequestRejectedError("the path does not take this method")
-    reply = error_reply(wrong, path=request.scope["path"])
-    reply.status_code = 405
-    # Routes of one path may be several, and each knows its own methods.
-    found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
-    reply.headers["allow"] = ", ".join(sorted({m for route in found for m in route.methods}))
-    return reply
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, InterlockError)
-    request.scope["state"]["code"] = error.code
-    return error_reply(error, path=request.scope["path"])
-
-
-async def _client_gone(request: Request, error: Exception) -> Response:
-    request.scope["state"]["code"] = CLIENT_GONE
-    return Response(status_code=GONE)  # nobody reads it
-
-
-async def _internal(request: Request, error: Exception) -> Response:
-    """The gate, which the error reaches next, logs its type."""
-    fault = ServiceError("the server could not answer", wait_seconds=1.0)
-    return error_reply(fault, path=request.scope["path"])
-
-
-_HANDLERS: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-    404: _unknown,
-    405: _wrong_method,
-    InterlockError: _refused,
-    ConnectionError: _client_gone,
-    Exception: _internal,
-}
