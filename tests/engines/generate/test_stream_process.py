@@ -272,3 +272,23 @@ def test_a_tampered_bundle_never_starts(tmp_path: Path) -> None:
     with pytest.raises(BundleIntegrityError):
         process.start()
     process.close()
+
+
+def test_an_answer_with_many_log_probabilities_costs_no_process(tmp_path: Path) -> None:
+    asked = GenerateRequest(
+        prompt_tokens=(30, 31, 40),
+        # What was written is the likeliest to come again, so that the text has no end of its own.
+        sampling=Sampling(
+            max_tokens=4000, repetition_penalty=0.01, logprobs=100, logprob_tokens=None
+        ),
+    )
+    process = StreamProcess(tiny_directory(tmp_path / "tiny", max_position_embeddings=8192))
+    process.start()
+    try:
+        found = Told(process, asked).end()
+        assert isinstance(found, GenerateResult), found
+        assert found.logprobs is not None
+        assert [len(each.top) for each in found.logprobs] == [100] * 4000
+        assert process.replaced == 0
+    finally:
+        process.close()

@@ -41,6 +41,7 @@ _ANSWER = 15.0  # seconds after which a process that tells nothing at all is kil
 _LATE = 5.0  # seconds after its deadline at which a request costs the process its life
 _RESTART = 120.0
 _MOST = 256  # events an answer; what a process may send at once is limited
+_LARGE = 1 << 18  # bytes of a result after which an answer goes out
 
 
 class TextDescription(msgspec.Struct, frozen=True):
@@ -442,6 +443,6 @@ def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
 
 
 def _large(event: list[Any]) -> bool:
-    """Whether it holds log probabilities, which may be a megabyte."""
+    """Whether it is worth an answer of its own: log probabilities may be many megabytes."""
     told = event[1]
-    return isinstance(told, dict) and bool(told.get("result", {}).get("logprobs"))
+    return isinstance(told, dict) and len(told.get("result", b"")) >= _LARGE
