@@ -63,8 +63,8 @@ def test_a_message_that_the_template_leaves_out_is_refused(source: str, left_out
 
 def test_a_message_that_the_template_changes_or_that_is_empty_is_none_that_is_left_out() -> None:
     source = (
-        "{% for m in messages %}{% if m.content | trim %}{{ m.content.split('</think>')[-1] | trim }}"
-        "{% endif %}|{% endfor %}"
+        "{% for m in messages %}{% if m.content | trim %}{{ m.content.split('</think>')[-1] "
+        "| trim }}{% endif %}|{% endfor %}"
     )
     sent = [Message("user", "  a "), Message("assistant", "why</think>b"), Message("user", " ")]
     tokens = ChatTemplate(source, {}).tokens(sent, TOKENIZER)
