@@ -191,6 +191,22 @@ def test_completions_continue_a_text_or_tokens(client: openai.OpenAI, bundle: Pa
     assert "".join(c.choices[0].text for c in streamed) == text.choices[0].text
 
 
+def test_a_name_that_parts_of_characters_share_is_that_of_the_likeliest(
+    client: openai.OpenAI,
+) -> None:
+    answer = client.completions.create(
+        model="tiny", prompt="the thin", temperature=0, max_tokens=40, logprobs=5
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    assert any(len(top) < 5 for top in told.top_logprobs)
+    for name, logprob, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[name] == logprob == max(top.values())
+
+
 def test_models_are_those_that_write_texts(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert model.id == "tiny"

@@ -204,6 +204,15 @@ def _completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens],
+        "top_logprobs": [_by_name(token.top) for token in tokens],
         "text_offset": offsets,
     }
+
+
+def _by_name(top: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Names and log probabilities, the likeliest first; it keeps a name that parts of characters
+    share."""
+    found: dict[str, float] = {}
+    for name, logprob in top:
+        found.setdefault(name, logprob)
+    return found

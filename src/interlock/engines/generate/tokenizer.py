@@ -63,6 +63,15 @@ class Tokenizer:
         """The text of the ids, special tokens left out unless asked for."""
         return str(self._markup.decode(list(tokens), skip_special_tokens=not specials))
 
+    def name(self, token: int) -> str:
+        """A token as it stands within a text; a special one by its name.
+
+        Alone it would be the start of a text, which loses its space in some tokenizers, so that
+        two tokens had one name.
+        """
+        one, two = (self.decode([token] * count, specials=True) for count in (1, 2))
+        return two[len(one) :] if two.startswith(one) else one
+
     @functools.cached_property
     def size(self) -> int:
         """How many ids there are."""
@@ -100,15 +109,25 @@ class TextStream:
 
     What may be the start of a stop text is held back; when one is complete, the text ends before
     it and `stopped` is true.
+
+    after  the token that the text goes on from, None where it begins: some decoders take off the
+           space at a text's start
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), after: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
         # Decoders may treat the start of a text in a way of their own, so the tokens of the piece
         # before are decoded along.
         self._before: list[int] = []
         self._before_text = ""
+        if after is not None and after not in tokenizer.unwritten:
+            text = tokenizer.decode([after])
+            # Of a part of a character nobody knows what it comes to.
+            if not text.endswith(_REPLACEMENT):
+                self._before, self._before_text = [after], text
         self._waiting: list[int] = []
         self._held = ""
         self.stopped = False
