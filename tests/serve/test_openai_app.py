@@ -171,6 +171,13 @@ def test_a_draw_without_a_seed_reports_the_one_that_repeats_it(client: openai.Op
     assert again.choices[0].message.content == first.choices[0].message.content
 
 
+def test_a_seed_that_is_reported_is_the_same_in_javascript(client: openai.OpenAI) -> None:
+    for _ in range(5):
+        answer = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=1)
+        seed = told(answer)["seed"]
+        assert int(float(seed)) == seed
+
+
 def test_completions_continue_a_text_or_tokens(client: openai.OpenAI, bundle: Path) -> None:
     model = load_text_model(bundle)
     text = client.completions.create(model="tiny", prompt="the th", temperature=0, logprobs=1)

@@ -19,6 +19,7 @@ import msgspec
 
 from interlock.engines.generate.processes import plain, received, request_of, sent
 from interlock.engines.generate.request import GenerateRequest, GenerateResult
+from interlock.engines.generate.sampling import SEED_BITS
 from interlock.engines.onnx import CPU
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
@@ -217,7 +218,7 @@ class StreamProcess:
         sampling = request.sampling
         if sampling.temperature and sampling.seed is None:
             # Known here, so that a process which takes over draws the same text.
-            sampling = replace(sampling, seed=self._seeds.getrandbits(63))
+            sampling = replace(sampling, seed=self._seeds.getrandbits(SEED_BITS))
             request = replace(request, sampling=sampling)
         with self._changed:
             if self._closed or self._thread is None:
