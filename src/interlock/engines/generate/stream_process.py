@@ -279,18 +279,18 @@ class StreamProcess:
             ticket.end(EngineUnavailableError(f"{self.name}: it was closed"))
 
     def _call(self) -> dict[str, Any]:
-        """What is to be started and cancelled. What is asked again runs alone."""
-        starting: list[Ticket] = []
+        """What is to be started and cancelled. What is asked again runs alone, the urgent aside."""
+        starting = [ticket for ticket in (*self._again, *self._new) if ticket.urgent]
+        self._again = [ticket for ticket in self._again if not ticket.urgent]
+        self._new = [ticket for ticket in self._new if not ticket.urgent]
+        running = [ticket for ticket in self._live.values() if not ticket.urgent]
         if self._again:
-            if not self._live:
-                starting = [self._again.pop(0)]
-        elif not any(ticket.repeated for ticket in self._live.values()):
-            free = self.slots - sum(not ticket.urgent for ticket in self._live.values())
-            for ticket in list(self._new):
-                if ticket.urgent or free > 0:
-                    self._new.remove(ticket)
-                    starting.append(ticket)
-                    free -= not ticket.urgent
+            if not running:
+                starting.append(self._again.pop(0))
+        elif not any(ticket.repeated for ticket in running):
+            free = max(0, self.slots - len(running))
+            starting += self._new[:free]
+            del self._new[:free]
         for ticket in starting:
             self._live[ticket.number] = ticket
         cancelled, self._cancelled = self._cancelled, []
