@@ -296,6 +296,34 @@ def test_an_urgent_text_does_not_wait_for_what_is_asked_again(tmp_path: Path) ->
         process.close()
 
 
+def test_a_deadline_within_another_requests_step_costs_no_process(tmp_path: Path) -> None:
+    # A large model reads a piece of a prompt for longer than 5 s, in which no request is ended.
+    step = StreamProcess(spoiled_directory(tmp_path / "hang", "hang", 77), step_seconds=8.0)
+    step.start()
+    try:
+        slow = Told(step, GenerateRequest(prompt_tokens=(77,)))
+        late = Told(step, request(1, deadline=Deadline.after(0.2)))
+        assert isinstance(late.end(), DeadlineError)
+        assert isinstance(slow.end(), DeadlineError)
+        assert isinstance(Told(step, request(2)).end(), GenerateResult)
+        assert step.replaced == 0
+    finally:
+        step.close()
+
+
+def test_a_step_that_nothing_stops_costs_the_process(tmp_path: Path) -> None:
+    process = StreamProcess(spoiled_directory(tmp_path / "hang", "hang", 77), step_seconds=None)
+    process.start()
+    try:
+        endless = Told(process, GenerateRequest(prompt_tokens=(77,)))
+        late = Told(process, request(1, deadline=Deadline.after(0.2)))
+        assert isinstance(late.end(), DeadlineError)
+        until(lambda: process.replaced == 1)
+        process.cancel(endless.ticket)
+    finally:
+        process.close()
+
+
 def test_an_answer_with_many_log_probabilities_costs_no_process(tmp_path: Path) -> None:
     asked = GenerateRequest(
         prompt_tokens=(30, 31, 40),

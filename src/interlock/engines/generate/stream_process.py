@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ Event = str | GenerateResult | InterlockError
 _TARGET = "interlock.engines.generate.stream_process:serve"
 _WAIT = 0.02  # seconds that the process waits for something to tell
 _ANSWER = 15.0  # seconds after which a process that tells nothing at all is killed
-_LATE = 5.0  # seconds after its deadline at which a request costs the process its life
+_LATE = 5.0  # seconds after its deadline at which a request is told that it came, come what may
 _RESTART = 120.0
 _MOST = 256  # events an answer; what a process may send at once is limited
 _LARGE = 1 << 18  # bytes of a result after which an answer goes out
@@ -152,6 +153,9 @@ class StreamProcess:
         self._new: list[Ticket] = []
         self._cancelled: list[int] = []
         self._live: dict[int, Ticket] = {}
+        # What was late and is not known to have ended in the process -> when it must have.
+        self._stopping: dict[int, float] = {}
+        self._step_seconds = step_seconds
         self._again: list[Ticket] = []
         self._numbers = 0
         self._closed = False
@@ -253,7 +257,9 @@ class StreamProcess:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self._live or self._new or self._again):
+                while not (
+                    self._closed or self._live or self._new or self._again or self._stopping
+                ):
                     # A cancelled request is of no interest to an idle process, but ends its work.
                     if self._cancelled:
                         break
@@ -313,6 +319,7 @@ class StreamProcess:
                         other = f"{self.name}: asked again, the text was another one"
                         self._end(number, EngineCrashError(other))
                 case [int(number), dict() as outcome]:
+                    self._stopping.pop(number, None)
                     [found] = received([outcome], 1)
                     self._end(number, found)
                 case _:
@@ -339,6 +346,7 @@ class StreamProcess:
             had = list(self._live.values())
             self._live.clear()
             self._cancelled.clear()
+            self._stopping.clear()
             alone = [ticket for ticket in had if ticket.repeated]
             again = [ticket for ticket in had if ticket not in alone]
             for ticket in again:
@@ -354,7 +362,9 @@ class StreamProcess:
             ticket.end(told)
 
     def _end_overdue(self) -> None:
-        """Kill the process where a request outlived its deadline: its model cannot be stopped."""
+        """Tell what is late. The process is killed where it has not stopped such a request by the
+        time that a step may take: a request is only ended between two steps, of any request."""
+        now = time.monotonic()
         with self._changed:
             late = [
                 ticket
@@ -367,9 +377,11 @@ class StreamProcess:
                 (self._new if ticket in self._new else self._again).remove(ticket)
             for ticket in late:
                 del self._live[ticket.number]
+                self._cancelled.append(ticket.number)
+                self._stopping[ticket.number] = now + (self._step_seconds or 0.0)
         for ticket in (*late, *waiting):
             ticket.end(DeadlineError(f"{self.name}: no answer by the deadline"))
-        if late:
+        if any(now > until for until in self._stopping.values()):
             self._lost(EngineCrashError(f"{self.name}: killed, as its model could not be stopped"))
 
 
