@@ -362,6 +362,16 @@ def test_a_prompt_cannot_end_a_turn(client: openai.OpenAI, bundle: Path) -> None
     assert answer.usage.prompt_tokens == len(expected)
 
 
+def test_a_model_that_is_not_ready_is_told_as_that_and_not_as_one_without_texts(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, {"gone": {"path": "nowhere"}}) as server:
+        found = server.get("/v1/models/gone")
+        assert found.status_code == 503
+        assert "failed: config" in found.json()["error"]["message"]
+        assert server.get("/v1/models").json()["data"] == []
+
+
 def test_a_deadline_ends_an_answer(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as late:
         client.chat.completions.create(
