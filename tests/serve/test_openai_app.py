@@ -214,6 +214,26 @@ def test_a_name_that_parts_of_characters_share_is_that_of_the_likeliest(
         assert top[name] == logprob == max(top.values())
 
 
+def test_tokens_are_found_in_the_text_at_their_offsets(client: openai.OpenAI) -> None:
+    whole = shared = 0
+    for seed in range(8):
+        answer = client.completions.create(
+            model="tiny", prompt="the thin", seed=seed, temperature=0.6, max_tokens=60, logprobs=1
+        )
+        text, told = answer.choices[0].text, answer.choices[0].logprobs
+        assert told is not None
+        assert told.tokens is not None
+        assert told.text_offset is not None
+        for name, at in zip(told.tokens, told.text_offset, strict=True):
+            if "\ufffd" not in name and not name.startswith("<|"):
+                assert text.startswith(name, at), (name, at, text)
+                whole += 1
+        assert told.text_offset == sorted(told.text_offset)
+        shared += any(ord(letter) > 127 and letter != "\ufffd" for letter in text)
+    assert whole
+    assert shared  # else no character was made of several tokens
+
+
 def test_models_are_those_that_write_texts(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert model.id == "tiny"
