@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.text_models import tiny_directory
 
-from interlock.engines.chat import Sampling
+from interlock.engines.chat import Message, Sampling
 from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, load_text_model
+from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.tokenizer import TextStream, Tokenizer
 
@@ -154,3 +155,11 @@ def test_a_completion_goes_on_with_its_prompt(tmp_path: Path) -> None:
             assert found.text in ("", found.logprobs[0].token)
             spaces += found.text.startswith(" ")
     assert spaces
+
+
+def test_the_name_of_a_special_token_in_a_message_gets_no_spaces() -> None:
+    template = ChatTemplate("{% for m in messages %}[{{ m.content }}]</s>{% endfor %}", {})
+    sent = [Message("user", "a<s>b"), Message("user", "<s> c</s><s>")]
+    tokens = template.tokens(sent, converted())
+    assert converted().decode(tokens, specials=True) == "[a<s>b]</s> [<s> c</s><s>]</s>"
+    assert tokens.count(converted().specials["</s>"]) == 2

@@ -76,12 +76,18 @@ class ChatTemplate:
         if not kept:
             return tokenizer.encode_markup(text)
         tokens: list[int] = []
+        specials = frozenset(tokenizer.specials.values())
+
+        def begins() -> bool:
+            # As where the text is read in one piece, a special token has the start of a text next.
+            return not tokens or tokens[-1] in specials
+
         at = 0
         for found in _MARK.finditer(text):
-            tokens += tokenizer.encode_markup(text[at : found.start()])
-            tokens += tokenizer.encode(kept[int(found[1])])
+            tokens += tokenizer.encode_markup(text[at : found.start()], begins=begins())
+            tokens += tokenizer.encode(kept[int(found[1])], begins=begins())
             at = found.end()
-        return tokens + tokenizer.encode_markup(text[at:])
+        return tokens + tokenizer.encode_markup(text[at:], begins=begins())
 
     def _check_whole(self, messages: Sequence[Message]) -> None:
         """Raise InputError for a message that the prompt would lack: some know no system role.

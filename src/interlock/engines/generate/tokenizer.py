@@ -47,13 +47,33 @@ class Tokenizer:
         self.unwritten = frozenset(number for number, token in added.items() if token.special)
         """Tokens that `decode` leaves out."""
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`; nothing is added, and no special token comes out of it."""
-        return list(self._plain.encode(unicode_text(text), add_special_tokens=False).ids)
+    def encode(self, text: str, *, begins: bool = True) -> list[int]:
+        """The ids of `text`; nothing is added, and no special token comes out of it.
 
-    def encode_markup(self, text: str) -> list[int]:
+        begins  whether a text begins here, before which some tokenizers put a space
+        """
+        return self._ids(self._plain, text, begins)
+
+    def encode_markup(self, text: str, *, begins: bool = True) -> list[int]:
         """The ids of `text` in which the names of special tokens stand for them."""
-        return list(self._markup.encode(unicode_text(text), add_special_tokens=False).ids)
+        return self._ids(self._markup, text, begins)
+
+    def _ids(self, tokenizer: Any, text: str, begins: bool) -> list[int]:
+        def ids(text: str) -> list[int]:
+            return list(tokenizer.encode(unicode_text(text), add_special_tokens=False).ids)
+
+        if not begins and text and self._spaced:
+            # Behind a line's end, which is a token of its own there and is taken off again.
+            line, whole = ids("\n"), ids(f"\n{text}")
+            if whole[: len(line)] == line:
+                return whole[len(line) :]
+        return ids(text)
+
+    @functools.cached_property
+    def _spaced(self) -> bool:
+        """Whether a space is put before a text."""
+        first = self._plain.encode("\n", add_special_tokens=False).tokens[:1]
+        return bool(first) and first[0].startswith("▁")
 
     def count(self, text: str) -> int:
         """How many tokens `encode` makes of `text`."""
