@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from support import models
 from support.bundles import strict_bundle
 
@@ -110,6 +111,21 @@ def test_what_is_no_model_is_refused_before_anything_runs(place: Path) -> None:
         opened(place, path="junk.onnx")
     with pytest.raises(ConfigError, match="only a bundle can be signed"):
         opened(place, path="affine.onnx", require_signature="key.pem")
+
+
+def test_a_tensor_that_the_protocol_cannot_carry_is_told_when_the_model_is_opened(
+    place: Path,
+) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)],
+        "halved",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.BFLOAT16, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (place / "halved.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BundleContractError, match="output 'y' is of bfloat16"):
+        opened(place, path="halved.onnx")
 
 
 def test_inputs_are_checked_before_they_wait(place: Path) -> None:

@@ -171,6 +171,13 @@ def test_a_draw_without_a_seed_reports_the_one_that_repeats_it(client: openai.Op
     assert again.choices[0].message.content == first.choices[0].message.content
 
 
+def test_a_seed_that_is_reported_is_the_same_in_javascript(client: openai.OpenAI) -> None:
+    for _ in range(5):
+        answer = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=1)
+        seed = told(answer)["seed"]
+        assert int(float(seed)) == seed
+
+
 def test_completions_continue_a_text_or_tokens(client: openai.OpenAI, bundle: Path) -> None:
     model = load_text_model(bundle)
     text = client.completions.create(model="tiny", prompt="the th", temperature=0, logprobs=1)
@@ -189,6 +196,42 @@ def test_completions_continue_a_text_or_tokens(client: openai.OpenAI, bundle: Pa
         client.completions.create(model="tiny", prompt="the th", temperature=0, stream=True)
     )
     assert "".join(c.choices[0].text for c in streamed) == text.choices[0].text
+
+
+def test_a_name_that_parts_of_characters_share_is_that_of_the_likeliest(
+    client: openai.OpenAI,
+) -> None:
+    answer = client.completions.create(
+        model="tiny", prompt="the thin", temperature=0, max_tokens=40, logprobs=5
+    )
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.tokens is not None
+    assert told.token_logprobs is not None
+    assert told.top_logprobs is not None
+    assert any(len(top) < 5 for top in told.top_logprobs)
+    for name, logprob, top in zip(told.tokens, told.token_logprobs, told.top_logprobs, strict=True):
+        assert top[name] == logprob == max(top.values())
+
+
+def test_tokens_are_found_in_the_text_at_their_offsets(client: openai.OpenAI) -> None:
+    whole = shared = 0
+    for seed in range(8):
+        answer = client.completions.create(
+            model="tiny", prompt="the thin", seed=seed, temperature=0.6, max_tokens=60, logprobs=1
+        )
+        text, told = answer.choices[0].text, answer.choices[0].logprobs
+        assert told is not None
+        assert told.tokens is not None
+        assert told.text_offset is not None
+        for name, at in zip(told.tokens, told.text_offset, strict=True):
+            if "\ufffd" not in name and not name.startswith("<|"):
+                assert text.startswith(name, at), (name, at, text)
+                whole += 1
+        assert told.text_offset == sorted(told.text_offset)
+        shared += any(ord(letter) > 127 and letter != "\ufffd" for letter in text)
+    assert whole
+    assert shared  # else no character was made of several tokens
 
 
 def test_models_are_those_that_write_texts(client: openai.OpenAI) -> None:
@@ -337,6 +380,16 @@ def test_a_prompt_cannot_end_a_turn(client: openai.OpenAI, bundle: Path) -> None
     assert expected.count(2) == 1  # the template's own <|im_end|>
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len(expected)
+
+
+def test_a_model_that_is_not_ready_is_told_as_that_and_not_as_one_without_texts(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, {"gone": {"path": "nowhere"}}) as server:
+        found = server.get("/v1/models/gone")
+        assert found.status_code == 503
+        assert "failed: config" in found.json()["error"]["message"]
+        assert server.get("/v1/models").json()["data"] == []
 
 
 def test_a_deadline_ends_an_answer(client: openai.OpenAI) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from support.serving import serving
 from interlock.errors import ConfigError
 from interlock.serve.metrics import Metrics
 from interlock.serve.settings import Settings
-from interlock.serve.telemetry import Telemetry
+from interlock.serve.telemetry import CLOSE_SECONDS, Telemetry
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -59,6 +61,9 @@ def test_a_request_is_a_span_under_the_callers_with_its_stages(tmp_path: Path) -
     assert point.count == 1
     assert sum(point.bucket_counts) == 1
     assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
+    # The registry keeps neither, and what stands there is shown as a request's seconds.
+    assert not point.HasField("min")
+    assert not point.HasField("max")
     assert SECRET.encode() not in collector.raw
 
 
@@ -68,6 +73,19 @@ def test_a_collector_that_is_away_costs_no_answer(tmp_path: Path) -> None:
     with serving(tmp_path, {"affine": {"path": "affine.onnx"}}, **away) as server:
         assert server.infer("affine", np.ones((1, 3))).status_code == 200
         assert server.stop() == 0
+
+
+def test_a_collector_that_never_answers_holds_up_no_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        telemetry = Telemetry(Settings(otlp_endpoint=url, otlp_share=1.0), Metrics().registry)
+        telemetry.start()
+        for _ in range(2000):  # several batches, each of which is waited for
+            telemetry.request((), {"endpoint": "infer"}, 200, 0.1)
+        closing = threading.Thread(target=telemetry.close, daemon=True)
+        closing.start()
+        closing.join(2 * CLOSE_SECONDS)
+        assert not closing.is_alive()
 
 
 def test_an_endpoint_that_is_no_url_is_refused() -> None:

@@ -25,6 +25,7 @@ from interlock.kernel.route import BatchAnswer, BatchVerdict, Route, RouteStep
 from interlock.serve.served import Answer, Workers, agrees, check_inputs, workers_of
 from interlock.serve.settings import ModelSettings
 from interlock.serve.stub import depends_on_inputs
+from interlock.serve.tensors import DATATYPES
 from interlock.strict.guards import MaskGuard
 from interlock.strict.runtime import validate_bundle
 
@@ -210,6 +211,14 @@ def _served(
     bundle: Bundle | None,
     smoke: tuple[SmokeVector, ...],
 ) -> OnnxServed:
+    for kind, specs in (("input", inputs), ("output", outputs)):
+        for spec in specs:
+            if spec.dtype not in DATATYPES:
+                raise BundleContractError(
+                    f"{name}: {kind} '{spec.name}' is of {spec.dtype}, which has no data type in "
+                    "the Open Inference Protocol",
+                    hint="cast it to float32 within the graph",
+                )
     strict = bundle is not None and bundle.metadata.strict is not None
     pool = WorkerPool(
         model,

@@ -62,6 +62,9 @@ class TextEndpoints:
     async def model(self, request: Request) -> Response:
         """One of them."""
         hosted = self._named(request.path_params["model"])
+        if hosted.served is None:
+            # What else it does is not known yet; a request is told why.
+            hosted.pick("").leave()
         if not _texts(hosted):
             raise UnknownModelError(f"model '{hosted.name}' writes no texts", hint=_MODELS)
         return json_reply(self._described(hosted))

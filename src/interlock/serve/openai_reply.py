@@ -157,7 +157,7 @@ class Reply:
             tokens = tokens[:-1]
         if self.asked.kind == "chat":
             return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
-        return _completion_logprobs(tokens)
+        return _completion_logprobs(tokens, found.text)
 
 
 def event(document: Any) -> bytes:
@@ -196,14 +196,40 @@ def _chat_logprob(token: TokenLogprob) -> dict[str, Any]:
     }
 
 
-def _completion_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    offsets, at = [], 0
-    for token in tokens:
-        offsets.append(at)
-        at += len(token.token)
+def _completion_logprobs(tokens: Sequence[TokenLogprob], text: str) -> dict[str, Any]:
     return {
         "tokens": [token.token for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens],
-        "text_offset": offsets,
+        "top_logprobs": [_by_name(token.top) for token in tokens],
+        "text_offset": _offsets([token.token for token in tokens], text),
     }
+
+
+def _offsets(names: Sequence[str], text: str) -> list[int]:
+    """Where in `text` each token begins; its end for those that are not written.
+
+    Parts of characters begin where theirs do: how many characters they make up is only known from
+    where the next whole token is found.
+    """
+    offsets, at, parts = [], 0, 0
+    for name in names:
+        if _REPLACEMENT in name:
+            parts += len(name)
+        else:
+            # The parts are one character at least, and no more than each alone would be.
+            found = text.find(name, at + bool(parts), at + parts + len(name))
+            if found >= 0:
+                offsets.append(found)
+                at, parts = found + len(name), 0
+                continue
+        offsets.append(at)
+    return offsets
+
+
+def _by_name(top: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Names and log probabilities, the likeliest first; it keeps a name that parts of characters
+    share."""
+    found: dict[str, float] = {}
+    for name, logprob in top:
+        found.setdefault(name, logprob)
+    return found

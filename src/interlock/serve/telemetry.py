@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -19,6 +19,8 @@ import interlock
 from interlock.kernel.errors import ConfigError, MissingExtraError
 from interlock.serve.settings import Settings
 
+CLOSE_SECONDS = 6.0
+"""Longest time that a server which ends gives its collector."""
 _SCOPE = "interlock.serve"
 _ATTRIBUTES = ("endpoint", "model", "outcome", "rows", "code", "request_id")
 
@@ -59,8 +61,8 @@ class Telemetry:
             sampler=ParentBased(TraceIdRatioBased(settings.otlp_share)),
             shutdown_on_exit=False,
         )
-        spans = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=5)
-        self._provider.add_span_processor(BatchSpanProcessor(spans))
+        self._spans = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces", timeout=5)
+        self._provider.add_span_processor(BatchSpanProcessor(self._spans))
         self._tracer = self._provider.get_tracer(_SCOPE, interlock.__version__)
         self._propagator = TraceContextTextMapPropagator()
         self._metrics = OTLPMetricExporter(endpoint=f"{endpoint}/v1/metrics", timeout=5)
@@ -109,10 +111,18 @@ class Telemetry:
         span.end(end_time=ended)
 
     def close(self) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Send what is left, for `CLOSE_SECONDS` at most."""
+        until = time.monotonic() + CLOSE_SECONDS
         self._stop.set()
-        self._thread.join(6)
-        self._provider.shutdown()
+        # It sends one batch after the other, each of which a slow collector may hold up.
+        spans = threading.Thread(
+            target=self._provider.shutdown, name="interlock-otlp-spans", daemon=True
+        )
+        spans.start()
+        for thread in (self._thread, spans):
+            thread.join(max(0.0, until - time.monotonic()))
+        if spans.is_alive():
+            self._spans.shutdown()  # type: ignore[no-untyped-call]
         self._metrics.shutdown()
 
     @staticmethod
@@ -162,7 +172,8 @@ class Telemetry:
                 HistogramDataPoint(
                     attributes=labels, start_time_unix_nano=self._began, time_unix_nano=now,
                     count=sum(counts), sum=total, bucket_counts=counts, explicit_bounds=bounds,
-                    min=float("inf"), max=float("-inf"),
+                    # Not known, and optional in the protocol, which the package's types forget.
+                    min=cast("float", None), max=cast("float", None),
                 )
                 for labels, bounds, counts, total in _histograms(family)
             ]  # fmt: skip

@@ -43,6 +43,34 @@ def test_json_in_a_template_is_written_as_its_publisher_meant_it() -> None:
     assert TOKENIZER.decode(template.tokens(sent, TOKENIZER)) == '"a<|im_end|>b"'
 
 
+@pytest.mark.parametrize(
+    ("source", "left_out"),
+    [
+        # As in models whose template knows users and assistants alone.
+        ("{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+         "messages[0], whose role is 'system'"),
+        ("{{ messages[0].content }}{{ messages[2].content }}",
+         "messages[1], whose role is 'user'"),
+    ],
+)  # fmt: skip
+def test_a_message_that_the_template_leaves_out_is_refused(source: str, left_out: str) -> None:
+    sent = [Message("system", "Be safe."), Message("user", "a"), Message("user", "Be safe.")]
+    with pytest.raises(InputError) as caught:
+        ChatTemplate(source, {}).tokens(sent, TOKENIZER)
+    assert left_out in caught.value.message
+    assert "Be safe" not in caught.value.message
+
+
+def test_a_message_that_the_template_changes_or_that_is_empty_is_none_that_is_left_out() -> None:
+    source = (
+        "{% for m in messages %}{% if m.content | trim %}{{ m.content.split('</think>')[-1] "
+        "| trim }}{% endif %}|{% endfor %}"
+    )
+    sent = [Message("user", "  a "), Message("assistant", "why</think>b"), Message("user", " ")]
+    tokens = ChatTemplate(source, {}).tokens(sent, TOKENIZER)
+    assert TOKENIZER.decode(tokens) == "a|b||"
+
+
 def test_marks_around_what_a_model_is_trained_on_are_no_part_of_the_prompt() -> None:
     source = (
         "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}"

@@ -158,6 +158,7 @@ def test_a_seed_that_was_not_given_is_told_and_repeats_the_answer() -> None:
         drawn = answered(generator.generate([request(temperature=1.0)])[0])
         again = answered(generator.generate([request(temperature=1.0, seed=drawn.seed)])[0])
     assert drawn.seed is not None
+    assert drawn.seed < 1 << 53  # as far as every reader of JSON knows whole numbers
     assert again.tokens == drawn.tokens
 
 

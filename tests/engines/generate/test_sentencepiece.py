@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+from support.text_models import tiny_directory
 
+from interlock.engines.chat import Message, Sampling
+from interlock.engines.generate import GenerateRequest, GenerateResult, Generator, load_text_model
+from interlock.engines.generate.chat_template import ChatTemplate
 from interlock.engines.generate.convert.gguf_vocabulary import vocabulary_of
 from interlock.engines.generate.tokenizer import TextStream, Tokenizer
 
@@ -103,3 +108,58 @@ def test_a_control_token_in_a_stream_takes_no_space_with_it(
     stream = TextStream(converted())
     pieces = [stream.add(token) for token in tokens]
     assert "".join([*pieces, stream.end()]) == converted().decode(tokens)
+
+
+@given(TEXTS)
+def test_the_names_of_a_texts_tokens_make_up_the_text(text: str) -> None:
+    tokens = converted().encode(text)
+    names = [converted().name(token) for token in tokens]
+    if "\ufffd" not in "".join([text, *names]):
+        # A text begins with a space, which is not written.
+        assert "".join(names) == (f" {text}" if text else "")
+
+
+def test_a_token_with_a_space_before_it_has_another_name_than_one_without() -> None:
+    vocabulary = [trained().id_to_piece(number) for number in range(trained().get_piece_size())]
+    both = [piece for piece in vocabulary if f"▁{piece}" in vocabulary]
+    assert both
+    for piece in both:
+        alone, spaced = (converted().name(vocabulary.index(p)) for p in (piece, f"▁{piece}"))
+        assert spaced == f" {alone}"
+
+
+@given(TEXTS, st.integers(0, 100))
+def test_what_continues_a_text_keeps_the_space_between_them(text: str, at: int) -> None:
+    tokens = converted().encode(text)
+    before, after = tokens[:at], tokens[at:]
+    written = converted().decode(before)
+    if not before or "\ufffd" in converted().decode(before[-1:]):
+        return
+    stream = TextStream(converted(), after=before[-1])
+    pieces = [stream.add(token) for token in after]
+    assert written + "".join([*pieces, stream.end()]) == text
+
+
+def test_a_completion_goes_on_with_its_prompt(tmp_path: Path) -> None:
+    made = tiny_directory(tmp_path / "tiny", vocab_size=converted().size)
+    model = replace(load_text_model(made), tokenizer=converted())
+    prompt = model.plain_prompt("Say the")
+    spaces = 0
+    with Generator(model) as generator:
+        for seed in range(20):
+            sampling = Sampling(max_tokens=1, temperature=2.0, seed=seed, logprobs=0)
+            [found] = generator.generate([GenerateRequest(text="Say the", sampling=sampling)])
+            assert isinstance(found, GenerateResult)
+            assert "Say the" + found.text == model.tokenizer.decode([*prompt, *found.tokens])
+            assert found.logprobs is not None
+            assert found.text in ("", found.logprobs[0].token)
+            spaces += found.text.startswith(" ")
+    assert spaces
+
+
+def test_the_name_of_a_special_token_in_a_message_gets_no_spaces() -> None:
+    template = ChatTemplate("{% for m in messages %}[{{ m.content }}]</s>{% endfor %}", {})
+    sent = [Message("user", "a<s>b"), Message("user", "<s> c</s><s>")]
+    tokens = template.tokens(sent, converted())
+    assert converted().decode(tokens, specials=True) == "[a<s>b]</s> [<s> c</s><s>]</s>"
+    assert tokens.count(converted().specials["</s>"]) == 2

@@ -53,10 +53,12 @@ def request(number: int, tokens: int = 40, **changes: object) -> GenerateRequest
 class Told:
     """What a ticket was told."""
 
-    def __init__(self, process: StreamProcess, asked: GenerateRequest) -> None:
+    def __init__(
+        self, process: StreamProcess, asked: GenerateRequest, *, urgent: bool = False
+    ) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.pieces: list[str] = []
-        self.ticket: Ticket = process.submit(asked, self.events.put)
+        self.ticket: Ticket = process.submit(asked, self.events.put, urgent=urgent)
 
     def piece(self) -> str:
         found = self.events.get(timeout=60)
@@ -272,3 +274,71 @@ def test_a_tampered_bundle_never_starts(tmp_path: Path) -> None:
     with pytest.raises(BundleIntegrityError):
         process.start()
     process.close()
+
+
+def test_an_urgent_text_does_not_wait_for_what_is_asked_again(tmp_path: Path) -> None:
+    # Else a model that answers would count as ill while a long text is written once more.
+    process = StreamProcess(tiny_directory(tmp_path / "tiny", max_position_embeddings=8192))
+    process.start()
+    try:
+        sampling = Sampling(max_tokens=8000, repetition_penalty=0.01)
+        long = Told(process, GenerateRequest(prompt_tokens=(30, 31, 40), sampling=sampling))
+        long.piece()
+        [pid] = process.pids
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: process.replaced == 1)
+        urgent = Told(process, request(1, 2), urgent=True)
+        assert isinstance(urgent.end(), GenerateResult)
+        process.cancel(long.ticket)
+        while not long.events.empty():
+            assert isinstance(long.events.get(), str), "it had ended before"
+    finally:
+        process.close()
+
+
+def test_a_deadline_within_another_requests_step_costs_no_process(tmp_path: Path) -> None:
+    # A large model reads a piece of a prompt for longer than 5 s, in which no request is ended.
+    step = StreamProcess(spoiled_directory(tmp_path / "hang", "hang", 77), step_seconds=8.0)
+    step.start()
+    try:
+        slow = Told(step, GenerateRequest(prompt_tokens=(77,)))
+        late = Told(step, request(1, deadline=Deadline.after(0.2)))
+        assert isinstance(late.end(), DeadlineError)
+        assert isinstance(slow.end(), DeadlineError)
+        assert isinstance(Told(step, request(2)).end(), GenerateResult)
+        assert step.replaced == 0
+    finally:
+        step.close()
+
+
+def test_a_step_that_nothing_stops_costs_the_process(tmp_path: Path) -> None:
+    process = StreamProcess(spoiled_directory(tmp_path / "hang", "hang", 77), step_seconds=None)
+    process.start()
+    try:
+        endless = Told(process, GenerateRequest(prompt_tokens=(77,)))
+        late = Told(process, request(1, deadline=Deadline.after(0.2)))
+        assert isinstance(late.end(), DeadlineError)
+        until(lambda: process.replaced == 1)
+        process.cancel(endless.ticket)
+    finally:
+        process.close()
+
+
+def test_an_answer_with_many_log_probabilities_costs_no_process(tmp_path: Path) -> None:
+    asked = GenerateRequest(
+        prompt_tokens=(30, 31, 40),
+        # What was written is the likeliest to come again, so that the text has no end of its own.
+        sampling=Sampling(
+            max_tokens=4000, repetition_penalty=0.01, logprobs=100, logprob_tokens=None
+        ),
+    )
+    process = StreamProcess(tiny_directory(tmp_path / "tiny", max_position_embeddings=8192))
+    process.start()
+    try:
+        found = Told(process, asked).end()
+        assert isinstance(found, GenerateResult), found
+        assert found.logprobs is not None
+        assert [len(each.top) for each in found.logprobs] == [100] * 4000
+        assert process.replaced == 0
+    finally:
+        process.close()

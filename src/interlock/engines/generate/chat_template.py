@@ -16,6 +16,8 @@ from interlock.kernel.errors import BundleFormatError, InputError
 # back as it was.
 _OPEN, _CLOSE = "\U000f5000", "\U000f5001"
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+# Letters and digits alone, which every filter of a template leaves as they are.
+_WORD = "b5f1c0d7e29a4"
 LARGEST = 1 << 20
 
 
@@ -56,7 +58,11 @@ class ChatTemplate:
         return text
 
     def tokens(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-        """The prompt's tokens. Names of special tokens inside the messages stay text."""
+        """The prompt's tokens. Names of special tokens inside the messages stay text.
+
+        Raises InputError as `render` does, and where the template leaves a message out.
+        """
+        self._check_whole(messages)
         names = sorted(tokenizer.specials, key=len, reverse=True)
         pattern = re.compile("|".join(map(re.escape, [*names, _OPEN, _CLOSE])))
         kept: list[str] = []
@@ -70,12 +76,36 @@ class ChatTemplate:
         if not kept:
             return tokenizer.encode_markup(text)
         tokens: list[int] = []
+        specials = frozenset(tokenizer.specials.values())
+
+        def begins() -> bool:
+            # As where the text is read in one piece, a special token has the start of a text next.
+            return not tokens or tokens[-1] in specials
+
         at = 0
         for found in _MARK.finditer(text):
-            tokens += tokenizer.encode_markup(text[at : found.start()])
-            tokens += tokenizer.encode(kept[int(found[1])])
+            tokens += tokenizer.encode_markup(text[at : found.start()], begins=begins())
+            tokens += tokenizer.encode(kept[int(found[1])], begins=begins())
             at = found.end()
-        return tokens + tokenizer.encode_markup(text[at:])
+        return tokens + tokenizer.encode_markup(text[at:], begins=begins())
+
+    def _check_whole(self, messages: Sequence[Message]) -> None:
+        """Raise InputError for a message that the prompt would lack: some know no system role.
+
+        A template may well change a message, as by cutting white space, so each is looked for by a
+        word behind its content.
+        """
+        words = [f"{_WORD}{number}e" for number in range(len(messages))]
+        text = self.render(
+            [Message(m.role, m.content + word) for m, word in zip(messages, words, strict=True)]
+        )
+        for number, (message, word) in enumerate(zip(messages, words, strict=True)):
+            if word not in text and message.content.strip():
+                raise InputError(
+                    f"the model's chat template leaves out messages[{number}], "
+                    f"whose role is {message.role!r}",
+                    hint="this model cannot be told so; say it in a user's message",
+                )
 
 
 @cache

@@ -71,7 +71,7 @@ def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
 
 # Built before threads meet there: their first uses of a class at the same time end the process
 # (msgspec 0.22).
-msgspec.json.Decoder(GenerateResult)
+_RESULT = msgspec.msgpack.Decoder(GenerateResult)
 
 
 class ProcessGenerator:
@@ -249,7 +249,8 @@ def request_of(told: dict[str, Any]) -> GenerateRequest:
 def plain(found: GenerateResult | InterlockError) -> Any:
     if isinstance(found, InterlockError):
         return {"error": list(describe(found))}
-    return {"result": msgspec.to_builtins(found)}
+    # As bytes: log probabilities of a long text exceed what a message may hold beside them.
+    return {"result": msgspec.msgpack.encode(found)}
 
 
 def received(told: Any, count: int) -> list[GenerateResult | InterlockError]:
@@ -264,7 +265,7 @@ def received(told: Any, count: int) -> list[GenerateResult | InterlockError]:
                 codes, message, hint, extra = each["error"]
                 found.append(rebuild(codes, message, hint, extra))
             else:
-                found.append(msgspec.convert(each["result"], GenerateResult))
-        except (TypeError, KeyError, ValueError, AttributeError, msgspec.ValidationError):
+                found.append(_RESULT.decode(each["result"]))
+        except (TypeError, KeyError, ValueError, AttributeError, msgspec.DecodeError):
             found.append(malformed)
     return found

@@ -133,7 +133,9 @@ class Row:
         sampling = handle.request.sampling
         self._sampling = sampling
         self._sampler = Sampler(sampling, handle.prompt)
-        self._stream = TextStream(handle.model.tokenizer, sampling.stop)
+        # An answer to messages begins a text, and what continues one does not.
+        after = None if handle.request.text is None else handle.prompt[-1]
+        self._stream = TextStream(handle.model.tokenizer, sampling.stop, after)
         self._ends = frozenset(handle.model.spec.end_tokens)
         self._tokens: list[int] = []
         self._text: list[str] = []
@@ -204,12 +206,12 @@ class Row:
         wanted, most = self._sampling.logprobs, self._sampling.logprob_tokens
         if wanted is None or (most is not None and len(self._logprobs) >= most):
             return
-        name = self.handle.model.tokenizer.decode
+        name = self.handle.model.tokenizer.name
         top = likeliest(logits, wanted) if wanted else np.empty(0, np.int64)
         self._logprobs.append(
             TokenLogprob(
-                name([token], specials=True),
+                name(token),
                 logprob,
-                tuple((name([int(t)], specials=True), float(logits[t]) - log_sum) for t in top),
+                tuple((name(int(t)), float(logits[t]) - log_sum) for t in top),
             )
         )

@@ -17,6 +17,8 @@ from interlock.engines.chat import Sampling
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
+SEED_BITS = 53
+"""Of a seed that is drawn: what JavaScript, which reads every number as a float, gives back."""
 # How many of the likeliest tokens are looked at first; the whole vocabulary only where they do not
 # hold enough of the mass.
 _FIRST = 256
@@ -35,7 +37,7 @@ class Sampler:
         self._min_p = sampling.min_p or 0.0
         self._penalty = sampling.repetition_penalty or 1.0
         self._seen = set(prompt) if self._penalty != 1.0 else set()
-        seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+        seed = sampling.seed if sampling.seed is not None else secrets.randbits(SEED_BITS)
         self._random = np.random.Generator(np.random.Philox(seed))
         self.seed = None if self._temperature == 0.0 else seed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 
 from interlock.engines.generate.processes import plain, received, request_of, sent
 from interlock.engines.generate.request import GenerateRequest, GenerateResult
+from interlock.engines.generate.sampling import SEED_BITS
 from interlock.engines.onnx import CPU
 from interlock.kernel.clock import NO_DEADLINE, Deadline
 from interlock.kernel.errors import (
@@ -38,9 +40,10 @@ Event = str | GenerateResult | InterlockError
 _TARGET = "interlock.engines.generate.stream_process:serve"
 _WAIT = 0.02  # seconds that the process waits for something to tell
 _ANSWER = 15.0  # seconds after which a process that tells nothing at all is killed
-_LATE = 5.0  # seconds after its deadline at which a request costs the process its life
+_LATE = 5.0  # seconds after its deadline at which a request is told that it came, come what may
 _RESTART = 120.0
 _MOST = 256  # events an answer; what a process may send at once is limited
+_LARGE = 1 << 18  # bytes of a result after which an answer goes out
 
 
 class TextDescription(msgspec.Struct, frozen=True):
@@ -150,6 +153,9 @@ class StreamProcess:
         self._new: list[Ticket] = []
         self._cancelled: list[int] = []
         self._live: dict[int, Ticket] = {}
+        # What was late and is not known to have ended in the process -> when it must have.
+        self._stopping: dict[int, float] = {}
+        self._step_seconds = step_seconds
         self._again: list[Ticket] = []
         self._numbers = 0
         self._closed = False
@@ -216,7 +222,7 @@ class StreamProcess:
         sampling = request.sampling
         if sampling.temperature and sampling.seed is None:
             # Known here, so that a process which takes over draws the same text.
-            sampling = replace(sampling, seed=self._seeds.getrandbits(63))
+            sampling = replace(sampling, seed=self._seeds.getrandbits(SEED_BITS))
             request = replace(request, sampling=sampling)
         with self._changed:
             if self._closed or self._thread is None:
@@ -251,7 +257,9 @@ class StreamProcess:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._closed or self._live or self._new or self._again):
+                while not (
+                    self._closed or self._live or self._new or self._again or self._stopping
+                ):
                     # A cancelled request is of no interest to an idle process, but ends its work.
                     if self._cancelled:
                         break
@@ -277,18 +285,18 @@ class StreamProcess:
             ticket.end(EngineUnavailableError(f"{self.name}: it was closed"))
 
     def _call(self) -> dict[str, Any]:
-        """What is to be started and cancelled. What is asked again runs alone."""
-        starting: list[Ticket] = []
+        """What is to be started and cancelled. What is asked again runs alone, the urgent aside."""
+        starting = [ticket for ticket in (*self._again, *self._new) if ticket.urgent]
+        self._again = [ticket for ticket in self._again if not ticket.urgent]
+        self._new = [ticket for ticket in self._new if not ticket.urgent]
+        running = [ticket for ticket in self._live.values() if not ticket.urgent]
         if self._again:
-            if not self._live:
-                starting = [self._again.pop(0)]
-        elif not any(ticket.repeated for ticket in self._live.values()):
-            free = self.slots - sum(not ticket.urgent for ticket in self._live.values())
-            for ticket in list(self._new):
-                if ticket.urgent or free > 0:
-                    self._new.remove(ticket)
-                    starting.append(ticket)
-                    free -= not ticket.urgent
+            if not running:
+                starting.append(self._again.pop(0))
+        elif not any(ticket.repeated for ticket in running):
+            free = max(0, self.slots - len(running))
+            starting += self._new[:free]
+            del self._new[:free]
         for ticket in starting:
             self._live[ticket.number] = ticket
         cancelled, self._cancelled = self._cancelled, []
@@ -311,6 +319,7 @@ class StreamProcess:
                         other = f"{self.name}: asked again, the text was another one"
                         self._end(number, EngineCrashError(other))
                 case [int(number), dict() as outcome]:
+                    self._stopping.pop(number, None)
                     [found] = received([outcome], 1)
                     self._end(number, found)
                 case _:
@@ -337,6 +346,7 @@ class StreamProcess:
             had = list(self._live.values())
             self._live.clear()
             self._cancelled.clear()
+            self._stopping.clear()
             alone = [ticket for ticket in had if ticket.repeated]
             again = [ticket for ticket in had if ticket not in alone]
             for ticket in again:
@@ -352,7 +362,9 @@ class StreamProcess:
             ticket.end(told)
 
     def _end_overdue(self) -> None:
-        """Kill the process where a request outlived its deadline: its model cannot be stopped."""
+        """Tell what is late. The process is killed where it has not stopped such a request by the
+        time that a step may take: a request is only ended between two steps, of any request."""
+        now = time.monotonic()
         with self._changed:
             late = [
                 ticket
@@ -365,9 +377,11 @@ class StreamProcess:
                 (self._new if ticket in self._new else self._again).remove(ticket)
             for ticket in late:
                 del self._live[ticket.number]
+                self._cancelled.append(ticket.number)
+                self._stopping[ticket.number] = now + (self._step_seconds or 0.0)
         for ticket in (*late, *waiting):
             ticket.end(DeadlineError(f"{self.name}: no answer by the deadline"))
-        if late:
+        if any(now > until for until in self._stopping.values()):
             self._lost(EngineCrashError(f"{self.name}: killed, as its model could not be stopped"))
 
 
@@ -442,6 +456,6 @@ def serve(options: Mapping[str, Any]) -> Callable[[Any], Any]:
 
 
 def _large(event: list[Any]) -> bool:
-    """Whether it holds log probabilities, which may be a megabyte."""
+    """Whether it is worth an answer of its own: log probabilities may be many megabytes."""
     told = event[1]
-    return isinstance(told, dict) and bool(told.get("result", {}).get("logprobs"))
+    return isinstance(told, dict) and len(told.get("result", b"")) >= _LARGE

@@ -47,13 +47,33 @@ class Tokenizer:
         self.unwritten = frozenset(number for number, token in added.items() if token.special)
         """Tokens that `decode` leaves out."""
 
-    def encode(self, text: str) -> list[int]:
-        """The ids of `text`; nothing is added, and no special token comes out of it."""
-        return list(self._plain.encode(unicode_text(text), add_special_tokens=False).ids)
+    def encode(self, text: str, *, begins: bool = True) -> list[int]:
+        """The ids of `text`; nothing is added, and no special token comes out of it.
 
-    def encode_markup(self, text: str) -> list[int]:
+        begins  whether a text begins here, before which some tokenizers put a space
+        """
+        return self._ids(self._plain, text, begins)
+
+    def encode_markup(self, text: str, *, begins: bool = True) -> list[int]:
         """The ids of `text` in which the names of special tokens stand for them."""
-        return list(self._markup.encode(unicode_text(text), add_special_tokens=False).ids)
+        return self._ids(self._markup, text, begins)
+
+    def _ids(self, tokenizer: Any, text: str, begins: bool) -> list[int]:
+        def ids(text: str) -> list[int]:
+            return list(tokenizer.encode(unicode_text(text), add_special_tokens=False).ids)
+
+        if not begins and text and self._spaced:
+            # Behind a line's end, which is a token of its own there and is taken off again.
+            line, whole = ids("\n"), ids(f"\n{text}")
+            if whole[: len(line)] == line:
+                return whole[len(line) :]
+        return ids(text)
+
+    @functools.cached_property
+    def _spaced(self) -> bool:
+        """Whether a space is put before a text."""
+        first = self._plain.encode("\n", add_special_tokens=False).tokens[:1]
+        return bool(first) and first[0].startswith("▁")
 
     def count(self, text: str) -> int:
         """How many tokens `encode` makes of `text`."""
@@ -62,6 +82,15 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int], *, specials: bool = False) -> str:
         """The text of the ids, special tokens left out unless asked for."""
         return str(self._markup.decode(list(tokens), skip_special_tokens=not specials))
+
+    def name(self, token: int) -> str:
+        """A token as it stands within a text; a special one by its name.
+
+        Alone it would be the start of a text, which loses its space in some tokenizers, so that
+        two tokens had one name.
+        """
+        one, two = (self.decode([token] * count, specials=True) for count in (1, 2))
+        return two[len(one) :] if two.startswith(one) else one
 
     @functools.cached_property
     def size(self) -> int:
@@ -100,15 +129,25 @@ class TextStream:
 
     What may be the start of a stop text is held back; when one is complete, the text ends before
     it and `stopped` is true.
+
+    after  the token that the text goes on from, None where it begins: some decoders take off the
+           space at a text's start
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), after: int | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(text for text in stop if text)
         # Decoders may treat the start of a text in a way of their own, so the tokens of the piece
         # before are decoded along.
         self._before: list[int] = []
         self._before_text = ""
+        if after is not None and after not in tokenizer.unwritten:
+            text = tokenizer.decode([after])
+            # Of a part of a character nobody knows what it comes to.
+            if not text.endswith(_REPLACEMENT):
+                self._before, self._before_text = [after], text
         self._waiting: list[int] = []
         self._held = ""
         self.stopped = False
