@@ -367,6 +367,7 @@ def test_what_was_promoted_is_what_is_examined(
     assert found["strict: its files"]["detail"] == "next.onnx is a onnx; recorded in the state"
     assert found["strict: loads and passes its self-test"]["detail"] == digest
     assert found["strict: integrity"]["result"] == "pass"
+    assert found["strict: integrity"]["detail"] == "its digest is the one that the state holds"
     (deployment / "next.onnx").write_bytes(models.shifted(1))
     code, found = examined(deployment, capsys)
     assert code == 1

@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     (place / "r.onnx").write_bytes(models.shifted(0))
     named: dict[str, dict[str, Any]] = {"m": {"path": "v0.onnx"}, "r": {"path": "r.onnx"}}
     named["small"] = {"path": "v0.onnx", "rollback_errors": 0.004}
-    named["waits"] = named["back"] = {"path": "v0.onnx"}
+    named["waits"] = named["back"] = named["paths"] = {"path": "v0.onnx"}
     with serving(place, named, environ=ENVIRON, state="state") as running:
         yield running
 
@@ -79,7 +79,7 @@ def test_from_start_to_end(server: Running, capsys: pytest.CaptureFixture[str]) 
     assert told(capsys, "rollback", "m")["stable"]["path"] == "v0.onnx"
     assert run(["rollout", "status", "m"]) == 0
     assert "reverted: asked for" in capsys.readouterr().out
-    assert len(told(capsys, "status")["models"]) == 5
+    assert len(told(capsys, "status")["models"]) == 6
 
 
 def test_a_rollback_after_one_says_how_to_return_to_the_version_before(
@@ -186,6 +186,37 @@ def test_what_answers_no_http_is_no_server(told: bytes, capsys: pytest.CaptureFi
     assert "cannot be asked" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("retryable", "shown"), [("true", True), ("false", False)])
+def test_what_a_server_says_of_trying_again_is_passed_on(
+    retryable: str, shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = f'{{"error": "not now", "code": "storage", "hint": "", "retryable": {retryable}}}'
+    head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-length: {len(body)}\r\n\r\n"
+    with answering((head + body).encode()) as (url, _):
+        assert run(["rollout", "status", "--url", url, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)["error"]
+    assert told["retryable"] is shown
+    assert told["server_code"] == "storage"
+
+
+def test_a_server_without_tls_that_is_asked_for_it(
+    server: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = server.url.replace("http:", "https:")
+    assert run(["rollout", "status", "--url", url]) == 1
+    assert "http://" in capsys.readouterr().err
+
+
+def test_a_status_names_the_paths(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "start", "paths", "v1.onnx", "--mode", "canary", "--percent", "20")
+    assert run(["rollout", "status", "paths"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^paths  sha256:\w+  v0\.onnx$", shown, re.M)
+    assert re.search(r"canary 20% of sha256:\w+, since \S+, from v1\.onnx$", shown, re.M)
+    assert "started (canary 20% of v1.onnx): asked for" in shown
+    told(capsys, "rollback", "paths")
+
+
 def test_limits_are_shown_as_they_are(server: Running, capsys: pytest.CaptureFixture[str]) -> None:
     told(capsys, "start", "small", "v1.onnx", "--mode", "canary")
     assert run(["rollout", "status", "small"]) == 0
@@ -204,6 +235,10 @@ def test_a_server_without_an_admin_api_and_over_tls(
     ) as server:
         url = f"https://localhost:{server.port}"
         assert run(["rollout", "status", "--url", url]) == 1
-        assert "certificate" in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert "certificate" in shown
+        assert "--ca" in shown
+        assert run(["rollout", "status", "--url", url.replace("https", "http")]) == 1
+        assert "https" in capsys.readouterr().err
         assert run(["rollout", "status", "--url", url, "--ca", str(tmp_path / "cert.pem")]) == 1
         assert "the server has no admin API" in capsys.readouterr().err

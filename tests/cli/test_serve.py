@@ -87,6 +87,34 @@ def test_a_candidate_needs_a_place_for_its_state_and_must_be_there(
     assert "there is no gone.onnx" in capsys.readouterr().err
 
 
+def test_what_is_not_there_is_named_with_its_model(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_SERVE_STATE", "state")
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_A_CANDIDATE", "gone.onnx")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "models.a.candidate: there is no gone.onnx" in capsys.readouterr().err
+    monkeypatch.delenv("INTERLOCK_SERVE_MODELS_A_CANDIDATE")
+    monkeypatch.setenv("INTERLOCK_SERVE_MODELS_A_PATH", "lost.onnx")
+    assert run(["serve", str(config), "--check"]) == 2
+    assert "models.a.path: there is no lost.onnx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["file", "variable"])
+def test_a_word_that_is_none_of_a_setting_is_told_with_those_that_are(
+    where: str, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "file":
+        config.write_text(config.read_text().replace("[production]", '[production]\nfeedback="no"'))
+    else:
+        monkeypatch.setenv("INTERLOCK_SERVE_FEEDBACK", "no")
+    assert run(["serve", str(config), "--check"]) == 2
+    shown = capsys.readouterr().err
+    assert "feedback" in shown.lower()
+    assert "one of 'clients', 'admin', 'off'" in shown
+    assert "typing" not in shown
+
+
 @pytest.mark.parametrize("content", ["", "short\n", "# only a comment\n"])
 def test_a_tokens_file_must_hold_good_tokens_and_be_private(
     config: Path, content: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -20,9 +20,9 @@ def defaults(kind: Any) -> dict[str, str]:
     return {name: words.get(value, value) for name, value in found.items()}
 
 
-def test_every_setting_is_listed_with_its_default() -> None:
+def test_every_setting_is_listed_with_its_default_and_what_it_is() -> None:
     settings = TEXT.partition("## Settings")[2].partition("## Metrics")[0]
-    listed = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|$", settings, flags=re.M))
+    listed = dict(re.findall(r"^\| `(\w+)` \| (\S+) \| \S.* \|$", settings, flags=re.M))
     expected = defaults(Settings) | defaults(ModelSettings)
     del expected["models"]
     assert listed == expected

@@ -185,6 +185,7 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) 
         assert codes == [200, 200, 200, 429, 429]
         refused = running.get("/v2")
         assert int(refused.headers["retry-after"]) > 1
+        assert "Retry-After" in refused.json()["hint"]
         assert running.get("/v2/health/live").status_code == 200
 
 

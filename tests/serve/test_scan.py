@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -237,6 +238,20 @@ def test_what_was_seen_is_counted(scanning: Running) -> None:
     assert 'interlock_detections_total{model="small",seen_by="none"}' in text
     assert 'interlock_answers_total{model="small",status="refused"}' in text
     assert ATTACKS[0] not in text
+
+
+def test_scores_do_not_use_up_the_reasons_that_are_counted(scanning: Running) -> None:
+    """Each score would be a reason of its own, and soon all of them "other"."""
+    scanned(scanning, texts=[f"{text} {number}" for text in HARMLESS for number in range(20)])
+    text = scanning.metrics()
+    reasons = re.findall(r'interlock_reasons_total\{model="small",reason="([^"]*)"', text)
+    assert [reason for reason in reasons if "below the threshold" in reason] == [
+        "score # is below the threshold #"
+    ]
+    scanned(scanning, texts=[ATTACKS[0]])
+    found = re.findall(r'reason="(rule [^"]*)"', scanning.metrics())
+    assert found
+    assert not any(";" in reason for reason in found)
 
 
 def test_a_server_with_nothing_named_serves_the_shipped_detector_or_is_red(tmp_path: Path) -> None:

@@ -27,9 +27,28 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class RefusedByServerError(InterlockError):
-    """The server answered with an error."""
+    """The server answered with an error.
+
+    server_code  the code that the server gave it
+    """
 
     code = "refused_by_server"
+
+    def __init__(
+        self, message: str, *, hint: str = "", server_code: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.server_code = server_code
+        self._retryable = retryable
+
+    @property
+    def retryable(self) -> bool:
+        """As the server says."""
+        return self._retryable
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `InterlockError.to_dict`; with `server_code`."""
+        return {**super().to_dict(), "server_code": self.server_code}
 
 
 @click.group("rollout")
@@ -183,9 +202,19 @@ def _ask(path: str, options: dict[str, Any], body: dict[str, Any] | None = None)
             raise _refused(error.code, error.read()) from None
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         why = getattr(error, "reason", None) or error
-        raise ConnectionLostError(f"{url} cannot be asked: {why}", hint="is it serving?") from None
+        raise ConnectionLostError(f"{url} cannot be asked: {why}", hint=_hint(why)) from None
     except msgspec.DecodeError:
         raise RefusedByServerError(f"{url} did not answer with JSON") from None
+
+
+def _hint(why: object) -> str:
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return "name the certificate, or its authority's, with --ca, and the host as it is in it"
+    if isinstance(why, ssl.SSLError):
+        return "is it serving with TLS? --url http://… asks without"
+    if isinstance(why, http.client.RemoteDisconnected):
+        return "is it serving with TLS? --url https://… asks with it"
+    return "is it serving?"
 
 
 def _checked(url: str) -> str:
@@ -234,7 +263,12 @@ def _refused(status: int, body: bytes) -> InterlockError:
     hint = str(told.get("hint") or "")
     if told.get("code") == "unknown_path":
         hint = "the server has no admin API; set admin_token or admin_tokens_file"
-    return RefusedByServerError(message, hint=hint)
+    return RefusedByServerError(
+        message,
+        hint=hint,
+        server_code=str(told.get("code") or ""),
+        retryable=told.get("retryable") is True,
+    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -254,21 +288,34 @@ def _show(found: dict[str, Any], options: dict[str, Any]) -> int:
 
 def _print(found: dict[str, Any]) -> None:
     stable = found["stable"]
-    click.echo(f"{found['model']}  {'not ready' if stable is None else stable['digest']}")
+    told = "not ready" if stable is None else f"{stable['digest']}  {stable['path']}"
+    click.echo(f"{found['model']}  {told}")
     if found["fault"]:
         click.echo(f"  fault: {found['fault']}")
     running = found["rollout"]
     if running is not None:
-        share = f" {running['percent']:g}%" if running["mode"] == "canary" else ""
+        asked = _asked(running["mode"], running["percent"])
         held = f", left to you: {running['held']}" if running["held"] else ""
-        since = f", since {running['started']}"
-        click.echo(f"  {running['mode']}{share} of {running['candidate']}{since}{held}")
+        since = f", since {running['started']}, from {running['path']}"
+        click.echo(f"  {asked} of {running['candidate']}{since}{held}")
         if running["mode"] == "shadow" and running["shadow"]:
             told = ", ".join(f"{word} {number}" for word, number in running["shadow"].items())
             click.echo(f"  of its requests: {told}")
         _print_evidence(running["evidence"])
     for made in found["decisions"][-5:]:
-        click.echo(f"  {made['at']}  {made['decision']}: {made['reason']}")
+        click.echo(f"  {made['at']}  {made['decision']}{_of_what(made)}: {made['reason']}")
+
+
+def _asked(mode: str, percent: float) -> str:
+    return f"{mode} {percent:g}%" if mode == "canary" else mode
+
+
+def _of_what(decision: dict[str, Any]) -> str:
+    """What a decision was about, where its numbers tell: otherwise many lines look alike."""
+    numbers = decision["numbers"]
+    if decision["decision"] != "started" or not {"mode", "percent", "path"} <= numbers.keys():
+        return ""
+    return f" ({_asked(numbers['mode'], numbers['percent'])} of {numbers['path']})"
 
 
 def _print_evidence(evidence: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from interlock.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from interlock.serve.config_file import Effective
+    from interlock.serve.settings import ModelSettings
 
 
 @click.command()
@@ -151,7 +152,6 @@ def _check_files(name: str, effective: Effective) -> None:
 
 def _served(name: str, effective: Effective) -> dict[str, str | None]:
     """What a server would serve under that name, as which kind, why, and what it would roll out."""
-    from interlock.serve.opening import kind_of
     from interlock.serve.rollout.store import no_longer_configured, placed, recorded
 
     settings, own = effective.settings, effective.settings.models[name]
@@ -164,12 +164,23 @@ def _served(name: str, effective: Effective) -> dict[str, str | None]:
             running = found.running
             if running is not None and not no_longer_configured(own, running):
                 rollout = running.candidate.path
-    for path in (own.candidate, rollout):
+    key, base = f"models.{name}", effective.base
+    for where, path in ((f"{key}.candidate", own.candidate), (f"{key}: its rollout", rollout)):
         if path is not None:
-            kind_of(msgspec.structs.replace(own, path=path, kind="auto"), effective.base)
-    kind_of(own, effective.base)
-    kind = kind_of(now, effective.base)
+            _kind(where, msgspec.structs.replace(own, path=path, kind="auto"), base)
+    _kind(f"{key}.path", own, base)
+    kind = _kind(f"{key}: {because}", now, base)
     return {"kind": kind, "path": now.path, "because": because, "rollout": rollout}
+
+
+def _kind(where: str, settings: ModelSettings, base: Path) -> str:
+    """See `kind_of`; the error says where the path stands."""
+    from interlock.serve.opening import kind_of
+
+    try:
+        return kind_of(settings, base)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def _shown(value: object) -> str:

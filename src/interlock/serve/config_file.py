@@ -29,7 +29,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -254,7 +254,9 @@ def _from_environment(
         try:
             value = msgspec.convert(given, kind, strict=False)
         except msgspec.ValidationError:
-            raise ConfigError(f"{variable}: the value does not fit {_named(kind)}") from None
+            raise ConfigError(
+                f"{variable}: the value does not fit {_named(kind)}", hint=_words(kind)
+            ) from None
         place = values if model is None else values["models"][model]
         place[name] = value
         sources[name if model is None else f"models.{model}.{name}"] = variable
@@ -287,7 +289,9 @@ def _convert(values: Mapping[str, Any], kind: Any, sources: Mapping[str, str], p
         except msgspec.ValidationError as error:
             where = sources.get(prefix + name, "")
             told = str(error).split(" - at", maxsplit=1)[0]
-            raise ConfigError(f"{where}: {prefix}{name}: {told}") from None
+            raise ConfigError(
+                f"{where}: {prefix}{name}: {told}", hint=_words(fields[name])
+            ) from None
     if kind is ModelSettings and "path" not in given:
         raise ConfigError(f"{prefix}path is missing")
     try:
@@ -316,4 +320,13 @@ def _table(value: Any, where: str) -> dict[str, Any]:
 
 
 def _named(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "the setting"
     return getattr(kind, "__name__", str(kind))
+
+
+def _words(kind: Any) -> str | None:
+    """The hint for a setting that takes one of some words; None for any other."""
+    if get_origin(kind) is not Literal:
+        return None
+    return f"it must be one of {', '.join(map(repr, get_args(kind)))}"

@@ -18,6 +18,7 @@ from interlock.kernel.errors import InputError, InterlockError
 from interlock.serve.checklist import Finding, limit, passed
 from interlock.serve.detector_served import TEXT, DetectorServed
 from interlock.serve.opening import kind_of, open_model
+from interlock.serve.rollout.store import RECORDED
 from interlock.serve.served import Served
 from interlock.serve.settings import ModelSettings
 
@@ -75,7 +76,7 @@ def examine(
             yield from _detects(name, served, own)
         yield limit("performance", f"{name}: initialisation", init, INIT_MS, "ms")
         yield from _measured(name, served, own, calls, tick)
-        yield _pinned(name, own, kind)
+        yield _pinned(name, own, kind, because)
     finally:
         served.close()
 
@@ -159,12 +160,14 @@ def _measured(
     yield limit("performance", item, growth, LEAK_MB, "MB", note=f" (after {_WARM} to warm up)")
 
 
-def _pinned(name: str, own: ModelSettings, kind: str) -> Finding:
+def _pinned(name: str, own: ModelSettings, kind: str, because: str) -> Finding:
     item = f"{name}: integrity"
     if own.require_signature is not None:
         return Finding("security", item, "pass", "digests and signature were checked")
     if own.expected_digest is not None:
-        return Finding("security", item, "pass", "its digest is the one the configuration names")
+        # What was promoted is pinned by the state; the configuration names another version.
+        by = "that the state holds" if because == RECORDED else "the configuration names"
+        return Finding("security", item, "pass", f"its digest is the one {by}")
     checked = "the manifest's digests hold" if kind in _PACKED else "there is no manifest"
     told = f"{checked}; expected_digest is not set, so another model would be served as well"
     return Finding("security", item, "warn", told)

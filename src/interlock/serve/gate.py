@@ -217,7 +217,11 @@ class Gate:
         # The admin may share an address with a client that floods, and must then roll back.
         wait = 0.0 if admin else self._rates.wait(client[0] if client else "")
         if wait:
-            raise RateLimitError("too many requests from this address", wait_seconds=wait)
+            raise RateLimitError(
+                "too many requests from this address",
+                wait_seconds=wait,
+                hint="come back after the seconds that Retry-After names",
+            )
 
     def _is_admin(self, path: str) -> bool:
         """Whether a path is the admin API's, which has tokens of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ MOST_STEPS = 32
 """Steps kept apart for each model, in the same way: a worker names them."""
 
 _LONGEST_REASON = 200
+_NUMBER = re.compile(r"(?<![\w.])\d[\d.]*")
 _RESULTS = frozenset(map(str, StepResult))
 _CODES = frozenset(
     kind.code
@@ -192,7 +194,8 @@ class Metrics:
                 known = result if result in _RESULTS else OTHER
                 self.of(self.steps, model, name, known).inc(max(0, number))
             for reason, number in step.reasons.items():
-                self._reason(model, name, reason, max(0, number))
+                for told in _told(reason) if answer.detections else (reason,):
+                    self._reason(model, name, told, max(0, number))
 
     def wrote(self, model: str, found: GenerateResult) -> None:
         """Count the tokens and times of a text."""
@@ -228,6 +231,14 @@ class Metrics:
                 else:
                     known.add((step, reason))
         self.of(self.reasons, model, step, reason).inc(rows)
+
+
+def _told(reason: str) -> list[str]:
+    """What a detector gives as reasons, one by one and without numbers.
+
+    With its score each text would have a reason of its own, and use up `MOST_REASONS`.
+    """
+    return _NUMBER.sub("#", reason).split("; ")
 
 
 @dataclass

@@ -207,6 +207,27 @@ def test_two_answers_agree_by_status_and_value(other: Answer, agrees: bool) -> N
     assert same(answer(3, 3, y=[1.0, 2.0]), other) == agrees
 
 
+@pytest.mark.parametrize(
+    ("rows", "noted"),
+    [
+        (2, {"compared": 1, "same": 0, "dropped": 0, "failed": 0}),
+        (200_000, {"compared": 0, "same": 0, "dropped": 0, "failed": 0}),
+    ],
+)
+def test_what_is_too_large_to_compare_is_not_said_to_be_the_same(
+    rows: int, noted: dict[str, int]
+) -> None:
+    async def main(found: Traffic) -> None:
+        assert found.watch is not None
+        await ask(picked(found, "a"), *([1.0] * rows))
+        await asyncio.gather(*found.watch.tasks)
+        assert found.watch.shadow == noted
+        assert found.watch.asked["candidate"] == 1
+
+    with traffic("shadow") as found:
+        asyncio.run(main(found))
+
+
 class Raising(Tripling):
     """A version with a fault of its own, which no error of ours stands for."""
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 VERSION = 1
 FILE = "rollout.sqlite"
 
+# Why a version is served that was promoted, or reloaded from another path.
+RECORDED = "recorded in the state"
+
 _SCHEMA = """
 CREATE TABLE placements (model TEXT PRIMARY KEY, document BLOB NOT NULL) STRICT;
 CREATE TABLE decisions (
@@ -301,7 +304,7 @@ def placed(own: ModelSettings, found: Placement | None) -> tuple[ModelSettings, 
         if found.configured == (own.path, own.expected_digest):
             return msgspec.structs.replace(
                 own.served, path=stable.path, expected_digest=stable.digest, kind="auto"
-            ), "recorded in the state"
+            ), RECORDED
     return own.served, "use_candidate" if own.use_candidate else "configured"
 
 
