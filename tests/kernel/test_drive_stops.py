@@ -29,6 +29,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         yield journal
 
 
+@pytest.fixture(autouse=True)
+def on_a_terminal() -> Iterator[None]:
+    """SIGHUP as a terminal leaves it to us and our children: nohup ignores it, and so do runs."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def signals_at(item: int, number: int) -> Work:
     """Work that sends this process a signal once, when it comes to `item`."""
     sent = threading.Event()

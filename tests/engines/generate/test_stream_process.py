@@ -316,9 +316,14 @@ def test_a_step_that_nothing_stops_costs_the_process(tmp_path: Path) -> None:
     process.start()
     try:
         endless = Told(process, GenerateRequest(prompt_tokens=(77,)))
-        late = Told(process, request(1, deadline=Deadline.after(0.2)))
-        assert isinstance(late.end(), DeadlineError)
-        until(lambda: process.replaced == 1)
+        # One that is late before it reached the process stops nothing, and one that comes when
+        # the process is being replaced may be answered.
+        ends: list[object] = []
+        end = time.monotonic() + 60
+        while process.replaced == 0 and time.monotonic() < end:
+            ends.append(Told(process, request(1, deadline=Deadline.after(0.5))).end())
+        assert process.replaced
+        assert any(isinstance(each, DeadlineError) for each in ends)
         process.cancel(endless.ticket)
     finally:
         process.close()
