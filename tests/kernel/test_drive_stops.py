@@ -37,6 +37,20 @@ def on_a_terminal() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
+class Told:
+    """Progress that keeps its notes, the first of which says that the run is stopping."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stopping = threading.Event()
+
+    def advance(self, counts: object) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+        self.stopping.set()
+
+
 def signals_at(item: int, number: int) -> Work:
     """Work that sends this process a signal once, when it comes to `item`."""
     sent = threading.Event()
@@ -54,22 +68,16 @@ def signals_at(item: int, number: int) -> Work:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run_and_it_resumes(journal: Journal, number: int) -> None:
     work = signals_at(10, number)
-    notes: list[str] = []
-
-    class Notes:
-        def advance(self, counts: object) -> None: ...
-
-        def note(self, text: str) -> None:
-            notes.append(text)
+    told = Told()
 
     with pytest.raises(InterruptedRunError, match="run 'r' was interrupted after") as stopped:
-        go(start(journal), work, workers=2, progress=Notes())
+        go(start(journal), work, workers=2, progress=told)
     assert "--resume" in stopped.value.hint
     before = recorded(journal)
     # In flight at the signal, and therefore finished, were at most 4 tasks beyond item 10.
     assert 10 < len(before) <= 11 + 4 + 4
     assert journal.info("r").state == "interrupted"
-    assert len(notes) <= 1
+    assert len(told.notes) <= 1
     summary = go(resume(journal), work, workers=2)
     assert recorded(journal) == whole()
     assert summary.sent == ITEMS - len(before)
@@ -88,6 +96,8 @@ fcntl.ioctl(2, termios.TIOCSCTTY, 0)
 place = pathlib.Path(sys.argv[1])
 
 def slow(items):
+    with open(place / "sent", "a") as sent:
+        sent.writelines(f"k{item}\\n" for item in items)
     time.sleep(0.2)
     return [Outcome(Status.ACCEPTED, value=item) for item in items]
 
@@ -125,30 +135,24 @@ def test_a_terminal_that_is_closed_loses_nothing_in_flight(tmp_path: Path) -> No
         child.wait()
     with Journal.open(tmp_path / "journal.db") as journal:
         assert journal.info("r").state == "interrupted"
-        assert recorded(journal)
+        assert set((tmp_path / "sent").read_text().split()) == set(recorded(journal))
 
 
 def test_a_terminal_that_is_closed_says_so_more_than_once(journal: Journal) -> None:
     """Its shell and the system each tell the run, a session's end after a SIGTERM."""
-    release, stopping = threading.Event(), threading.Event()
-
-    class Notes:
-        def advance(self, counts: object) -> None: ...
-
-        def note(self, text: str) -> None:
-            stopping.set()
+    release, told = threading.Event(), Told()
 
     def work(items: Sequence[int]) -> list[Outcome[int]]:
         if items[0] == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stopping.wait(END)
+            assert told.stopping.wait(END)
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGHUP)
                 release.wait(0.2)  # for the driver to see it
         return double(items)
 
     with pytest.raises(InterruptedRunError):
-        go(start(journal), work, workers=1, queued=0, grace=END, progress=Notes())
+        go(start(journal), work, workers=1, queued=0, grace=END, progress=told)
     assert "k5" in recorded(journal)
 
 
@@ -159,25 +163,19 @@ def test_a_stop_while_the_last_items_end_leaves_the_run_done(journal: Journal) -
 
 
 def test_a_second_signal_stops_at_once(journal: Journal) -> None:
-    release, stopping = threading.Event(), threading.Event()
-
-    class Notes:
-        def advance(self, counts: object) -> None: ...
-
-        def note(self, text: str) -> None:
-            stopping.set()
+    release, told = threading.Event(), Told()
 
     def work(items: Sequence[int]) -> list[Outcome[int]]:
         if items[0] == 5:
             os.kill(os.getpid(), signal.SIGINT)
             # Two signals that arrive before the first is noticed are one to the system.
-            assert stopping.wait(END)
+            assert told.stopping.wait(END)
             os.kill(os.getpid(), signal.SIGINT)
             release.wait(END)
         return double(items)
 
     with pytest.raises(InterruptedRunError):
-        go(start(journal), work, workers=1, queued=0, grace=1e6, progress=Notes())
+        go(start(journal), work, workers=1, queued=0, grace=1e6, progress=told)
     assert len(recorded(journal)) == 5
     release.set()
     go(resume(journal), double)
